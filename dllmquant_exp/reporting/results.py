@@ -1,0 +1,177 @@
+"""Result files: one JSON per cell, written whole or not at all, and read back with checks.
+
+    <runs_dir>/<sweep>/<cell>/result.json
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RESULT_FILE = "result.json"
+
+
+class ResultError(ValueError):
+    """A result file that cannot be read as one."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What the tables need of one cell. Scores are fractions in [0, 1]."""
+
+    folder: Path
+    status: str  # finished | failed
+    model: str
+    method: str
+    quant: str  # empty for full precision
+    task: str
+    label: str  # the column's name in the paper
+    kind: str  # official | micro
+    seed: int
+    embedded: bool
+    decoding: str
+    config: Mapping[str, Any]
+    config_hash: str
+    finished_at: str
+    error: str
+    score: float | None
+    chance: float | None
+    items: Mapping[tuple[str, str], float]  # (subtask, doc id) -> score
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """sha256 of a resolved configuration, in hexadecimal."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Write `folder`/result.json atomically: a reader sees the old file, the new one or none."""
+    return write_json(folder / RESULT_FILE, result)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write `path` atomically: to a temporary file beside it, synced, then renamed over it."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ResultError: the file cannot be read, is not JSON, is no object, or has another schema.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{path}: not a readable result file ({error})") from error
+    if not isinstance(value, dict):
+        raise ResultError(f"{path}: holds {type(value).__name__}, not an object")
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise ResultError(
+            f"{path}: schema_version is {value.get('schema_version')!r}, "
+            f"this version reads {SCHEMA_VERSION}"
+        )
+    return value
+
+
+def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:
+    """The result in `folder` when it is finished and of this very configuration, else None."""
+    path = folder / RESULT_FILE
+    if not path.exists():
+        return None
+    try:
+        value = load_json(path)
+    except ResultError:
+        return None
+    same = value.get("config_hash") == expected_hash
+    return value if same and value.get("status") == "finished" else None
+
+
+def read_result(path: Path) -> CellResult:
+    """Read one result file for the tables.
+
+    Raises:
+        ResultError: unreadable, of another schema, or without a field that every result has.
+    """
+    value = load_json(path)
+    try:
+        cell, finished = value["cell"], value["status"] == "finished"
+        return CellResult(
+            folder=path.parent,
+            status=value["status"],
+            model=cell["model"],
+            method=cell["method"],
+            quant=cell["quant"] or "",
+            task=cell["task"],
+            label=cell["label"],
+            kind=cell["kind"],
+            seed=cell["seed"],
+            embedded=cell["embedded"],
+            decoding=cell["decoding"],
+            config=value["config"],
+            config_hash=value["config_hash"],
+            finished_at=value["timing"]["finished_at"],
+            error=(value["error"] or {}).get("message", ""),
+            score=value["score"] if finished else None,
+            chance=value.get("chance"),
+            items={
+                (item["subtask"], str(item["doc_id"])): float(item["score"])
+                for item in value.get("items", ())
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(f"{path}: field {error} is missing or of a wrong kind") from error
+
+
+def read_sweep(runs_dir: Path, sweep: str) -> tuple[list[CellResult], list[str]]:
+    """All cells of a sweep in the order of their folders' names, and what could not be read.
+
+    Raises:
+        ResultError: the sweep has no folder.
+    """
+    folder = runs_dir / sweep
+    if not folder.is_dir():
+        known = sorted(p.name for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
+        raise ResultError(
+            f"no sweep {sweep!r} in {runs_dir} (sweeps there: {', '.join(known) or 'none'})"
+        )
+    return read_cells(path.parent for path in sorted(folder.glob(f"*/{RESULT_FILE}")))
+
+
+def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[str]]:
+    """Read the cells of some folders; a file that cannot be read becomes a problem, not a crash."""
+    cells: list[CellResult] = []
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            cells.append(read_result(folder / RESULT_FILE))
+        except ResultError as error:
+            problems.append(str(error))
+    return cells, problems

@@ -1,0 +1,134 @@
+"""Intervals for scores, for averages over tasks and for paired differences.
+
+Every interval has 95% nominal coverage and is two-sided:
+
+- a 0/1 metric: Wilson's score interval, which stays honest near 0% and 100%
+- a fractional metric (mc2), or items averaged over seeds: Student's t
+- a paired difference of 0/1 outcomes: Bonett and Price's adjusted Wald interval (2012), which
+  does not collapse to nothing when two methods happen to agree on every item
+- a paired difference otherwise: Student's t on the per-item differences
+- an average over tasks: the tasks are independent strata, so their distances to the limits add in
+  squares (MOVER, Zou and Donner 2008), which keeps the asymmetry of the parts
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist, fmean, stdev
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval, all in the unit of the value."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def z_quantile(confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of the normal distribution, 1.96 at 95%."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """Two-sided quantile of Student's t, by bisection of its distribution function."""
+    if degrees < 1:
+        raise ValueError(f"degrees of freedom = {degrees} must be at least 1")
+    low, high = 0.0, 1.0
+    while _t_central_mass(high, degrees) < confidence:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if _t_central_mass(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _t_central_mass(t: float, degrees: int) -> float:
+    """P(|T| < t): the finite trigonometric sums of Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    theta = math.atan(t / math.sqrt(degrees))
+    sine, cosine_squared = math.sin(theta), math.cos(theta) ** 2
+    odd = degrees % 2
+    term = math.cos(theta) if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + odd, degrees, 2):
+        term *= cosine_squared * (k - 1) / k
+        total += term
+    return 2 / math.pi * (theta + sine * total) if odd else sine * total
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """Wilson's score interval of a proportion."""
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} is not a proportion")
+    z, p = z_quantile(), successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At 0 and n the limit is exactly 0 and 1; rounding must not put the value outside.
+    return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
+
+
+def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estimate:
+    """Student's t interval of a mean, cut to `bounds`; one value alone says nothing of spread."""
+    if not values:
+        raise ValueError("an interval needs at least one item")
+    mean = fmean(values)
+    if len(values) == 1:
+        return Estimate(mean, *bounds)
+    half = t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
+
+
+def score_interval(scores: Sequence[float]) -> Estimate:
+    """Interval of a task's score from its items' scores in [0, 1]; see the module docstring."""
+    if scores and all(score in (0, 1) for score in scores):
+        return wilson(sum(map(int, scores)), len(scores))
+    return mean_interval(scores, (0.0, 1.0))
+
+
+def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Estimate:
+    """Mean of scores - reference over the same items, item by item, with its interval.
+
+    Raises:
+        ValueError: the two sequences differ in length or are empty.
+    """
+    if len(scores) != len(reference) or not scores:
+        raise ValueError(
+            f"a paired difference needs the same items, got {len(scores)} and {len(reference)}"
+        )
+    differences = [a - b for a, b in zip(scores, reference, strict=True)]
+    if not all(value in (0, 1) for value in (*scores, *reference)):
+        return mean_interval(differences, (-1.0, 1.0))
+    n = len(differences)
+    gained = (differences.count(1) + 1) / (n + 2)
+    lost = (differences.count(-1) + 1) / (n + 2)
+    centre = gained - lost
+    half = z_quantile() * math.sqrt((gained + lost - centre**2) / (n + 2))
+    value = fmean(differences)
+    return Estimate(
+        value, max(-1.0, min(centre - half, value)), min(1.0, max(centre + half, value))
+    )
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean of independent estimates; see MOVER in the module docstring."""
+    if not estimates:
+        raise ValueError("an average needs at least one task")
+    n = len(estimates)
+    mean = fmean(e.value for e in estimates)
+    below = math.sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / n
+    above = math.sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / n
+    return Estimate(mean, mean - below, mean + above)

@@ -1,0 +1,285 @@
+"""The table of a run or sweep: methods as rows, tasks as columns, cells with 95% intervals.
+
+`build_tables` turns results into numbers, `render` turns numbers into rich tables, `to_csv` into
+lines of text. One table holds only what may be compared: one model, one set of tasks, and equal
+limit, batch size, device, dtype and decoding.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dllmquant_exp.reporting.results import CellResult, canonical_json
+from dllmquant_exp.reporting.statistics import (
+    Estimate,
+    average,
+    paired_difference,
+    score_interval,
+)
+
+PAPER_COLUMNS = (
+    "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",
+)  # fmt: skip
+METHOD_ORDER = ("fp", "rtn", "awq", "gptq", "quarot")
+ROW_KEYS = ("method", "quant", "task", "seed", "data_root")  # the rest must agree in one table
+REFERENCE = "fp"
+
+Items = Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row's result on one task. `estimate` is None unless the state is finished."""
+
+    state: str  # finished | failed | missing
+    estimate: Estimate | None = None
+    items: Items = field(default_factory=dict)
+    change: Estimate | None = None  # from the full-precision row, paired by item
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    entries: tuple[Entry, ...]  # in the order of the table's columns
+    average: Estimate | None
+    change: Estimate | None
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[tuple[str, str], ...]  # (task, label)
+    chance: tuple[float | None, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def build_tables(cells: Sequence[CellResult]) -> list[Table]:
+    """Group comparable cells into tables, in a fixed order."""
+    groups: dict[str, list[CellResult]] = {}
+    for cell in cells:
+        shared = {k: v for k, v in cell.config.items() if k not in ROW_KEYS}
+        key = canonical_json([cell.model, cell.kind, cell.decoding, shared])
+        groups.setdefault(key, []).append(cell)
+    return [_build(groups[key]) for key in sorted(groups)]
+
+
+def _build(cells: list[CellResult]) -> Table:
+    notes = _labels(cells)
+    cells = _newest(cells, notes)
+    columns = _columns(cells)
+    names = {(c.method, c.quant) for c in cells}
+    order = sorted(names, key=lambda name: (name[0] != REFERENCE, _rank(name[0]), name))
+    entries = {
+        name: [_entry([c for c in cells if (c.method, c.quant, c.task) == (*name, task)], notes)
+               for task, _ in columns]
+        for name in order
+    }  # fmt: skip
+    reference = next((entries[name] for name in order if name[0] == REFERENCE), None)
+    rows = tuple(_row(name, entries[name], reference, columns, notes) for name in order)
+    chance = tuple(next((c.chance for c in cells if c.task == task), None) for task, _ in columns)
+    return Table(_title(cells[0]), tuple(columns), chance, rows, tuple(notes))
+
+
+def _columns(cells: Iterable[CellResult]) -> list[tuple[str, str]]:
+    def place(column: tuple[str, str]) -> tuple[int, str]:
+        task, label = column
+        known = label in PAPER_COLUMNS
+        return (PAPER_COLUMNS.index(label) if known else len(PAPER_COLUMNS), task)
+
+    return sorted({(cell.task, cell.label) for cell in cells}, key=place)
+
+
+def _rank(method: str) -> int:
+    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
+
+
+def _labels(cells: Sequence[CellResult]) -> list[str]:
+    """What a reader must know before comparing these numbers with anything printed elsewhere."""
+    notes, cell = [], cells[0]
+    if cell.embedded:
+        notes.append(f"{cell.model} is an embedded stand-in, not one of the paper's models.")
+    if cell.decoding != "published":
+        notes.append(f"decoding={cell.decoding}: not the published settings.")
+    if cell.config.get("limit") is not None:
+        notes.append(f"limit={cell.config['limit']}: a part of each task's items.")
+    return notes
+
+
+def _title(cell: CellResult) -> str:
+    tasks = {"micro": "micro-world tasks", "official": "official tasks"}.get(cell.kind, cell.kind)
+    return f"{cell.model}, {tasks}"
+
+
+def _newest(cells: Iterable[CellResult], notes: list[str]) -> list[CellResult]:
+    """One cell per (row, task, seed): a finished one before a failed one, then the newest."""
+    best: dict[tuple[str, str, str, int], CellResult] = {}
+    for cell in sorted(cells, key=lambda c: (c.status == "finished", c.finished_at)):
+        key = (cell.method, cell.quant, cell.task, cell.seed)
+        if key in best and best[key].status == "finished":
+            notes.append(f"{cell.method}, {cell.task}: several results, the newest is shown.")
+        best[key] = cell
+    return list(best.values())
+
+
+def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
+    """One row on one task: items are averaged over seeds before any interval is taken."""
+    finished = [cell for cell in cells if cell.status == "finished" and cell.items]
+    failed = [cell for cell in cells if cell not in finished]
+    for cell in failed:
+        notes.append(f"failed: {cell.method}, {cell.task}, seed {cell.seed}: {cell.error}")
+    if not finished:
+        return Entry("failed" if failed else "missing")
+    if any(cell.items.keys() != finished[0].items.keys() for cell in finished):
+        notes.append(f"{cells[0].method}, {cells[0].task}: the seeds saw different items.")
+        return Entry("failed")
+    items = {key: fmean(cell.items[key] for cell in finished) for key in finished[0].items}
+    return Entry("finished", score_interval(list(items.values())), items)
+
+
+def _row(
+    name: tuple[str, str],
+    entries: Sequence[Entry],
+    reference: Sequence[Entry] | None,
+    columns: Sequence[tuple[str, str]],
+    notes: list[str],
+) -> Row:
+    if reference is not None and name[0] != REFERENCE:
+        entries = [
+            _with_change(entry, base, f"{name[0]}, {task}", notes)
+            for entry, base, (task, _) in zip(entries, reference, columns, strict=True)
+        ]
+    return Row(
+        " ".join(filter(None, name)),
+        tuple(entries),
+        _average([entry.estimate for entry in entries]),
+        _average([entry.change for entry in entries]),
+    )
+
+
+def _with_change(entry: Entry, base: Entry, where: str, notes: list[str]) -> Entry:
+    if entry.state != "finished" or base.state != "finished":
+        return entry
+    if entry.items.keys() != base.items.keys():
+        notes.append(f"{where}: other items than {REFERENCE}, so no paired difference.")
+        return entry
+    scores = [entry.items[key] for key in base.items]
+    change = paired_difference(scores, list(base.items.values()))
+    return Entry(entry.state, entry.estimate, entry.items, change)
+
+
+def _average(estimates: Sequence[Estimate | None]) -> Estimate | None:
+    """An average only where every column has a value: a partial one would compare unlike things."""
+    present = [estimate for estimate in estimates if estimate is not None]
+    return average(present) if present and len(present) == len(estimates) else None
+
+
+def render(table: Table) -> RenderableType:
+    """Two rich tables, scores and paired changes from full precision, and the notes."""
+    parts: list[RenderableType] = [_score_table(table)]
+    if any(entry.change for row in table.rows for entry in row.entries):
+        parts.append(_change_table(table))
+    parts += [Text(note, style="yellow") for note in table.notes]
+    return Group(*parts)
+
+
+def _grid(title: str, table: Table) -> RichTable:
+    grid = RichTable(title=title, title_justify="left", pad_edge=False)
+    grid.add_column("", no_wrap=True)
+    for _, label in table.columns:
+        grid.add_column(label, justify="right", no_wrap=True)
+    if len(table.columns) > 1:
+        grid.add_column("Avg.", justify="right", no_wrap=True)
+    return grid
+
+
+def _score_table(table: Table) -> RichTable:
+    grid = _grid(f"{table.title}: score in %, ± half of the 95% interval", table)
+    many = len(table.columns) > 1
+    for row in table.rows:
+        texts = [_score(entry) for entry in row.entries]
+        if many:
+            texts.append(_points(row.average) if row.average else "-")
+        grid.add_row(row.name, *texts)
+    chance = ["-" if value is None else f"{100 * value:.1f}" for value in table.chance]
+    known = [value for value in table.chance if value is not None]
+    mean = f"{100 * fmean(known):.1f}" if len(known) == len(table.chance) else "-"
+    grid.add_section()
+    grid.add_row("chance", *chance, *([mean] if many else []), style="dim")
+    grid.add_row("items", *_counts(table), *([""] if many else []), style="dim")
+    return grid
+
+
+def _counts(table: Table) -> list[str]:
+    columns = zip(*(row.entries for row in table.rows), strict=True)
+    return [str(max(len(entry.items) for entry in column) or "-") for column in columns]
+
+
+def _change_table(table: Table) -> RichTable:
+    title = f"change from {REFERENCE} on the same items, in points (* the 95% interval excludes 0)"
+    grid = _grid(title, table)
+    for row in table.rows:
+        if not any(entry.change for entry in row.entries):
+            continue
+        texts = [_points(entry.change, sign=True) for entry in row.entries]
+        if len(table.columns) > 1:
+            texts.append(_points(row.change, sign=True))
+        grid.add_row(row.name, *texts)
+    return grid
+
+
+def _score(entry: Entry) -> str:
+    if entry.estimate is None:
+        return "failed" if entry.state == "failed" else "-"
+    return _points(entry.estimate)
+
+
+def _points(estimate: Estimate | None, *, sign: bool = False) -> str:
+    if estimate is None:
+        return "-"
+    value = f"{100 * estimate.value:+.1f}" if sign else f"{100 * estimate.value:.1f}"
+    star = "*" if sign and estimate.excludes_zero else ""
+    return f"{value}{star}\n±{100 * estimate.half_width:.1f}"
+
+
+def print_tables(tables: Iterable[Table], problems: Iterable[str], console: Console) -> None:
+    """Print every table, then the result files that could not be read."""
+    for table in tables:
+        console.print(render(table))
+        console.print()
+    for problem in problems:
+        console.print(Text(f"unreadable: {problem}", style="red"))
+
+
+def to_csv(tables: Iterable[Table]) -> str:
+    """Every number with its limits, as fractions; one line per table, row and column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        "table row task state items score low high change change_low change_high".split()
+    )
+    for table in tables:
+        for row in table.rows:
+            for (task, _), entry in zip(table.columns, row.entries, strict=True):
+                numbers = (*_limits(entry.estimate), *_limits(entry.change))
+                writer.writerow(
+                    [table.title, row.name, task, entry.state, len(entry.items), *numbers]
+                )
+            if len(table.columns) > 1:
+                state = "finished" if row.average else "missing"
+                count = sum(len(entry.items) for entry in row.entries)
+                numbers = (*_limits(row.average), *_limits(row.change))
+                writer.writerow([table.title, row.name, "average", state, count, *numbers])
+    return out.getvalue()
+
+
+def _limits(estimate: Estimate | None) -> tuple[str, str, str]:
+    if estimate is None:
+        return ("", "", "")
+    return (f"{estimate.value:.6f}", f"{estimate.low:.6f}", f"{estimate.high:.6f}")

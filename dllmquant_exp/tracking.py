@@ -1,0 +1,174 @@
+"""Weights & Biases behind one small interface: one W&B run per cell, closed with the cell.
+
+The result file is the record; W&B is a log of it, so what is logged is taken from the result and
+from nowhere else.
+"""
+
+import netrc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+from urllib.parse import urlparse
+
+Mode = Literal["offline", "online", "off"]
+DEFAULT_SERVER = "https://api.wandb.ai"
+
+
+class TrackingError(ValueError):
+    """W&B cannot be used as asked."""
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    mode: Mode
+    project: str
+    entity: str | None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise TrackingError(
+                f"tracking.mode = {self.mode!r} is not one of: {', '.join(get_args(Mode))}"
+            )
+
+
+class Tracker(Protocol):
+    """Where a cell's result is logged."""
+
+    def log_result(self, result: Mapping[str, Any]) -> None:
+        """Log a finished or failed cell's result, as it is in its result file."""
+
+
+class NoTracker:
+    """Tracking is off: nothing is recorded."""
+
+    def log_result(self, result: Mapping[str, Any]) -> None:
+        return None
+
+
+class WandbTracker:
+    """Logs into one open W&B run."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.failed = False
+
+    def log_result(self, result: Mapping[str, Any]) -> None:
+        self.failed = result["status"] != "finished"
+        self.run.summary["status"] = result["status"]
+        if self.failed:
+            self.run.summary["error"] = result["error"]["message"]
+        else:
+            self.run.log(measurements(result))
+
+
+def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
+    """The numbers of a finished result that W&B gets, flat. Scores are fractions in [0, 1]."""
+    low, high = result["interval95"]
+    timing = result["timing"]
+    return {
+        "score": result["score"],
+        "score_low95": low,
+        "score_high95": high,
+        "items": result["n"],
+        "token_forwards": result["token_forwards"],
+        "forwards": result["forwards"],
+        "truncated": result["truncated"],
+        **{f"seconds/{name}": value for name, value in timing["wall_seconds"].items()},
+        "peak_memory_bytes": timing["peak_memory_bytes"],
+    }
+
+
+def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -> None:
+    """Refuse online tracking without a key, before anything is computed.
+
+    Raises:
+        TrackingError: says where a key was looked for.
+    """
+    if settings.mode != "online":
+        return
+    host = urlparse(environment.get("WANDB_BASE_URL", DEFAULT_SERVER)).hostname or ""
+    if environment.get("WANDB_API_KEY") or _netrc_key(host, environment):
+        return
+    raise TrackingError(
+        f"tracking=online needs a W&B key, and there is none in WANDB_API_KEY nor for {host} in "
+        "the netrc file. Run `wandb login`, set WANDB_API_KEY, or use tracking=offline (the "
+        "record can be sent later with `wandb sync`)"
+    )
+
+
+def _netrc_key(host: str, environment: Mapping[str, str]) -> bool:
+    named = environment.get("NETRC")
+    home = Path(environment.get("HOME", "~")).expanduser()
+    for path in [Path(named)] if named else [home / ".netrc", home / "_netrc"]:
+        try:
+            entry = netrc.netrc(str(path)).authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry and entry[2]:
+            return True
+    return False
+
+
+@contextmanager
+def start(
+    settings: TrackingSettings,
+    folder: Path,
+    *,
+    name: str,
+    group: str,
+    config: Mapping[str, Any],
+) -> Iterator[Tracker]:
+    """Open a W&B run in `folder`/wandb for one cell and close it whatever happens.
+
+    Args:
+        folder: the cell's folder.
+        name: the cell's name.
+        group: the sweep's name; W&B shows its cells together.
+        config: the cell's resolved configuration.
+
+    Raises:
+        TrackingError: W&B could not start, for instance because its server cannot be reached.
+    """
+    if settings.mode == "off":
+        yield NoTracker()
+        return
+    tracker = WandbTracker(_open_run(settings, folder, name, group, config))
+    failed = True
+    try:
+        yield tracker
+        failed = tracker.failed
+    finally:
+        tracker.run.finish(exit_code=int(failed))
+
+
+def _open_run(
+    settings: TrackingSettings, folder: Path, name: str, group: str, config: Mapping[str, Any]
+) -> Any:
+    import wandb  # a second of import time, only where it is used
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            dir=os.fspath(folder),
+            name=name,
+            group=group,
+            config=dict(config),
+            mode=settings.mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                disable_git=True,  # the result file names the commit
+                disable_code=True,
+            ),
+        )
+    except wandb.errors.Error as error:
+        raise TrackingError(
+            f"W&B could not start a run with tracking={settings.mode}: {error}"
+        ) from error
