@@ -1,0 +1,213 @@
+"""Monte-Carlo estimates of log p(target | context), by masking parts of the target.
+
+    context          target                 a sample masks some of it, and is weighted
+    [what is 1+1 ?]  [it is two]   ->       [what is 1+1 ?] [it _ _]      weight * (log p(is | ...)
+                                                                               + log p(two | ...))
+
+Requests often agree in what is left visible. The four options A B C D of a lettered question are
+one masked input, `... Answer: _`, and one forward pass answers all of them; in short targets the
+samples of one request repeat. So the unit of work is a distinct masked input, with a list of the
+requests that read their tokens off its logits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from dllmquant_exp.diffusion.batching import Predictor, batches, check_row, pad_rows
+from dllmquant_exp.diffusion.greedy import greedy_matches
+from dllmquant_exp.diffusion.masking import Masks, draw_masks
+from dllmquant_exp.diffusion.settings import DiffusionError, LikelihoodSettings
+from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+
+__all__ = ["LikelihoodRequest", "LikelihoodResult", "LikelihoodSettings", "log_likelihoods"]
+
+
+@dataclass(frozen=True)
+class LikelihoodRequest:
+    """Token ids of a context (may be empty) and of a target (may not), and the masks' seed."""
+
+    context: tuple[int, ...]
+    target: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class LikelihoodResult:
+    """What `log_likelihoods` returns.
+
+    values: per request the estimate of log p(target | context), in nats
+    greedy: per request whether greedy decoding gives the target; all False unless asked for
+    token_forwards: tokens that went through the model, contexts included, padding not
+    forwards: rows that went through the model
+    """
+
+    values: list[float]
+    greedy: list[bool]
+    token_forwards: int
+    forwards: int
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: Transformer,
+    requests: Sequence[LikelihoodRequest],
+    settings: LikelihoodSettings,
+    *,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> LikelihoodResult:
+    """Estimate log p(target | context) for every request, in the order of the requests.
+
+    LLaDA: -mean over samples of (L / x) * sum of cross entropies at the x masked tokens.
+    Dream: an end-of-text follows the target and is never masked, nor is the first position of the
+    sequence; weight 1 / p. See `masking` for how masks are drawn.
+
+    Args:
+        batch_size: rows per forward pass (guidance doubles them).
+        progress: called with the number of requests done since its last call.
+
+    Raises:
+        DiffusionError: an estimator of the other architecture, an empty target, a request that
+            does not fit the model, a model that returns NaN.
+    """
+    config = model.config
+    settings.validate(config.architecture)
+    for i, request in enumerate(requests):
+        _check_request(i, request, config)
+    predictor = Predictor(model, settings.guidance)
+    values = torch.zeros(len(requests), dtype=torch.float64)
+    done = 0
+    for batch in batches(_masked_inputs(requests, settings, config), batch_size):
+        _accumulate(predictor, batch, requests, values)
+        completed = sum(masked_input.completes for masked_input in batch)
+        done += completed
+        if progress is not None and completed:
+            progress(completed)
+    greedy = [False] * len(requests)
+    if settings.check_greedy:
+        pairs = [(request.context, request.target) for request in requests]
+        greedy = greedy_matches(predictor, pairs, batch_size=batch_size)
+    if progress is not None and done < len(requests):
+        progress(len(requests) - done)  # requests whose samples masked nothing
+    return LikelihoodResult(values.tolist(), greedy, predictor.token_forwards, predictor.forwards)
+
+
+@dataclass
+class _MaskedInput:
+    """One row for the model, and who reads it.
+
+    tail: the target with its masks (Dream: and the end-of-text)
+    masked: offsets of the masks in the target
+    weights: request index -> weight of this input in the request's estimate
+    completes: how many requests need no further input after this one
+    """
+
+    context: tuple[int, ...]
+    tail: tuple[int, ...]
+    masked: tuple[int, ...]
+    weights: dict[int, float] = field(default_factory=dict)
+    completes: int = 0
+
+
+def _masked_inputs(
+    requests: Sequence[LikelihoodRequest], settings: LikelihoodSettings, config: TransformerConfig
+) -> Iterator[_MaskedInput]:
+    """The distinct masked inputs of all requests, longest first, made as they are needed.
+
+    Only requests with the same context and target length can share one. Sorting brings them
+    together, and puts rows of like length into a batch.
+    """
+
+    def family(i: int) -> tuple[int, tuple[int, ...], int]:
+        context, target = requests[i].context, requests[i].target
+        return -(len(context) + len(target)), context, len(target)
+
+    for _, members in groupby(sorted(range(len(requests)), key=family), key=family):
+        yield from _family_inputs(list(members), requests, settings, config)
+
+
+def _family_inputs(
+    members: list[int],
+    requests: Sequence[LikelihoodRequest],
+    settings: LikelihoodSettings,
+    config: TransformerConfig,
+) -> list[_MaskedInput]:
+    """Distinct masked inputs of requests that agree in context and target length."""
+    inputs: dict[tuple[tuple[int, ...], tuple[int, ...]], _MaskedInput] = {}
+    end = () if settings.estimator == "llada" else (config.eos_token_id,)
+    samples: dict[int, list[tuple[tuple[int, ...], float]]] = {}
+    for index in members:
+        context, target, seed = (
+            requests[index].context,
+            requests[index].target,
+            requests[index].seed,
+        )
+        if seed not in samples:
+            masks = draw_masks(settings, len(target), seed, first_visible=not context)
+            samples[seed] = _weighted_positions(masks)
+        for masked, weight in samples[seed]:
+            tail = list(target)
+            for position in masked:
+                tail[position] = config.mask_token_id
+            key = (masked, tuple(tail))
+            if key not in inputs:
+                inputs[key] = _MaskedInput(context, (*tail, *end), masked)
+            inputs[key].weights[index] = weight
+    ordered = list(inputs.values())
+    if ordered:
+        ordered[-1].completes = len(members)
+    return ordered
+
+
+def _weighted_positions(masks: Masks) -> list[tuple[tuple[int, ...], float]]:
+    """Distinct non-empty sets of masked positions, each with its summed weight."""
+    total: dict[tuple[int, ...], float] = {}
+    for row, weight in zip(masks.masked.tolist(), masks.weights.tolist(), strict=True):
+        positions = tuple(i for i, is_masked in enumerate(row) if is_masked)
+        if positions:
+            total[positions] = total.get(positions, 0.0) + weight
+    return list(total.items())
+
+
+def _accumulate(
+    predictor: Predictor,
+    batch: list[_MaskedInput],
+    requests: Sequence[LikelihoodRequest],
+    values: Tensor,
+) -> None:
+    """Forward a batch, and add its part to every reader's value."""
+    device = predictor.device
+    rows = [(*item.context, *item.tail) for item in batch]
+    tokens, lengths = pad_rows(rows, predictor.config.pad_token_id, device)
+    prompt_lengths = torch.tensor([len(item.context) for item in batch], device=device)
+    asked = torch.zeros_like(tokens, dtype=torch.bool)
+    places: list[int] = []  # one entry per token read: its row of the logits, and so on
+    targets: list[int] = []
+    readers: list[int] = []
+    weights: list[float] = []
+    first = 0
+    for row, item in enumerate(batch):
+        asked[row, [len(item.context) + position for position in item.masked]] = True
+        for index, weight in item.weights.items():
+            places += range(first, first + len(item.masked))
+            targets += [requests[index].target[position] for position in item.masked]
+            readers += [index] * len(item.masked)
+            weights += [weight] * len(item.masked)
+        first += len(item.masked)
+    logits = predictor(tokens, lengths, prompt_lengths, asked)
+    place = torch.tensor(places, device=device)
+    log_p = logits[place, torch.tensor(targets, device=device)] - logits.logsumexp(-1)[place]
+    weighted = torch.tensor(weights, dtype=torch.float64) * log_p.to("cpu", torch.float64)
+    values.index_add_(0, torch.tensor(readers), weighted)
+
+
+def _check_request(index: int, request: LikelihoodRequest, config: TransformerConfig) -> None:
+    if not request.target:
+        raise DiffusionError(f"request {index} has an empty target; there is nothing to score")
+    end = 1 if config.architecture == "dream" else 0  # the appended end-of-text
+    tokens = request.context + request.target
+    check_row(f"request {index}", tokens, len(tokens) + end, config)

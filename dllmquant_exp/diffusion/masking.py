@@ -1,0 +1,85 @@
+"""Which target tokens the Monte-Carlo likelihoods mask, and what each sample weighs.
+
+Masks are drawn from a seed and the target's length alone. Requests with the same seed and length
+share them, so the options of a question are compared on common random numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dllmquant_exp.diffusion.settings import LikelihoodSettings
+
+DREAM_LEAST_RATIO = 1e-3  # sampling_eps of Dream's published estimator
+
+
+@dataclass(frozen=True)
+class Masks:
+    """`masked` [samples, length] bool, and `weights` [samples] float64.
+
+    The estimate is the sum over samples of weight * sum over masked positions of
+    log p(token | the rest).
+    """
+
+    masked: Tensor
+    weights: Tensor
+
+
+def draw_masks(
+    settings: LikelihoodSettings, length: int, seed: int, *, first_visible: bool
+) -> Masks:
+    """Masks for a target of `length` tokens.
+
+    first_visible: the target begins the sequence (its context is empty). Dream never masks the
+    first position of a sequence, because nothing predicts it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    b, batches = settings.mc_batch_size, settings.mc_num // settings.mc_batch_size
+    if settings.estimator == "llada":
+        if length == 1:
+            return whole(length)
+        return llada_masks(length, b, batches, generator)
+    if settings.estimator == "dream_whole" and length == 1 and not first_visible:
+        return whole(length)
+    return dream_masks(length, b, batches, generator, first_visible=first_visible)
+
+
+def whole(length: int) -> Masks:
+    """Everything masked, once: exact for one token."""
+    return Masks(torch.ones(1, length, dtype=torch.bool), torch.ones(1, dtype=torch.float64))
+
+
+def llada_masks(length: int, b: int, batches: int, generator: torch.Generator) -> Masks:
+    """LLaDA: sample i of a batch masks exactly x_i tokens and weighs L / x_i.
+
+    k ~ U{1..L}, x_i = round(k + i L/b), then ((x_i - 1) mod L) + 1: one shared random number, and
+    counts spread evenly over 1..L. Each x_i is uniform on 1..L, which makes the estimate unbiased,
+    only if halves are always rounded the same way. The published code rounds them to even: at
+    L = 2, b = 4 it would mask both tokens in three samples of four instead of two. Here halves
+    round up.
+    """
+    L = length
+    k = torch.randint(1, L + 1, (batches, 1), generator=generator)
+    i = torch.arange(b)
+    rounded = (2 * i * L + b) // (2 * b)  # i L/b, halves up, in exact integers
+    x = ((k + rounded - 1) % L + 1).reshape(-1)
+    rank = torch.rand((len(x), L), generator=generator, dtype=torch.float64).argsort(-1).argsort(-1)
+    return Masks(rank < x[:, None], L / x.to(torch.float64) / len(x))
+
+
+def dream_masks(
+    length: int, b: int, batches: int, generator: torch.Generator, *, first_visible: bool
+) -> Masks:
+    """Dream: sample i of a batch masks each token with probability p_i and weighs 1 / p_i.
+
+    u0 ~ U[0, 1), t_i = (u0 + i/b) mod 1, p_i = .999 t_i + .001.
+    """
+    u0 = torch.rand((batches, 1), generator=generator, dtype=torch.float64)
+    t = (u0 + torch.arange(b) / b) % 1
+    p = ((1 - DREAM_LEAST_RATIO) * t + DREAM_LEAST_RATIO).reshape(-1)
+    uniform = torch.rand((len(p), length), generator=generator, dtype=torch.float64)
+    masked = uniform < p[:, None]
+    if first_visible:
+        masked[:, 0] = False
+    return Masks(masked, 1 / p / len(p))
