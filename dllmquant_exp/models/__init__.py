@@ -1,0 +1,1 @@
+"""The models: one bidirectional transformer, and checkpoints in the official layouts."""
