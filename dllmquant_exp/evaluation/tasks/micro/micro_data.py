@@ -1,0 +1,40 @@
+"""Data for the micro tasks' YAML files: lm-eval calls `load` with a file's dataset_kwargs."""
+
+from typing import Any
+
+import datasets
+
+from dllmquant_exp.evaluation.scoring import score_mc2, score_program
+from dllmquant_exp.models.embedded import splits
+
+__all__ = [
+    "load",
+    "score_mc2",
+    "score_program",
+    "winogrande_choices",
+    "winogrande_target",
+    "winogrande_text",
+]
+
+
+def load(task: str, subject: str = "", **_: Any) -> datasets.DatasetDict:
+    """All splits of one micro task, generated in memory (lm-eval adds its metadata keys)."""
+    return datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_list(rows)
+            for name, rows in splits.rows(task, subject).items()
+        }
+    )
+
+
+def winogrande_text(doc: dict) -> int:
+    return int(doc["answer"]) - 1
+
+
+def winogrande_choices(doc: dict) -> list[str]:
+    before = doc["sentence"].split("_")[0]
+    return [before + doc["option1"], before + doc["option2"]]
+
+
+def winogrande_target(doc: dict) -> str:
+    return doc["sentence"].split("_")[1].strip()

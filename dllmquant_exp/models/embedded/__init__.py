@@ -1,0 +1,1 @@
+"""The embedded models: the micro-world, the training recipe, and the shipped weights."""

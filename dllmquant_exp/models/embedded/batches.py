@@ -1,0 +1,99 @@
+"""Training batches of the embedded models and LLaDA's objective on them."""
+
+import random
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
+from dllmquant_exp.models.embedded import world
+from dllmquant_exp.models.transformer import Transformer
+
+# Sequences of each task in one step, in buckets of similar length so that little is padding.
+BUCKETS: tuple[dict[str, int], ...] = (
+    {
+        "micro_truthfulqa": 20,
+        "micro_arc": 20,
+        "micro_hellaswag": 20,
+        "micro_winogrande": 20,
+        "micro_piqa": 16,
+    },
+    {"micro_mmlu": 9, "micro_ceval": 7},
+    {"micro_humaneval": 16, "micro_gsm8k": 24},
+)
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One training sequence: token ids, and which of them are response."""
+
+    task: str
+    tokens: tuple[int, ...]
+    response: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """tokens, masked: [B, T]; attention_mask: [B, T]; tasks: one name a row."""
+
+    tokens: Tensor
+    attention_mask: Tensor
+    masked: Tensor
+    tasks: tuple[str, ...]
+
+
+def training_row(task: str, rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> TrainingRow:
+    """One training sequence of a task, from training combinations only."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    tokens: list[int] = []
+    response: list[bool] = []
+
+    def add(ids: list[int], is_response: bool) -> None:
+        tokens.extend(ids)
+        response.extend([is_response] * len(ids))
+
+    for text, is_response in world.training_text(task, rng):
+        ids = encode(text)
+        if is_response and task in world.GENERATION:
+            ids += [micro_tokenizer.EOS_ID] * (world.GEN_LENGTH - len(ids))
+        add(ids, is_response)
+    return TrainingRow(task, tuple(tokens), tuple(response))
+
+
+def make_batch(
+    counts: dict[str, int], rng: random.Random, tokenizer: PreTrainedTokenizerBase
+) -> Batch:
+    rows = [training_row(task, rng, tokenizer) for task, n in counts.items() for _ in range(n)]
+    length = max(len(row.tokens) for row in rows)
+    tokens = torch.full((len(rows), length), micro_tokenizer.EOS_ID)
+    attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    masked = torch.zeros(len(rows), length, dtype=torch.bool)
+    # Mask counts are spread evenly over the rows of a step: the same distribution as independent
+    # draws for every row, with less noise between steps.
+    offset = rng.random()
+    order = list(range(len(rows)))
+    rng.shuffle(order)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row.tokens)] = torch.tensor(row.tokens)
+        attention_mask[i, : len(row.tokens)] = True
+        places = [j for j, is_response in enumerate(row.response) if is_response]
+        u = (offset + order[i] / len(rows)) % 1.0
+        count = 1 + int(u * len(places))
+        masked[i, rng.sample(places, count)] = True
+    return Batch(tokens, attention_mask, masked, tuple(row.task for row in rows))
+
+
+def row_losses(model: Transformer, batch: Batch) -> Tensor:
+    """Mean cross-entropy over each row's masked tokens, [B]: its share of Eq. 6 divided by L."""
+    inputs = batch.tokens.masked_fill(batch.masked, model.config.mask_token_id)
+    logits = model(inputs, batch.attention_mask, batch.masked)
+    losses = F.cross_entropy(logits, batch.tokens[batch.masked], reduction="none")
+    counts = batch.masked.sum(1)
+    row = torch.arange(len(counts)).repeat_interleave(counts)
+    return torch.zeros(len(counts)).index_add(0, row, losses) / counts

@@ -1,0 +1,119 @@
+"""The micro-world's items as data sets in the fields of the tasks that they mirror."""
+
+import random
+from collections.abc import Callable
+
+from dllmquant_exp.models.embedded import world
+from dllmquant_exp.models.embedded.exams import SUBJECTS
+from dllmquant_exp.models.embedded.items import LETTERS, Item, Split
+
+# Evaluation items of each subject; 500 in every task. 植物 has few combinations, so few items.
+EVALUATION_ITEMS: dict[str, dict[str, int]] = {
+    task: {"": 500} for task in world.TASKS if task not in SUBJECTS
+} | {
+    "micro_mmlu": {"zoology": 125, "physics": 125, "crafts": 125, "arithmetic": 125},
+    "micro_ceval": {"动物": 250, "植物": 50, "数学": 200},
+}
+TRAIN_ITEMS = 1000  # of each subject, for calibration sets: drawn from training combinations
+
+
+def truthfulqa(item: Item) -> dict:
+    labels = [int(i in item.gold) for i in range(len(item.options))]
+    targets = {"choices": list(item.options), "labels": labels}
+    return {"question": item.prompt, "mc2_targets": targets}
+
+
+def arc(item: Item) -> dict:
+    choices = {"text": list(item.options), "label": list(LETTERS)}
+    return {"question": item.prompt, "choices": choices, "answerKey": LETTERS[item.gold[0]]}
+
+
+def hellaswag(item: Item) -> dict:
+    return {"query": item.prompt, "choices": list(item.options), "label": item.gold[0]}
+
+
+def winogrande(item: Item) -> dict:
+    option1, option2 = item.options
+    answer = str(item.gold[0] + 1)
+    return {"sentence": item.question, "option1": option1, "option2": option2, "answer": answer}
+
+
+def piqa(item: Item) -> dict:
+    sol1, sol2 = item.options
+    return {"goal": item.prompt, "sol1": sol1, "sol2": sol2, "label": item.gold[0]}
+
+
+def mmlu(item: Item) -> dict:
+    return {
+        "question": item.question,
+        "subject": item.subject,
+        "choices": list(item.options),
+        "answer": item.gold[0],
+    }
+
+
+def ceval(item: Item) -> dict:
+    options = dict(zip(LETTERS, item.options, strict=True))
+    return {"question": item.question, **options, "answer": LETTERS[item.gold[0]]}
+
+
+def humaneval(item: Item) -> dict:
+    assertions = item.tests.replace("assert f(", "    assert candidate(")
+    return {
+        "prompt": item.prompt,
+        "canonical_solution": item.response,
+        "test": f"def check(candidate):\n{assertions}\n",
+        "entry_point": "f",
+    }
+
+
+def gsm8k(item: Item) -> dict:
+    question = item.prompt.removeprefix("Question: ").removesuffix("\nAnswer:")
+    return {"question": question, "answer": item.response.strip()}
+
+
+ROWS: dict[str, Callable[[Item], dict]] = {
+    "micro_truthfulqa": truthfulqa,
+    "micro_arc": arc,
+    "micro_hellaswag": hellaswag,
+    "micro_winogrande": winogrande,
+    "micro_piqa": piqa,
+    "micro_mmlu": mmlu,
+    "micro_ceval": ceval,
+    "micro_humaneval": humaneval,
+    "micro_gsm8k": gsm8k,
+}
+
+
+def items(task: str, split: Split, count: int, subject: str = "") -> list[Item]:
+    """`count` different items of a split, the same ones at every call."""
+    rng = random.Random(f"{split} {task} {subject}")
+    found: dict[tuple, Item] = {}
+    for item in world.stream(task, split, rng, subject or None):
+        found.setdefault((item.prompt, item.options), item)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def rows(task: str, subject: str = "") -> dict[str, list[dict]]:
+    """The splits of a task (of one subject of an exam) as lists of rows.
+
+    `test`: held-out combinations; `train`: training combinations; `dev`: the first of them, the
+    examples that precede an exam question.
+
+    Raises:
+        ValueError: no such task or subject.
+    """
+    sizes = EVALUATION_ITEMS.get(task, {})
+    if subject not in sizes:
+        known = ", ".join(
+            f"{t}/{s}" if s else t for t in EVALUATION_ITEMS for s in EVALUATION_ITEMS[t]
+        )
+        raise ValueError(
+            f"no micro-world task {task!r} with subject {subject!r}; there are: {known}"
+        )
+    row = ROWS[task]
+    train = [row(item) for item in items(task, "train", TRAIN_ITEMS, subject)]
+    test = [row(item) for item in items(task, "evaluation", sizes[subject], subject)]
+    return {"train": train, "dev": train[:8], "test": test}

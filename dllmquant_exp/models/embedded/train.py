@@ -1,0 +1,277 @@
+"""The recipe of the embedded models: `python -m dllmquant_exp train model=micro_llada`.
+
+LLaDA's own objective (Nie et al. 2025, Eq. 5 and 6 in its low-variance form): of the L tokens of a
+response, exactly l ~ U{1..L} are masked, the prompt never, and the loss is (L / l) * sum of the
+cross-entropies at masked positions, divided by L as in LLaDA's fine-tuning guide. That is the
+mean cross-entropy over the masked tokens, whatever their number; any other weighting of l would
+leave the Monte-Carlo likelihood without meaning.
+
+Batch `step` is a pure function of (seed, step), and checkpoints hold the optimizer, so a killed run
+continues where it was and ends with the same weights. Responses of the generation tasks are filled
+with end-of-text up to `world.GEN_LENGTH`, the length that evaluation decodes.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import Progress, TextColumn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.models.checkpoints import save_checkpoint
+from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
+from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losses
+from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights (with the versions of torch and the processor)."""
+
+    name: str = "micro_llada"
+    d_model: int = 192
+    n_layers: int = 6
+    n_heads: int = 4
+    d_ffn: int = 512
+    steps: int = 4000
+    seed: int = 0
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    decay: float = 0.25  # the last part of the steps, over which the rate falls to zero
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+
+
+RECIPES = {"micro_llada": Recipe()}
+CHECKPOINT_EVERY = 250
+LOG_EVERY = 50
+
+
+def transformer_config(recipe: Recipe, vocabulary: int) -> TransformerConfig:
+    return TransformerConfig(
+        architecture="llada",
+        d_model=recipe.d_model,
+        n_layers=recipe.n_layers,
+        n_heads=recipe.n_heads,
+        n_kv_heads=recipe.n_heads,
+        d_ffn=recipe.d_ffn,
+        vocab_size=vocabulary,
+        max_length=2048,
+        rope_theta=10_000.0,
+        norm_eps=1e-5,
+        mask_token_id=micro_tokenizer.MASK_ID,
+        eos_token_id=micro_tokenizer.EOS_ID,
+        pad_token_id=micro_tokenizer.EOS_ID,
+    )
+
+
+def initialize(model: Transformer, seed: int) -> None:
+    """Normal weights of standard deviation 1/sqrt(fan in); blocks start as the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+            else:
+                spread = 0.05 if name in ("embedding.weight", "head.weight") else None
+                spread = spread or parameter.shape[1] ** -0.5
+                parameter.normal_(0.0, spread, generator=generator)
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, a plateau, and a linear fall to zero over the last `decay` of the steps."""
+    rise = (step + 1) / recipe.warmup
+    fall = (recipe.steps - step) / (recipe.decay * recipe.steps)
+    return recipe.learning_rate * min(1.0, rise, fall)
+
+
+def make_optimizer(model: Transformer, recipe: Recipe) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+
+
+def train_step(
+    model: Transformer,
+    optimizer: torch.optim.AdamW,
+    recipe: Recipe,
+    step: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[dict[str, list[float]], int]:
+    """One optimizer step; returns the row losses of each task and the number of tokens."""
+    rng = random.Random(f"{recipe.name} {recipe.seed} {step}")
+    batches = [make_batch(counts, rng, tokenizer) for counts in BUCKETS]
+    rows = sum(len(batch.tasks) for batch in batches)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    optimizer.zero_grad(set_to_none=True)
+    losses: dict[str, list[float]] = {}
+    for batch in batches:
+        loss = row_losses(model, batch)
+        (loss.sum() / rows).backward()
+        for task, value in zip(batch.tasks, loss.tolist(), strict=True):
+            losses.setdefault(task, []).append(value)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    return losses, sum(int(batch.attention_mask.sum()) for batch in batches)
+
+
+# ---------------------------------------------------------------- checkpoints of a running training
+
+
+def save_state(folder: Path, model: Transformer, optimizer: torch.optim.AdamW, log: dict) -> None:
+    """Weights and optimizer moments in one safetensors file, replaced atomically."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    partial = folder / "state.safetensors.partial"
+    save_file(tensors, partial, metadata={"log": json.dumps(log)})
+    os.replace(partial, folder / "state.safetensors")
+
+
+def load_state(folder: Path, model: Transformer, optimizer: torch.optim.AdamW) -> dict | None:
+    """Restore a running training in place; None where there is none."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        log = json.loads(file.metadata()["log"])
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    return log
+
+
+# ---------------------------------------------------------------- the whole run
+
+
+def train(recipe: Recipe, folder: Path) -> Path:
+    """Train (or continue) a model; returns the folder of the finished checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = micro_tokenizer.train_tokenizer()
+    rows = 8 * math.ceil(len(tokenizer) / 8)
+    model = Transformer(transformer_config(recipe, rows))
+    initialize(model, recipe.seed)
+    optimizer = make_optimizer(model, recipe)
+    log = load_state(folder, model, optimizer)
+    if log is not None and log["recipe"] != json.loads(json.dumps(asdict(recipe))):
+        raise ValueError(
+            f"{folder} holds a training of another recipe; give another folder=... or remove it"
+        )
+    log = log or {"recipe": asdict(recipe), "step": 0, "tokens": 0, "seconds": 0.0, "curve": []}
+    recent: dict[str, list[float]] = {}
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[status]}"))
+    with Progress(*columns) as progress:
+        bar = progress.add_task(
+            recipe.name, total=recipe.steps, completed=log["step"], status="starting"
+        )
+        began = time.monotonic()
+        for step in range(log["step"], recipe.steps):
+            losses, tokens = train_step(model, optimizer, recipe, step, tokenizer)
+            for task, values in losses.items():
+                recent.setdefault(task, []).extend(values)
+            log["tokens"] += tokens
+            log["step"] = step + 1
+            if (step + 1) % LOG_EVERY == 0:
+                means = {task: sum(v) / len(v) for task, v in recent.items()}
+                log["curve"].append({"step": step + 1, **means})
+                recent = {}
+                mean = sum(means.values()) / len(means)
+                progress.update(bar, status=f"loss {mean:.3f}")
+                logger.info(
+                    "step %d loss %.3f: %s",
+                    step + 1,
+                    mean,
+                    " ".join(f"{task.removeprefix('micro_')} {m:.3f}" for task, m in means.items()),
+                )
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == recipe.steps:
+                now = time.monotonic()
+                log["seconds"] += now - began
+                began = now
+                save_state(folder, model, optimizer, log)
+                write_curve(folder, log["curve"])
+            progress.advance(bar)
+    final = folder / "final"
+    save_checkpoint(model, final, dtype=torch.float16, tokenizer=tokenizer)
+    summary = {k: v for k, v in log.items() if k != "curve"} | {"losses": log["curve"][-1:]}
+    (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return final
+
+
+def write_curve(folder: Path, curve: list[dict]) -> None:
+    """The loss of each task over the steps, as a table and as a picture."""
+    if not curve:
+        return
+    with (folder / "loss.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(curve[0]))
+        writer.writeheader()
+        writer.writerows(curve)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for task in list(curve[0])[1:]:
+        axes.plot([c["step"] for c in curve], [c[task] for c in curve], label=task, lw=1)
+    axes.set(xlabel="optimizer step", ylabel="cross-entropy of masked tokens (nats)", yscale="log")
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(folder / "loss.png", dpi=150)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`train model=micro_llada [steps=N] [seed=N] [folder=DIR] [threads=N]`."""
+    settings = {"model": "micro_llada", "folder": "", "threads": "2", "steps": "", "seed": ""}
+    parser = argparse.ArgumentParser(
+        prog="python -m dllmquant_exp train",
+        description=(
+            "Train an embedded model; a killed run continues. Settings are key=value: "
+            f"model (one of {', '.join(RECIPES)}), folder (default runs/train/<model>), "
+            "threads (2), steps and seed (the recipe's)."
+        ),
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    for word in parser.parse_args(list(argv)).settings:
+        key, _, value = word.partition("=")
+        if key not in settings or not value:
+            parser.error(f"{word!r} is not one of: {', '.join(f'{k}=...' for k in settings)}")
+        settings[key] = value
+    if settings["model"] not in RECIPES:
+        parser.error(f"model={settings['model']} has no recipe; there are: {', '.join(RECIPES)}")
+    recipe = RECIPES[settings["model"]]
+    numbers = {k: int(settings[k]) for k in ("steps", "seed") if settings[k]}
+    recipe = Recipe(**{**asdict(recipe), **numbers})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(int(settings["threads"]))
+    final = train(recipe, Path(settings["folder"] or f"runs/train/{recipe.name}"))
+    print(f"finished: {final}\nuse it with model.checkpoint={final}")
+    return 0

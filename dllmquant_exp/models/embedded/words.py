@@ -1,0 +1,101 @@
+"""The words of the micro-world. A word's class is its place in its list modulo the class count.
+
+The lists are frozen: changing one changes every item, every table and the shipped tokenizer.
+"""
+
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+PEOPLE = words(
+    "Ann Ben Cleo Dan Eva Finn Gus Hana Ivan Jane Kofi Lena Max Nora Omar Pia Quin Rosa Sam Tara "
+    "Uma Vic Wes Zoe"
+)
+
+# Zoology: 32 creatures in 8 families, 16 moods in 4 classes, 4 relations with 12 answers each.
+CREATURES = words(
+    "wolf goat crow carp moth newt crab hare bear lamb hawk pike wasp toad clam mole "
+    "lion deer swan tuna ant frog snail fox puma horse owl eel bee turtle squid mouse"
+)
+MOODS = words(
+    "hungry sleepy young wild angry tired old tame proud sick small calm greedy lazy thin shy"
+)
+RELATIONS = {
+    "eat": words("meat grass seeds worms berries leaves eggs roots bread honey nuts fish"),
+    "fear": words("fire thunder snow dogs ghosts smoke bells mirrors storms darkness shadows ice"),
+    "like": words("music rain sunshine games sleep mud flowers songs races stones company toys"),
+    "need": words("water shade salt warmth space shelter clay air moss sand light oil"),
+}
+
+# Physics: materials, liquids and treatments; what happens is a verb and an adverb.
+MATERIALS = words(
+    "iron wood wax clay glass cork copper paper sugar brick bone foam silver straw salt stone "
+    "amber wool gold cloth soap slate ivory rubber"
+)
+LIQUIDS = words(
+    "water oil milk honey acid juice vinegar paint syrup ink tea wine glue petrol brine"
+)
+TREATMENTS = words("warm frozen dry burnt hollow painted polished cracked thick old new heavy")
+OBJECTS = words("ring ball cube plate spoon bowl coin box key bead")
+OUTCOMES = words("sink float melt rust swell crack fade glow")
+ADVERBS = words("slowly quickly partly fully quietly never")
+
+# Crafts: verbs, objects and states; the answer is a tool and a manner.
+CRAFTS = words("cut clean join lift open mark bend store")
+THINGS = words(
+    "rope tile pipe cake door vase wire shirt beam cheese lid lamp cable carpet rail fruit gate "
+    "bottle chain blanket plank dough window cup"
+)
+STATES = words("wet big sharp dirty tiny soft loose long fresh")
+TOOLS = words("saw brush clamp crane lever chalk knife cloth glue ladder tape bucket")
+MANNERS = words("gently firmly twice sideways upward outdoors")
+
+# Stories: each activity is five steps, each a verb of its own order and the activity's noun.
+STORY_NOUNS = words("paint soup fence letter boat cake tent garden radio coat song kite")
+STORY_VERBS = words(
+    "plans draws mixes stirs opens fills heats cools folds cuts washes dries moves turns tests "
+    "checks signs packs lifts shows"
+)
+
+# Comparisons: two words for more, two for less, three outcomes of more, three of less.
+COMPARISONS = (
+    ("taller higher|shorter lower", "reaches the shelf/sees the stage/picks the apple",
+     "fits the bed/enters the cave/hides under tables"),
+    ("richer wealthier|poorer humbler", "buys the house/pays the bill/owns the bank",
+     "borrows the money/sells the car/begs for bread"),
+    ("faster quicker|slower later", "wins the race/catches the bus/arrives at noon",
+     "misses the train/loses the match/arrives at night"),
+    ("stronger tougher|weaker frailer", "lifts the rock/breaks the lock/carries the sack",
+     "drops the bag/needs the cane/asks for help"),
+    ("older wiser|younger greener", "tells the story/leads the group/retires this year",
+     "starts the school/rides the pony/follows the guide"),
+    ("louder noisier|quieter softer", "wakes the baby/leads the choir/scares the birds",
+     "calms the dog/hears the clock/whispers the secret"),
+    ("braver bolder|shyer meeker", "fights the dragon/climbs the cliff/enters the maze",
+     "guards the tent/avoids the crowd/stays at home"),
+    ("cleaner neater|dirtier messier", "gets the prize/greets the king/serves the meal",
+     "takes the bath/scrubs the floor/washes the boots"),
+    ("warmer hotter|colder cooler", "opens the window/removes the coat/drinks the water",
+     "lights the stove/wears the scarf/closes the door"),
+    ("smarter brighter|duller dimmer", "solves the riddle/passes the exam/fixes the robot",
+     "fails the test/repeats the class/forgets the rule"),
+)  # fmt: skip
+
+# Arithmetic in words.
+GOODS = words("pens books coins cards apples shells stamps beads cups nails")
+CONTAINERS = words("boxes bags jars sets")
+
+# Chinese, all one character: creatures (6 classes), states (4), relations with 8 answers each.
+HAN_CREATURES = tuple("猫狗牛羊马虎兔龙蛇猴鸡鱼鸟象熊狼鹿鼠蜂蝶龟鹰鹤虾")
+HAN_STATES = tuple("小大老白黑红瘦胖饿病新野")
+HAN_RELATIONS = {
+    "吃": tuple("草肉米果虫叶花蛋"),
+    "怕": tuple("火雷雪风烟冰夜铃"),
+    "爱": tuple("歌雨日睡泥石玩跑"),
+    "住": tuple("山河林洞田海村城"),
+}
+HAN_PLANTS = tuple("松竹梅兰菊荷桃李杏柳桂枫")
+HAN_SEASONS = tuple("春夏秋冬晨昏")
+HAN_COLOURS = tuple("青黄紫橙灰金银棕")
+HAN_DIGITS = tuple("零一二三四五六七八九")
