@@ -4,6 +4,7 @@ The result file is the record; W&B is a log of it, so what is logged is taken fr
 from nowhere else.
 """
 
+import logging
 import netrc
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from urllib.parse import urlparse
 
 Mode = Literal["offline", "online", "off"]
 DEFAULT_SERVER = "https://api.wandb.ai"
+logger = logging.getLogger(__name__)
 
 
 class TrackingError(ValueError):
@@ -38,7 +40,7 @@ class Tracker(Protocol):
     """Where a cell's result is logged."""
 
     def log_result(self, result: Mapping[str, Any]) -> None:
-        """Log a finished or failed cell's result, as it is in its result file."""
+        """Log a finished cell's result, as it is in its result file."""
 
 
 class NoTracker:
@@ -49,19 +51,36 @@ class NoTracker:
 
 
 class WandbTracker:
-    """Logs into one open W&B run."""
+    """Logs into one open W&B run.
+
+    What W&B itself cannot do is said and not raised: by then the result is computed, and its file
+    holds everything.
+    """
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        self.failed = False
 
     def log_result(self, result: Mapping[str, Any]) -> None:
-        self.failed = result["status"] != "finished"
-        self.run.summary["status"] = result["status"]
-        if self.failed:
-            self.run.summary["error"] = result["error"]["message"]
-        else:
+        with _complaints():
+            self.run.summary["status"] = "finished"
             self.run.log(measurements(result))
+
+    def log_failure(self, error: BaseException) -> None:
+        with _complaints():
+            self.run.summary["status"] = "failed"
+            self.run.summary["error"] = f"{type(error).__name__}: {error}"
+
+    def close(self, *, failed: bool) -> None:
+        with _complaints():
+            self.run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def _complaints() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.warning("W&B did not take the result (%s); the result file holds it", error)
 
 
 def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
@@ -121,7 +140,7 @@ def start(
     group: str,
     config: Mapping[str, Any],
 ) -> Iterator[Tracker]:
-    """Open a W&B run in `folder`/wandb for one cell and close it whatever happens.
+    """Open a W&B run in `folder`/wandb for one cell; an exception inside marks it as failed.
 
     Args:
         folder: the cell's folder.
@@ -136,12 +155,13 @@ def start(
         yield NoTracker()
         return
     tracker = WandbTracker(_open_run(settings, folder, name, group, config))
-    failed = True
     try:
         yield tracker
-        failed = tracker.failed
-    finally:
-        tracker.run.finish(exit_code=int(failed))
+    except BaseException as error:
+        tracker.log_failure(error)
+        tracker.close(failed=True)
+        raise
+    tracker.close(failed=False)
 
 
 def _open_run(

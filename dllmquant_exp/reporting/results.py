@@ -1,6 +1,6 @@
 """Result files: one JSON per cell, written whole or not at all, and read back with checks.
 
-    <runs_dir>/<sweep>/<cell>/result.json
+<runs_dir>/<sweep>/<cell>/result.json
 """
 
 import contextlib
@@ -158,7 +158,9 @@ def read_sweep(runs_dir: Path, sweep: str) -> tuple[list[CellResult], list[str]]
     """
     folder = runs_dir / sweep
     if not folder.is_dir():
-        known = sorted(p.name for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
+        known = (
+            sorted(p.name for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
+        )
         raise ResultError(
             f"no sweep {sweep!r} in {runs_dir} (sweeps there: {', '.join(known) or 'none'})"
         )

@@ -29,6 +29,10 @@ PAPER_COLUMNS = (
 METHOD_ORDER = ("fp", "rtn", "awq", "gptq", "quarot")
 ROW_KEYS = ("method", "quant", "task", "seed", "data_root")  # the rest must agree in one table
 REFERENCE = "fp"
+CSV_COLUMNS = (
+    "table", "row", "task", "state", "items",
+    "score", "low", "high", "change", "change_low", "change_high",
+)  # fmt: skip
 
 Items = Mapping[tuple[str, str], float]
 
@@ -261,9 +265,7 @@ def to_csv(tables: Iterable[Table]) -> str:
     """Every number with its limits, as fractions; one line per table, row and column."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        "table row task state items score low high change change_low change_high".split()
-    )
+    writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in table.rows:
             for (task, _), entry in zip(table.columns, row.entries, strict=True):

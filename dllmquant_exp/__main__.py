@@ -1,0 +1,47 @@
+"""The entry point: `python -m dllmquant_exp`. A subcommand, our help, or a composition by Hydra."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dllmquant_exp import cli
+
+
+def config_folder() -> Path:
+    """conf/ inside the installed package, else beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status.
+
+    0: everything is there; 1: a cell failed; 2: the input was wrong. Hydra's own refusals (an
+    unknown option of a group, a key that does not exist) leave with its status, 1.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    status = cli.dispatch(words, config_folder())
+    return _compose(words) if status is None else status
+
+
+def _compose(words: list[str]) -> int:
+    import hydra
+
+    from dllmquant_exp.sweep.callbacks import run_job
+
+    program, sys.argv = sys.argv, [sys.argv[0], *words]  # Hydra reads the command line there
+    try:
+        decorate = hydra.main(
+            version_base="1.3", config_path=str(config_folder()), config_name="config"
+        )
+        decorate(run_job)()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = program
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Help and subcommands: everything on the command line that is not a composition for Hydra."""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import dllmquant_exp
+from dllmquant_exp.schema import ConfigError, unknown_key
+
+PROGRAM = "python -m dllmquant_exp"
+COMMANDS = {
+    "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
+    "report": "print the table of a sweep from its result files",
+    "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
+}
+GROUPS = {
+    "model": "which checkpoint",
+    "method": "full precision, or how it is quantized",
+    "quant": "bits, grids and granularities (fp ignores it)",
+    "task": "one task, or a suite",
+    "decoding": "published settings, or what replaces them",
+    "tracking": "W&B: where runs are logged",
+}
+EXAMPLES = (
+    ("-m method=fp,rtn limit=100",
+     "the main job: the embedded model, in full precision and at W4A4, on its nine tasks"),
+    ("method=rtn quant=w8a8 task=micro_gsm8k seed=1",
+     "one cell: another bit width, one task, another seed"),
+    ("model.checkpoint=path/to/folder method=fp decoding=smoke limit=10",
+     "your own checkpoint in the official layout, quickly"),
+    ("-m model=llada_8b method=fp,rtn task=nine device=cuda dtype=bfloat16 sweep=llada",
+     "LLaDA-8B on the paper's nine tasks, as a sweep of its own"),
+    ("report sweep=llada format=csv",
+     "the numbers of that sweep, with intervals, from its result files"),
+)  # fmt: skip
+
+
+def dispatch(words: Sequence[str], config_folder: Path) -> int | None:
+    """Handle help and subcommands. Returns an exit status, or None where Hydra is meant."""
+    if words and _is_command(words[0]):
+        return _run_command(words[0], words[1:])
+    if {"-h", "--help"} & set(words):
+        print_help(config_folder, Console())
+        return 0
+    if list(words) == ["--version"]:
+        print(f"dllmquant-exp {dllmquant_exp.__version__}")
+        return 0
+    return None
+
+
+def _is_command(word: str) -> bool:
+    return "=" not in word and word[:1] not in ("-", "+", "~")
+
+
+def _run_command(name: str, words: Sequence[str]) -> int:
+    try:
+        if name == "train":
+            from dllmquant_exp.models.embedded.train import main
+
+            return main(list(words))
+        if name == "report":
+            return report(words)
+        if name == "random-checkpoint":
+            return random_checkpoint(words)
+        raise ConfigError(
+            f"{name!r} is not a command (there are: {', '.join(COMMANDS)}); settings are written "
+            f"setting=value, see {PROGRAM} --help"
+        )
+    except ValueError as error:
+        if not type(error).__module__.startswith("dllmquant_exp"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def read_settings(
+    command: str, words: Sequence[str], defaults: Mapping[str, str | None]
+) -> dict[str, str]:
+    """`key=value` words over defaults; a default of None must be given.
+
+    Raises:
+        ConfigError: a word without `=`, an unknown key, or a missing one.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            usage = " ".join(f"{k}=..." if v is None else f"[{k}={v}]" for k, v in defaults.items())
+            raise ConfigError(f"{word!r} is not setting=value; usage: {PROGRAM} {command} {usage}")
+        if key not in defaults:
+            raise ConfigError(unknown_key(key, defaults, command))
+        given[key] = value
+    missing = [key for key, value in defaults.items() if value is None and key not in given]
+    if missing:
+        raise ConfigError(f"{command} needs {' and '.join(f'{key}=...' for key in missing)}")
+    return {**{k: v for k, v in defaults.items() if v is not None}, **given}
+
+
+def report(words: Sequence[str]) -> int:
+    """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
+    from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
+
+    values = read_settings(
+        "report", words, {"sweep": "default", "runs_dir": "runs", "format": "table"}
+    )
+    if values["format"] not in ("table", "csv"):
+        raise ConfigError(f"format = {values['format']!r} is not one of: table, csv")
+    cells, problems = read_sweep(Path(values["runs_dir"]), values["sweep"])
+    tables = build_tables(cells)
+    if values["format"] == "csv":
+        print(to_csv(tables), end="")
+        for problem in problems:
+            print(f"unreadable: {problem}", file=sys.stderr)
+    else:
+        print_tables(tables, problems, Console())
+        if not cells:
+            print("no results yet")
+    return 1 if problems else 0
+
+
+def random_checkpoint(words: Sequence[str]) -> int:
+    """`random-checkpoint architecture=llada|dream folder=DIR [seed=0] ...`."""
+    names = ("seed", "d_model", "n_layers", "max_length")
+    values = read_settings(
+        "random-checkpoint",
+        words,
+        {"architecture": None, "folder": None, "seed": "0", "d_model": "64", "n_layers": "2",
+         "max_length": "2048", "tokenizer_from": ""},
+    )  # fmt: skip
+    numbers = {}
+    for name in names:
+        if not values[name].isdecimal():
+            raise ConfigError(f"{name} = {values[name]!r} is not a whole number")
+        numbers[name] = int(values[name])
+    from dllmquant_exp.models.checkpoints import random_checkpoint as write
+
+    folder = write(
+        values["architecture"],  # type: ignore[arg-type]  # checked, with a message, where it is used
+        values["folder"],
+        tokenizer_from=values["tokenizer_from"] or None,
+        **numbers,
+    )
+    print(f"wrote {folder}")
+    return 0
+
+
+def print_help(config_folder: Path, console: Console) -> None:
+    """What can be composed: groups with their options, common settings, commands, examples."""
+
+    def say(text: str = "", style: str = "") -> None:
+        console.print(Text(text, style=style), soft_wrap=True)
+
+    say(f"{PROGRAM} [-m] [group=option ...] [setting=value ...]", "bold")
+    say(f"{PROGRAM} command [setting=value ...]\n", "bold")
+    say(
+        "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one result\n"
+        "file per task and prints the table. -m runs every combination of values that are\n"
+        "separated by commas.\n"
+    )
+    groups = {group: f"{text}\n{_options(config_folder, group)}" for group, text in GROUPS.items()}
+    for title, rows in (("groups", groups), ("settings", common_settings(config_folder)), ("commands", COMMANDS)):
+        say(title, "bold")
+        console.print(_rows(rows))
+    say("examples", "bold")
+    for number, (line, text) in enumerate(EXAMPLES, 1):
+        say(f"  {number}. {text}")
+        say(f"     {PROGRAM} {line}", "cyan")
+    say(
+        "\nAny setting inside a group can be given too, as in quant.weight_bits=3. --cfg job prints\n"
+        "the composed configuration without running it; --hydra-help is Hydra's own help."
+    )
+
+
+def common_settings(config_folder: Path) -> dict[str, str]:
+    """`name=default` and the comment of every top-level setting of config.yaml."""
+    text = (config_folder / "config.yaml").read_text(encoding="utf-8")
+    lines = re.findall(r"^(\w+): (\S+) +# (.+)$", text, flags=re.MULTILINE)
+    return {f"{name}={default}": comment for name, default, comment in lines}
+
+
+def _options(config_folder: Path, group: str) -> str:
+    return ", ".join(sorted(path.stem for path in (config_folder / group).glob("*.yaml")))
+
+
+def _rows(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    for left, right in rows.items():
+        table.add_row(Text(left), Text(right))
+    return table

@@ -1,0 +1,319 @@
+"""From the composed Hydra configuration to a checked, typed experiment.
+
+Everything that can be known to be wrong before a model is loaded is refused here, with a message
+that says which setting, what it is and what would work.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
+from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
+from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.quantization.pipeline import METHODS, QuantSettings
+from dllmquant_exp.reporting.results import config_hash
+from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.tracking import TrackingSettings, check_tracking
+
+Dtype = Literal["float32", "float64", "bfloat16"]
+FULL_PRECISION = "fp"
+DEFAULT_QUANT = "w4a4"
+GROUPS = ("model", "method", "quant", "task", "decoding", "tracking")
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which checkpoint, and which of a task's published settings belong to it."""
+
+    name: str
+    architecture: Architecture
+    checkpoint: str  # embedded:NAME, a local folder or a hub id
+    revision: str | None
+    settings: str
+    embedded: bool
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    name: str
+
+
+@dataclass(frozen=True)
+class DecodingOverrides:
+    """What replaces the published settings of every task; None keeps what was published."""
+
+    name: str
+    gen_length: int | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    remasking: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    guidance: float | None = None
+    mc_num: int | None = None
+    suppress_eos: bool | None = None
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """The settings at the top level of conf/config.yaml."""
+
+    sweep: str
+    runs_dir: str
+    data_root: str | None
+    limit: int | None
+    seed: int
+    device: str
+    dtype: Dtype
+    batch_size: int
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.sweep):
+            raise ConfigError(
+                f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
+                "use runs_dir for a path"
+            )
+        for name in ("limit", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} = {value} must be at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed} must not be negative")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task with the settings that this model is evaluated with."""
+
+    name: str
+    label: str
+    kind: str
+    spec: Mapping[str, Any]
+    settings: TaskSettings
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One job: a model, a method and a seed over the tasks of a suite."""
+
+    model: ModelSettings
+    method: MethodSettings
+    quant_name: str  # empty for full precision
+    quant: QuantSettings | None  # None for full precision
+    tasks: tuple[Task, ...]
+    decoding: DecodingOverrides
+    tracking: TrackingSettings
+    common: CommonSettings
+
+    @property
+    def sweep_folder(self) -> Path:
+        return Path(self.common.runs_dir) / self.common.sweep
+
+    def cell_config(self, task: Task) -> dict[str, Any]:
+        """What can change the cell's result, and nothing else; its hash names the cell."""
+        settings = asdict(task.settings)
+        del settings["source"]  # says where the values come from
+        common = self.common
+        return {
+            "model": {
+                "name": self.model.name,
+                "architecture": self.model.architecture,
+                "checkpoint": self.model.checkpoint,
+                "revision": self.model.revision,
+            },
+            "method": asdict(self.method),
+            "quant": None if self.quant is None else asdict(self.quant),
+            "task": {"name": task.name, "kind": task.kind, "settings": settings},
+            "data_root": common.data_root if task.kind == "official" else None,
+            "limit": common.limit,
+            "seed": common.seed,
+            "device": common.device,
+            "dtype": common.dtype,
+            "batch_size": common.batch_size,
+            "threads": common.threads,
+        }
+
+    def cell_name(self, task: Task) -> str:
+        """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
+        quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
+        parts = (self.model.name, self.method.name, quant, task.name, f"s{self.common.seed}")
+        return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
+
+
+def to_mapping(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, interpolations resolved, without Hydra's own part."""
+    plain = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    try:
+        content = OmegaConf.to_container(plain, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {error}") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+    """Check a composed configuration and make an experiment of it. Touches no file.
+
+    Args:
+        config: see `to_mapping`.
+        overrides: the command line's, such as `decoding.gen_length=64`: a decoding setting that
+            was asked for by name must matter to at least one task.
+
+    Raises:
+        ConfigError: the first section with problems, all of its problems.
+    """
+    known = {*GROUPS, *(field.name for field in fields(CommonSettings))}
+    problems = [unknown_key(key, known, "config") for key in config if key not in known]
+    problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    common = read(CommonSettings, config, "config", ignore=GROUPS)
+    model = read(ModelSettings, config["model"], "model")
+    method = read(MethodSettings, config["method"], "method")
+    methods = sorted({FULL_PRECISION, *METHODS})
+    if method.name not in methods:
+        raise ConfigError(f"method.name = {method.name!r} is not one of: {', '.join(methods)}")
+    plain = method.name == FULL_PRECISION
+    quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])
+    decoding = read(DecodingOverrides, config["decoding"], "decoding")
+    tasks = _resolve_tasks(config["task"], model, decoding)
+    _check_effects(overrides, tasks)
+    return Experiment(
+        model=model,
+        method=method,
+        quant_name="" if plain else str(config["quant"].get("name", DEFAULT_QUANT)),
+        quant=None if plain else quant,
+        tasks=tasks,
+        decoding=decoding,
+        tracking=read(TrackingSettings, config["tracking"], "tracking"),
+        common=common,
+    )
+
+
+def _resolve_tasks(
+    suite: Any, model: ModelSettings, decoding: DecodingOverrides
+) -> tuple[Task, ...]:
+    entries = suite.get("tasks") if isinstance(suite, Mapping) else None
+    if not isinstance(entries, Mapping) or not entries:
+        raise ConfigError("task.tasks is empty: choose a task or a suite, e.g. task=micro_nine")
+    return tuple(_resolve_task(name, spec, model, decoding) for name, spec in entries.items())
+
+
+def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: DecodingOverrides) -> Task:
+    where = f"task.tasks.{name}"
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{where} is {spec!r}, but a task's settings belong there")
+    missing = [key for key in ("label", "kind") if not isinstance(spec.get(key), str)]
+    if missing:
+        raise ConfigError(f"{where} has no {' and no '.join(missing)}")
+    overrides = {key: value for key, value in asdict(decoding).items() if key != "name"}
+    try:
+        settings = resolve_settings(name, spec, model.settings, overrides)
+        settings = read(TaskSettings, asdict(settings), f"{where}.settings")  # types of YAML values
+        check_diffusion(settings, model.architecture)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings)
+
+
+def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
+    """Refuse decoding or likelihood settings that this architecture cannot follow (ValueError)."""
+    if settings.variant == "generation":
+        names = [field.name for field in fields(DecodingSettings)]
+        values: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        DecodingSettings(**values).validate(architecture)
+        return
+    assert settings.mc_num is not None and settings.mc_batch_size is not None
+    LikelihoodSettings(
+        mc_num=settings.mc_num,
+        mc_batch_size=settings.mc_batch_size,
+        guidance=settings.guidance,
+        estimator=str(settings.estimator),
+    ).validate(architecture)
+
+
+def _check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:
+    """A decoding setting asked for by name must not be accepted and then ignored."""
+    effective = {"guidance", "name"}
+    for task in tasks:
+        likelihood = task.settings.variant == "likelihood"
+        every = {field.name for field in fields(DecodingOverrides)}
+        effective |= {"mc_num"} if likelihood else every - {"mc_num"}
+    for override in overrides:
+        match = re.fullmatch(r"[+]{0,2}decoding\.(\w+)=.*", override, flags=re.DOTALL)
+        if match and match[1] not in effective:
+            variants = {task.settings.variant for task in tasks}
+            raise ConfigError(
+                f"{override} would change nothing: the chosen tasks are all evaluated by "
+                f"{' and '.join(variants)}"
+            )
+
+
+def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
+    """Refuse what this machine cannot do: GPU, W&B key, data folder, runs folder.
+
+    Raises:
+        ConfigError: what is not there, and what would work instead.
+    """
+    check_device(common.device)
+    if common.data_root is not None and not Path(common.data_root).expanduser().is_dir():
+        raise ConfigError(
+            f"data_root = {common.data_root} is not a folder; it should hold the official tasks' "
+            "files, or be null to take them from the hub"
+        )
+    try:
+        check_tracking(tracking, os.environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    check_writable(Path(common.runs_dir) / common.sweep)
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of a `device` setting; ConfigError when this machine does not have it."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device = {device!r} is not one of: cpu, cuda, cuda:N")
+    wanted = torch.device(device)
+    if wanted.type == "cpu":
+        return wanted
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (wanted.index or 0) >= count:
+        found = f"{count} GPU{'s' if count != 1 else ''}" if count else "no GPU"
+        raise ConfigError(
+            f"device = {device}, but torch {torch.__version__} finds {found} here; use device=cpu"
+            + (f" or cuda:0 to cuda:{count - 1}" if count else "")
+        )
+    return wanted
+
+
+def check_writable(folder: Path) -> None:
+    """Find out by writing; leaves no file, and no folder that was not there, when it fails."""
+    made = []
+    try:
+        for parent in [*reversed(folder.parents), folder]:
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+        raise ConfigError(
+            f"the runs folder {folder} cannot be written ({error.strerror}); set runs_dir to a "
+            "folder that can"
+        ) from error

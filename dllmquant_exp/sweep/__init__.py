@@ -1,0 +1,1 @@
+"""What belongs to a sweep as a whole rather than to one cell."""

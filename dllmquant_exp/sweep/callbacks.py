@@ -1,0 +1,129 @@
+"""What frames a call of Hydra: checks before it writes anything, the table and exit status after.
+
+A job tells its launcher nothing but its exit, and only some launchers run in this process. So each
+job leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from dllmquant_exp.reporting.results import write_json
+from dllmquant_exp.schema import ConfigError
+
+logger = logging.getLogger(__name__)
+OUTCOME_FILE = "outcome.json"
+BAD_INPUT, FAILED = 2, 1
+
+
+def run_job(config: DictConfig) -> None:
+    """Hydra's task function: one job, whose outcome is written down and never raised.
+
+    A single run stops at bad input before anything is written; a sweep records it and goes on.
+    """
+    from dllmquant_exp import config as configuration
+    from dllmquant_exp import experiment
+
+    hydra = HydraConfig.get()
+    outcome: dict[str, Any] = {"cells": [], "error": None}
+    try:
+        overrides = list(hydra.overrides.task)
+        resolved = configuration.resolve(configuration.to_mapping(config), overrides)
+        configuration.check_surroundings(resolved.common, resolved.tracking)
+        keep_going = hydra.mode == RunMode.MULTIRUN
+        for cell in experiment.run(resolved, keep_going=keep_going):
+            outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
+    except ValueError as error:
+        if not type(error).__module__.startswith("dllmquant_exp"):
+            raise
+        outcome["error"] = str(error)
+    write_json(Path(hydra.runtime.output_dir) / OUTCOME_FILE, outcome)
+
+
+class RunReport(Callback):
+    """Checks first, table and exit status last; see the module docstring."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a configuration that cannot run, before Hydra makes a folder."""
+        from dllmquant_exp.config import check_surroundings, resolve, to_mapping
+
+        try:
+            overrides = list(config.hydra.overrides.task)
+            experiment = resolve(to_mapping(config), overrides)
+            check_surroundings(experiment.common, experiment.tracking)
+        except ConfigError as error:
+            fail(str(error))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse what no job of the sweep could do; what a job is made of, the job checks."""
+        from dllmquant_exp.config import CommonSettings, check_surroundings, to_mapping
+        from dllmquant_exp.schema import read
+        from dllmquant_exp.tracking import TrackingSettings
+
+        try:
+            values = to_mapping(config)
+            common = {key: values[key] for key in CommonSettings.__dataclass_fields__}
+            tracking = read(TrackingSettings, values["tracking"], "tracking")
+            check_surroundings(read(CommonSettings, common, "config"), tracking)
+        except ConfigError as error:
+            fail(str(error))
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        finish([Path(config.hydra.runtime.output_dir)])
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        jobs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        finish(jobs)
+        with suppress(OSError):  # Hydra's copy of what was swept; kept when anything went wrong
+            (folder / "multirun.yaml").unlink()
+            folder.rmdir()
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong on the error stream and leave."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT)
+
+
+def finish(jobs: Sequence[Path]) -> None:
+    """Print the table of the jobs' cells, and leave with a status unless every cell is there.
+
+    Raises:
+        SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
+    """
+    from dllmquant_exp.reporting.results import read_cells
+    from dllmquant_exp.reporting.tables import build_tables, print_tables
+
+    outcomes = [_read_outcome(job) for job in jobs]
+    errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
+    listed = [cell for outcome in outcomes for cell in outcome["cells"]]
+    cells, problems = read_cells(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    print_tables(build_tables(cells), problems, Console())
+    for error in dict.fromkeys(errors):
+        print(f"error: {error}", file=sys.stderr)
+    for job in jobs:
+        with suppress(OSError):
+            (job / OUTCOME_FILE).unlink()
+            job.rmdir()
+    if errors or problems or any(cell["status"] == "failed" for cell in listed):
+        raise SystemExit(BAD_INPUT if errors and len(jobs) == 1 else FAILED)
+
+
+def _read_outcome(job: Path) -> dict[str, Any]:
+    path = job / OUTCOME_FILE
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"cells": [], "error": f"job {job.name} ended without an outcome ({path})"}
+    return outcome

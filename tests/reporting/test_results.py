@@ -1,0 +1,144 @@
+"""Result files are written whole or not at all, and read back with checks."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllmquant_exp.reporting import results
+from dllmquant_exp.reporting.results import (
+    ResultError,
+    canonical_json,
+    config_hash,
+    finished_result,
+    read_result,
+    read_sweep,
+    write_result,
+)
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "schema_version": 1,
+        "status": "finished",
+        "cell": {
+            "model": "m",
+            "method": "rtn",
+            "quant": "w4a4",
+            "task": "t",
+            "label": "T",
+            "kind": "micro",
+            "seed": 0,
+            "embedded": True,
+            "decoding": "published",
+        },
+        "config": {"limit": 2},
+        "config_hash": "abc",
+        "score": 0.5,
+        "chance": 0.25,
+        "items": [
+            {"subtask": "t", "doc_id": 0, "score": 1.0},
+            {"subtask": "t", "doc_id": 1, "score": 0.0},
+        ],
+        "error": None,
+        "timing": {"finished_at": "2025-01-01T00:00:00+00:00"},
+    }
+    return {**value, **changes}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "sweep" / "cell", content())
+    cell = read_result(path)
+    assert (cell.model, cell.method, cell.quant, cell.score) == ("m", "rtn", "w4a4", 0.5)
+    assert cell.items == {("t", "0"): 1.0, ("t", "1"): 0.0}
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_crash_while_writing_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_result(tmp_path, content(score=0.5))
+
+    def crash(*_: object) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr(results.os, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        write_result(tmp_path, content(score=0.9))
+    assert json.loads(path.read_text())["score"] == 0.5
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result(tmp_path / "cell", content(score=float("nan")))
+    assert not (tmp_path / "cell").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a readable result file"),
+        ('{"schema_version": 1', "not a readable result file"),
+        ("[1]", "holds list"),
+        ('{"schema_version": 7}', "schema_version is 7"),
+        ('{"schema_version": 1, "status": "finished"}', "'cell' is missing"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ResultError, match=message) as caught:
+        read_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_broken_cell_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_result(tmp_path / "s" / "good", content())
+    write_result(tmp_path / "s" / "bad", {"schema_version": 1})
+    cells, problems = read_sweep(tmp_path, "s")
+    assert [cell.folder.name for cell in cells] == ["good"]
+    assert len(problems) == 1 and "bad" in problems[0]
+
+
+def test_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None:
+    write_result(tmp_path / "first" / "cell", content())
+    with pytest.raises(ResultError, match=r"no sweep 'frist' .*first"):
+        read_sweep(tmp_path, "frist")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, True), ({"status": "failed"}, False), ({"config_hash": "other"}, False)],
+)
+def test_only_a_finished_result_of_this_configuration_counts(
+    tmp_path: Path, changes: dict[str, Any], expected: bool
+) -> None:
+    write_result(tmp_path, content(**changes))
+    assert (finished_result(tmp_path, "abc") is not None) == expected
+
+
+def test_an_unreadable_result_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    assert finished_result(tmp_path, "abc") is None
+    assert finished_result(tmp_path / "nowhere", "abc") is None
+
+
+def test_the_hash_is_of_the_content_not_of_its_order() -> None:
+    assert config_hash({"a": 1, "b": [2, None]}) == config_hash({"b": [2, None], "a": 1})
+    assert config_hash({"a": 1}) != config_hash({"a": 2})
+    assert canonical_json({"b": 1, "a": "ü"}) == '{"a":"ü","b":1}'
+
+
+def test_reporting_knows_no_models() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, dllmquant_exp.reporting.tables as t;"
+        "print([m for m in ('torch', 'transformers', 'hydra', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

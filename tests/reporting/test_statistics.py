@@ -1,0 +1,144 @@
+"""Intervals against scipy, published examples, and their coverage in simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dllmquant_exp.reporting.statistics import (
+    Estimate,
+    average,
+    mean_interval,
+    paired_difference,
+    score_interval,
+    t_quantile,
+    wilson,
+    z_quantile,
+)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 10, 19, 99, 500, 1318])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_t_quantile_is_scipys(degrees: int, confidence: float) -> None:
+    expected = stats.t.ppf((1 + confidence) / 2, degrees)
+    assert t_quantile(degrees, confidence) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 5), (5, 5), (7, 10), (250, 500), (1, 1319)])
+def test_wilson_is_scipys(successes: int, n: int) -> None:
+    estimate = wilson(successes, n)
+    expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert estimate.value == successes / n
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_solves_its_equation_and_holds_its_value(case: tuple[int, int]) -> None:
+    """At a limit p the score test is exactly at the edge: |phat - p| = z sqrt(p (1 - p) / n)."""
+    successes, n = case
+    estimate = wilson(successes, n)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    for limit in (estimate.low, estimate.high):
+        if limit not in (0.0, 1.0):
+            half = z_quantile() * math.sqrt(limit * (1 - limit) / n)
+            assert abs(estimate.value - limit) == pytest.approx(half, abs=1e-9)
+
+
+def test_a_mean_of_fractions_gets_students_interval() -> None:
+    values = [0.1, 0.25, 0.7, 0.3, 0.45]
+    expected = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
+    estimate = score_interval(values)
+    assert (estimate.low, estimate.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_one_fractional_item_says_nothing() -> None:
+    assert score_interval([0.4]) == Estimate(0.4, 0.0, 1.0)
+
+
+def test_intervals_stay_inside_their_bounds() -> None:
+    estimate = mean_interval([0.9, 0.95, 1.0, 0.2], (0.0, 1.0))
+    assert estimate.high == 1.0
+    assert estimate.low > 0
+
+
+@pytest.mark.parametrize(
+    ("successes", "n"), [(-1, 3), (4, 3), (0, 0)], ids=["negative", "too many", "none"]
+)
+def test_wilson_refuses_what_is_no_proportion(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="not a proportion"):
+        wilson(successes, n)
+
+
+def test_a_paired_difference_of_outcomes_is_bonett_and_prices() -> None:
+    """Table of 25: both right 9, only first 3, only second 11, both wrong 2."""
+    first = [1.0] * 9 + [1.0] * 3 + [0.0] * 11 + [0.0] * 2
+    second = [1.0] * 9 + [0.0] * 3 + [1.0] * 11 + [0.0] * 2
+    estimate = paired_difference(first, second)
+    p12, p21 = 4 / 27, 12 / 27  # (count + 1) / (n + 2)
+    half = 1.959964 * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 27)
+    assert estimate.value == pytest.approx(-8 / 25)
+    assert (estimate.low, estimate.high) == pytest.approx((-8 / 27 - half, -8 / 27 + half), abs=1e-6)
+
+
+def test_agreeing_everywhere_is_not_certainty() -> None:
+    estimate = paired_difference([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
+    assert estimate.value == 0
+    assert estimate.low < -0.1 < 0.1 < estimate.high
+
+
+def test_a_paired_difference_of_fractions_is_the_paired_t_test() -> None:
+    first, second = [0.2, 0.5, 0.9, 0.4], [0.1, 0.55, 0.6, 0.35]
+    expected = stats.ttest_rel(first, second).confidence_interval(0.95)
+    estimate = paired_difference(first, second)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
+def test_a_paired_difference_turns_its_sign_with_its_sides(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
+    there, back = paired_difference(first, second), paired_difference(second, first)
+    assert there.low <= there.value <= there.high
+    assert (there.value, there.low, there.high) == pytest.approx(
+        (-back.value, -back.high, -back.low), abs=1e-12
+    )
+
+
+def test_a_paired_difference_needs_pairs() -> None:
+    with pytest.raises(ValueError, match="same items"):
+        paired_difference([1.0], [1.0, 0.0])
+
+
+def test_the_average_of_symmetric_intervals_adds_in_squares() -> None:
+    mean = average([Estimate(0.5, 0.4, 0.6), Estimate(0.7, 0.5, 0.9)])
+    half = math.hypot(0.1, 0.2) / 2
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half))
+
+
+def test_the_average_keeps_asymmetry() -> None:
+    mean = average([wilson(0, 20), wilson(0, 20)])
+    assert mean.low == 0
+    assert mean.high > 0.05
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.9, 0.97), (0.02, 0.5, 0.25)])
+def test_the_average_covers_the_truth_95_times_of_100(rates: tuple[float, ...]) -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(2000):
+        mean = average([wilson(int(generator.binomial(100, rate)), 100) for rate in rates])
+        covered += mean.low <= np.mean(rates) <= mean.high
+    assert 0.935 <= covered / 2000 <= 0.97
+
+
+def test_the_paired_difference_covers_the_truth_95_times_of_100() -> None:
+    generator = np.random.default_rng(2)
+    covered = 0
+    for _ in range(1500):
+        first = generator.random(60) < 0.8
+        second = first & (generator.random(60) < 0.85)  # loses 15% of what the first gets right
+        estimate = paired_difference(list(map(float, second)), list(map(float, first)))
+        covered += estimate.low <= -0.12 <= estimate.high
+    assert 0.935 <= covered / 1500 <= 0.98
