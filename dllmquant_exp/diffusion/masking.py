@@ -76,7 +76,7 @@ def dream_masks(
     u0 ~ U[0, 1), t_i = (u0 + i/b) mod 1, p_i = .999 t_i + .001.
     """
     u0 = torch.rand((batches, 1), generator=generator, dtype=torch.float64)
-    t = (u0 + torch.arange(b) / b) % 1
+    t = (u0 + torch.arange(b, dtype=torch.float64) / b) % 1
     p = ((1 - DREAM_LEAST_RATIO) * t + DREAM_LEAST_RATIO).reshape(-1)
     uniform = torch.rand((len(p), length), generator=generator, dtype=torch.float64)
     masked = uniform < p[:, None]

@@ -1,0 +1,409 @@
+"""Decoding against a plain loop over one prompt: no batch, no early stop, every logit computed."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dllmquant_exp.diffusion import DecodingSettings, DiffusionError, generate
+
+EOS, MASK, VOCAB = 37, 39, 40
+Trace = list[list[int]]  # the response after each step of a reference
+LLADA = {
+    "one_block": DecodingSettings(12, 12, 12, "low_confidence"),
+    "blocks": DecodingSettings(12, 6, 4, "low_confidence"),
+    "uneven": DecodingSettings(12, 10, 6, "low_confidence"),
+    "more_steps_than_tokens": DecodingSettings(8, 24, 4, "low_confidence"),
+    "one_step": DecodingSettings(8, 1, 8, "low_confidence"),
+    "random": DecodingSettings(12, 6, 6, "random"),
+    "guided": DecodingSettings(12, 6, 6, "low_confidence", guidance=1.5),
+    "warm": DecodingSettings(12, 6, 6, "low_confidence", temperature=0.8),
+    "warm_random_guided": DecodingSettings(8, 4, 4, "random", temperature=1.2, guidance=0.5),
+    "no_eos": DecodingSettings(12, 12, 6, "low_confidence", suppress_eos=True),
+}
+DREAM = {
+    "origin": DecodingSettings(12, 7, 12, "origin"),
+    "origin_warm": DecodingSettings(12, 7, 12, "origin", temperature=0.7, top_p=0.9),
+    "maskgit_plus": DecodingSettings(12, 12, 12, "maskgit_plus"),
+    "maskgit_plus_warm": DecodingSettings(12, 5, 12, "maskgit_plus", temperature=0.5, top_p=0.8),
+    "topk_margin": DecodingSettings(12, 8, 12, "topk_margin", top_p=0.95),
+    "entropy": DecodingSettings(12, 8, 12, "entropy", top_p=0.95),
+    "entropy_warm": DecodingSettings(12, 8, 12, "entropy", temperature=0.2, top_p=0.95),
+    "more_steps_than_tokens": DecodingSettings(8, 20, 8, "entropy"),
+    "no_eos": DecodingSettings(12, 12, 12, "entropy", suppress_eos=True),
+}
+CASES = [("llada", s) for s in LLADA.values()] + [("dream", s) for s in DREAM.values()]
+NAMES = [f"llada_{n}" for n in LLADA] + [f"dream_{n}" for n in DREAM]
+each_case = pytest.mark.parametrize(("architecture", "settings"), CASES, ids=NAMES)
+
+
+# ---------------------------------------------------------------- the plain reference
+
+
+def all_logits(model: Any, x: list[int], prompt: int, settings: DecodingSettings) -> Tensor:
+    logits = model(torch.tensor([x]))[0]
+    if settings.guidance:
+        hidden = model(torch.tensor([[MASK] * prompt + x[prompt:]]))[0]
+        logits = hidden + (settings.guidance + 1) * (logits - hidden)
+    if settings.suppress_eos:
+        logits[:, EOS] = -torch.inf
+    return logits
+
+
+def leftmost_top(scores: dict[int, float], k: int) -> list[int]:
+    return sorted(scores, key=lambda i: (-scores[i], i))[:k]
+
+
+def llada_token(logits: Tensor, temperature: float, u: Tensor) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    return int((logits.exp() / (-u.log()) ** temperature).argmax())
+
+
+def reference_llada(model: Any, prompt: list[int], s: DecodingSettings, seed: int) -> Trace:
+    generator = torch.Generator().manual_seed(seed)
+    start, x, trace = len(prompt), [*prompt, *[MASK] * s.gen_length], []
+    blocks = s.gen_length // s.block_length
+    steps = s.steps // blocks
+    for block in range(blocks):
+        end = start + (block + 1) * s.block_length
+        m = sum(x[i] == MASK for i in range(end - s.block_length, end))
+        for step in range(steps):
+            k = m // steps + (1 if step < m % steps else 0)
+            masks = [i for i in range(start, end) if x[i] == MASK]
+            logits = all_logits(model, x, start, s)
+            if s.remasking == "random":
+                u = torch.rand(len(masks), generator=generator).tolist()
+                masks = sorted(leftmost_top(dict(zip(masks, u, strict=True)), k))
+            elif k == 0:
+                masks = []
+            noise = torch.ones(len(masks), VOCAB)
+            if s.temperature > 0:
+                noise = torch.rand(len(masks), VOCAB, generator=generator, dtype=torch.float64)
+            x0 = {
+                i: llada_token(logits[i], s.temperature, u)
+                for i, u in zip(masks, noise, strict=True)
+            }
+            confidence = {i: float(logits[i].softmax(-1)[x0[i]]) for i in masks}
+            for i in leftmost_top(confidence, k):
+                x[i] = x0[i]
+            trace.append(x[start:])
+    return trace
+
+
+def nucleus(p: list[float], top_p: float) -> list[float]:
+    """Published rule: the smallest set of likeliest tokens with more than top_p, renormalized."""
+    kept, total = [0.0] * len(p), 0.0
+    for i in sorted(range(len(p)), key=lambda i: -p[i]):
+        kept[i] = p[i]
+        total += p[i]
+        if total > top_p:
+            break
+    return [value / sum(kept) for value in kept]
+
+
+def dream_confidence(p: list[float], token: int, remasking: str) -> float:
+    if remasking == "origin":
+        return 0.0  # every chosen position is revealed
+    if remasking == "maskgit_plus":
+        return p[token]
+    if remasking == "topk_margin":
+        first, second = sorted(p, reverse=True)[:2]
+        return first - second
+    return sum(q * float(torch.tensor(q + 1e-10, dtype=torch.float64).log()) for q in p)
+
+
+def dream_token(p: list[float], temperature: float, u: float) -> int:
+    if temperature == 0:
+        return p.index(max(p))
+    total = 0.0
+    for token, q in enumerate(p):
+        total += q
+        if u < total:
+            return token
+    raise AssertionError("probabilities do not sum to 1")
+
+
+def reference_dream(model: Any, prompt: list[int], s: DecodingSettings, seed: int) -> Trace:
+    generator = torch.Generator().manual_seed(seed)
+    start, x, trace = len(prompt), [*prompt, *[MASK] * s.gen_length], []
+    time = torch.linspace(1, 1e-3, s.steps + 1)
+    for step in range(s.steps):
+        share = float(1 - time[step + 1] / time[step]) if step < s.steps - 1 else 1.0
+        masks = [i for i in range(start, len(x)) if x[i] == MASK]
+        k = int(len(masks) * share)
+        logits = all_logits(model, x, start, s)
+        if s.remasking == "origin":
+            u = torch.rand(len(masks), generator=generator).tolist()
+            masks = [i for i, v in zip(masks, u, strict=True) if v < share]
+            k = len(masks)
+        elif k == 0:
+            masks = []
+        noise = [0.0] * len(masks)
+        if s.temperature > 0:
+            noise = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
+        x0, confidence = {}, {}
+        for i, u in zip(masks, noise, strict=True):
+            p = nucleus((logits[i] / (s.temperature or 1.0)).softmax(-1).tolist(), s.top_p)
+            x0[i] = dream_token(p, s.temperature, u)
+            confidence[i] = (
+                0.0 if s.remasking == "origin" else dream_confidence(p, x0[i], s.remasking)
+            )
+        for i in leftmost_top(confidence, k):
+            x[i] = x0[i]
+        trace.append(x[start:])
+    return trace
+
+
+def reference(
+    model: Any, prompt: list[int], settings: DecodingSettings, seed: int
+) -> list[list[int]]:
+    plain = reference_llada if settings.architecture == "llada" else reference_dream
+    with torch.inference_mode():
+        return plain(model, prompt, settings, seed)
+
+
+def prefix(response: list[int]) -> list[int]:
+    return response[: response.index(MASK)] if MASK in response else response
+
+
+def up_to_eos(response: list[int]) -> list[int]:
+    return response[: response.index(EOS) + 1] if EOS in response else response
+
+
+# ---------------------------------------------------------------- what is decoded
+
+
+@each_case
+def test_agrees_with_the_plain_loop(
+    architecture: str, settings: DecodingSettings, tiny_model: Any, random_prompts: Any
+) -> None:
+    """Without end-of-text in the way, every token of every row is the reference's."""
+    model = tiny_model(architecture, seed=1, eos_logit=-50.0)
+    prompts = random_prompts(5, seed=2)
+    out = generate(model, prompts, settings, seeds=range(5), batch_size=3)
+    for i, prompt in enumerate(prompts):
+        assert out.tokens[i] == reference(model, prompt, settings, i)[-1]
+        assert MASK not in out.tokens[i]
+
+
+@each_case
+def test_early_stop_changes_nothing_up_to_the_first_end_of_text(
+    architecture: str, settings: DecodingSettings, tiny_model: Any, random_prompts: Any
+) -> None:
+    model = tiny_model(architecture, seed=3, eos_logit=6.0)
+    prompts = random_prompts(6, seed=4)
+    out = generate(model, prompts, settings, seeds=range(6), batch_size=4)
+    expected = [reference(model, prompt, settings, i)[-1] for i, prompt in enumerate(prompts)]
+    for got, full in zip(out.tokens, expected, strict=True):
+        assert len(got) == settings.gen_length
+        assert up_to_eos(prefix(got)) == up_to_eos(full)
+    assert any(EOS in full for full in expected) != settings.suppress_eos
+
+
+@each_case
+def test_a_row_does_not_depend_on_its_batch(
+    architecture: str, settings: DecodingSettings, tiny_model: Any, random_prompts: Any
+) -> None:
+    model = tiny_model(architecture, seed=5, eos_logit=4.0)
+    prompts, seeds = random_prompts(7, seed=6), [11, 5, 5, 8, 1, 0, 2**63]
+    alone = generate(model, prompts, settings, seeds=seeds, batch_size=1)
+    for batch_size in (3, 32):
+        assert generate(model, prompts, settings, seeds=seeds, batch_size=batch_size) == alone
+    backwards = generate(model, prompts[::-1], settings, seeds=seeds[::-1], batch_size=4)
+    assert backwards.tokens == alone.tokens[::-1]
+
+
+@pytest.mark.parametrize("architecture", ["llada", "dream"])
+def test_a_predicted_mask_token_stays_a_mask_as_published(
+    architecture: str, tiny_model: Any, random_prompts: Any
+) -> None:
+    model = tiny_model(architecture, seed=7, never_mask=False, eos_logit=-50.0)
+    model.head.register_forward_hook(
+        lambda _m, _i, logits: logits + 5.0 * (torch.arange(VOCAB) == MASK)
+    )
+    settings = {
+        "llada": DecodingSettings(12, 6, 4, "low_confidence"),
+        "dream": DecodingSettings(12, 9, 12, "entropy"),
+    }[architecture]
+    prompts = random_prompts(6, seed=8)
+    traces = [reference(model, prompt, settings, 0) for prompt in prompts]
+    assert any(MASK in trace[-1] for trace in traces)  # otherwise this test shows nothing
+    out = generate(model, prompts, settings, seeds=[0] * 6, batch_size=4)
+    assert out.tokens == [trace[-1] for trace in traces]
+
+
+def test_temperature_and_seed_matter_and_reproduce(tiny_model: Any) -> None:
+    model, prompt = tiny_model(seed=1), [1, 2, 3]
+    for settings in (LLADA["warm"], LLADA["random"]):
+        first = generate(model, [prompt] * 3, settings, seeds=[1, 1, 2], batch_size=3).tokens
+        assert first[0] == first[1]
+        assert first[0] != first[2]
+    cold = generate(model, [prompt] * 2, LLADA["blocks"], seeds=[1, 2], batch_size=2).tokens
+    assert cold[0] == cold[1]
+
+
+def test_suppressed_end_of_text_never_appears(tiny_model: Any, random_prompts: Any) -> None:
+    for architecture, settings in (("llada", LLADA["no_eos"]), ("dream", DREAM["no_eos"])):
+        model, prompts = tiny_model(architecture, eos_logit=100.0), random_prompts(4)
+        out = generate(model, prompts, settings, seeds=range(4), batch_size=4)
+        assert all(EOS not in row and MASK not in row for row in out.tokens)
+        allowed = replace(settings, suppress_eos=False)
+        out = generate(model, prompts, allowed, seeds=range(4), batch_size=4)
+        assert all(EOS in row for row in out.tokens)
+
+
+# ---------------------------------------------------------------- when it stops, what it costs
+
+
+def over_after(trace: Trace, stop: Callable[[list[int]], bool]) -> int:
+    """Steps of a reference until its committed prefix satisfies `stop`."""
+    for step, response in enumerate(trace, start=1):
+        if stop(prefix(response)):
+            return step
+    return len(trace)
+
+
+@pytest.mark.parametrize("name", ["one_block", "blocks", "guided"])
+def test_rows_leave_the_batch_at_the_first_step_that_decides_them(
+    name: str, tiny_model: Any, call_log: Any, random_prompts: Any
+) -> None:
+    model, settings = tiny_model(seed=3, eos_logit=4.0), LLADA[name]
+    prompts = random_prompts(8, seed=9)
+    needed = [
+        over_after(reference(model, prompt, settings, 0), lambda tokens: EOS in tokens)
+        for prompt in prompts
+    ]
+    assert len(set(needed)) > 1  # rows must leave at different times to show anything
+    log = call_log(model)
+    out = generate(model, prompts, settings, seeds=[0] * 8, batch_size=8)
+    rows_per_step = 2 if settings.guidance else 1
+    assert out.forwards == len(log.rows) == rows_per_step * sum(needed)
+    lengths = [len(prompt) + settings.gen_length for prompt in prompts]
+    expected = rows_per_step * sum(n * length for n, length in zip(needed, lengths, strict=True))
+    assert out.token_forwards == log.tokens == expected
+    assert log.calls == max(needed)
+
+
+def test_finished_sees_only_the_decided_prefix_and_ends_its_row(
+    tiny_model: Any, call_log: Any, random_prompts: Any
+) -> None:
+    """A stop 'string' of two tokens in a row above 18, found in the text before the first mask."""
+    model, settings = tiny_model(seed=3, eos_logit=-50.0), LLADA["blocks"]
+    prompts = random_prompts(8, seed=10)
+    seen: list[list[int]] = []
+
+    def has_stop(tokens: list[int]) -> bool:
+        return any(a > 18 and b > 18 for a, b in pairwise(tokens))
+
+    def finished(tokens: list[int]) -> bool:
+        seen.append(list(tokens))
+        return has_stop(tokens)
+
+    traces = [reference(model, prompt, settings, 0) for prompt in prompts]
+    needed = [over_after(trace, has_stop) for trace in traces]
+    log = call_log(model)
+    out = generate(model, prompts, settings, seeds=[0] * 8, batch_size=5, finished=finished)
+    assert out.forwards == len(log.rows) == sum(needed) < 8 * settings.steps
+    for tokens, trace, steps in zip(out.tokens, traces, needed, strict=True):
+        assert tokens == trace[steps - 1]
+    assert seen and all(tokens and MASK not in tokens for tokens in seen)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "forwards"),
+    [
+        # the first step reveals nothing, so 11 of 12 steps are forward passes
+        ("dream", DecodingSettings(12, 12, 12, "maskgit_plus"), 11),
+        # 12 steps for a block of 4 tokens: 8 of them have nothing to commit
+        ("llada", DecodingSettings(8, 24, 4, "low_confidence"), 8),
+    ],
+)
+def test_steps_that_commit_nothing_are_not_computed(
+    architecture: str, settings: DecodingSettings, forwards: int, tiny_model: Any, call_log: Any
+) -> None:
+    model = tiny_model(architecture, eos_logit=-50.0)
+    log = call_log(model)
+    out = generate(model, [[1, 2], [3]], settings, seeds=[0, 1], batch_size=2)
+    assert out.forwards == len(log.rows) == 2 * forwards
+
+
+def test_logits_are_computed_only_where_a_token_may_be_committed(
+    tiny_model: Any, call_log: Any
+) -> None:
+    def predicted(architecture: str, settings: DecodingSettings) -> int:
+        model = tiny_model(architecture, eos_logit=-50.0)
+        log = call_log(model)
+        generate(model, [[1, 2], [3]], settings, seeds=[0, 1], batch_size=2)
+        return int(log.predicted)
+
+    # two rows; two blocks of 3, one token a step: 3 + 2 + 1 masks in reach, twice
+    assert predicted("llada", DecodingSettings(6, 6, 3, "low_confidence")) == 2 * 2 * 6
+    # positions chosen blindly: each of the 6 is predicted once
+    assert predicted("llada", DecodingSettings(6, 6, 3, "random")) == 2 * 6
+    assert predicted("dream", DecodingSettings(6, 4, 6, "origin")) == 2 * 6
+
+
+def test_progress_counts_every_prompt_once(tiny_model: Any, random_prompts: Any) -> None:
+    counts: list[int] = []
+    model = tiny_model(seed=3, eos_logit=4.0)
+    generate(
+        model,
+        random_prompts(7),
+        LLADA["blocks"],
+        seeds=range(7),
+        batch_size=3,
+        progress=counts.append,
+    )
+    assert sum(counts) == 7
+    assert all(count > 0 for count in counts)
+
+
+# ---------------------------------------------------------------- edges and refusals
+
+
+def test_no_prompts_and_an_empty_prompt(tiny_model: Any) -> None:
+    for architecture, settings in (("llada", LLADA["blocks"]), ("dream", DREAM["entropy"])):
+        model = tiny_model(architecture, eos_logit=-50.0)
+        nothing = generate(model, [], settings, seeds=[], batch_size=4)
+        assert (nothing.tokens, nothing.forwards, nothing.token_forwards) == ([], 0, 0)
+        out = generate(model, [[], [1, 2]], settings, seeds=[0, 1], batch_size=4)
+        assert out.tokens[0] == reference(model, [], settings, 0)[-1]
+
+
+def test_bfloat16_decodes_to_complete_responses(tiny_model: Any, random_prompts: Any) -> None:
+    model = tiny_model(dtype=torch.bfloat16, eos_logit=-50.0)
+    out = generate(model, random_prompts(3), LLADA["blocks"], seeds=range(3), batch_size=2)
+    assert all(len(row) == 12 and MASK not in row for row in out.tokens)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "changes", "message"),
+    [
+        ([[1], [2]], {"seeds": [0]}, "2 prompts have 1 seeds"),
+        ([[1], [2] * 53], {}, "prompt 1 needs 65 positions and the model has max_length = 64"),
+        ([[1, 40]], {"seeds": [0]}, "prompt 0 has token ids from 1 to 40, outside the vocabulary"),
+        ([[1], [2]], {"batch_size": 0}, "batch_size = 0"),
+        ([[1], [2]], {"settings": DREAM["entropy"]}, "does not belong to a llada model"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_forward(
+    prompts: list[list[int]], changes: dict[str, Any], message: str, tiny_model: Any, call_log: Any
+) -> None:
+    model = tiny_model()
+    log = call_log(model)
+    arguments: dict[str, Any] = {"settings": LLADA["one_block"], "seeds": [0, 1], "batch_size": 2}
+    with pytest.raises(DiffusionError, match=message):
+        generate(model, prompts, **{**arguments, **changes})
+    assert log.calls == 0
+
+
+def test_a_broken_model_is_reported_not_decoded(tiny_model: Any) -> None:
+    model = tiny_model()
+    model.blocks[1].down_proj.weight[3, 5] = float("nan")
+    with pytest.raises(DiffusionError, match="NaN or infinite logits"):
+        generate(model, [[1, 2]], LLADA["one_block"], seeds=[0], batch_size=1)

@@ -1,0 +1,443 @@
+"""Likelihoods against plain loops and full enumeration, and what they cost."""
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+from statistics import fmean, pvariance
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.integrate import quad
+
+from dllmquant_exp.diffusion import (
+    DiffusionError,
+    LikelihoodRequest,
+    LikelihoodSettings,
+    likelihood,
+    log_likelihoods,
+)
+from dllmquant_exp.diffusion.masking import draw_masks
+
+EOS, MASK = 37, 39
+SETTINGS = {
+    "llada": LikelihoodSettings(8, 4),
+    "llada_guided": LikelihoodSettings(6, 3, guidance=1.5),
+    "dream": LikelihoodSettings(8, 4, estimator="dream"),
+    "dream_whole": LikelihoodSettings(8, 8, estimator="dream_whole"),
+}
+each_estimator = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+
+
+def requests_of(random_prompts: Any, n: int = 9, seed: int = 0) -> list[LikelihoodRequest]:
+    contexts, targets = random_prompts(n, seed), random_prompts(n, seed + 100, longest=5)
+    targets[0] = targets[0][:1]  # at least one single token
+    return [
+        LikelihoodRequest(tuple(context), tuple(target), seed=i % 4)
+        for i, (context, target) in enumerate(zip(contexts, targets, strict=True))
+    ]
+
+
+# ---------------------------------------------------------------- plain references
+
+
+def masked_log_p(
+    model: Any, request: LikelihoodRequest, masked: list[int], settings: LikelihoodSettings
+) -> float:
+    """Sum of log p over the masked target positions: one unbatched forward, all logits."""
+    context, target = list(request.context), list(request.target)
+    noisy = [MASK if i in masked else token for i, token in enumerate(target)]
+    tail = noisy + ([] if settings.estimator == "llada" else [EOS])
+    with torch.inference_mode():
+        logits = model(torch.tensor([context + tail]))[0]
+        if settings.guidance:
+            hidden = model(torch.tensor([[MASK] * len(context) + tail]))[0]
+            logits = hidden + (settings.guidance + 1) * (logits - hidden)
+    return sum(
+        -float(F.cross_entropy(logits[len(context) + i], torch.tensor(target[i]))) for i in masked
+    )
+
+
+def plain_estimate(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
+    """One forward per Monte-Carlo sample, whatever repeats."""
+    masks = draw_masks(
+        settings, len(request.target), request.seed, first_visible=not request.context
+    )
+    total = 0.0
+    for row, weight in zip(masks.masked.tolist(), masks.weights.tolist(), strict=True):
+        masked = [i for i, is_masked in enumerate(row) if is_masked]
+        total += weight * masked_log_p(model, request, masked, settings)
+    return total
+
+
+def subsets(length: int) -> Iterator[tuple[int, ...]]:
+    for size in range(1, length + 1):
+        yield from combinations(range(length), size)
+
+
+def llada_bound(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
+    """Mean over x in 1..L and over all subsets of x tokens of (L / x) sum log p."""
+    L = len(request.target)
+    return sum(
+        masked_log_p(model, request, list(S), settings) / len(S) / math.comb(L, len(S))
+        for S in subsets(L)
+    )
+
+
+def dream_bound(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
+    """Integral over t of the sum over subsets of p^|S| (1-p)^(L-|S|) / p * sum log p."""
+    L = len(request.target)
+    weight = {
+        size: quad(
+            lambda t, n=size: (0.999 * t + 1e-3) ** (n - 1) * (0.999 - 0.999 * t) ** (L - n), 0, 1
+        )[0]
+        for size in range(1, L + 1)
+    }
+    return sum(weight[len(S)] * masked_log_p(model, request, list(S), settings) for S in subsets(L))
+
+
+# ---------------------------------------------------------------- values
+
+
+@each_estimator
+def test_agrees_with_one_plain_forward_per_sample(
+    settings: LikelihoodSettings, tiny_model: Any, random_prompts: Any
+) -> None:
+    model, requests = tiny_model(settings.architecture, seed=1), requests_of(random_prompts)
+    result = log_likelihoods(model, requests, settings, batch_size=4)
+    expected = [plain_estimate(model, request, settings) for request in requests]
+    assert result.values == pytest.approx(expected, rel=1e-11)
+    assert len({round(value, 6) for value in expected}) > 5
+    assert result.greedy == [False] * len(requests)
+
+
+@each_estimator
+def test_a_request_does_not_depend_on_its_batch(
+    settings: LikelihoodSettings, tiny_model: Any, random_prompts: Any
+) -> None:
+    model, requests = tiny_model(settings.architecture, seed=2), requests_of(random_prompts)
+    together = log_likelihoods(model, requests, settings, batch_size=32)
+    for batch_size in (1, 3):
+        other = log_likelihoods(model, requests, settings, batch_size=batch_size)
+        assert other.values == pytest.approx(together.values, rel=1e-12)
+        assert (other.forwards, other.token_forwards) == (
+            together.forwards,
+            together.token_forwards,
+        )
+    alone = [log_likelihoods(model, [r], settings, batch_size=7).values[0] for r in requests]
+    assert alone == pytest.approx(together.values, rel=1e-12)
+    backwards = log_likelihoods(model, requests[::-1], settings, batch_size=5)
+    assert backwards.values[::-1] == pytest.approx(together.values, rel=1e-12)
+
+
+MANY = 3000  # seeds; they share the few distinct masked inputs, so this is cheap
+
+
+def seeds_of(context: tuple[int, ...], target: tuple[int, ...]) -> list[LikelihoodRequest]:
+    return [LikelihoodRequest(context, target, seed) for seed in range(MANY)]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize(("length", "mc_num", "b"), [(2, 4, 4), (3, 1, 1), (4, 8, 8), (3, 6, 2)])
+def test_llada_is_unbiased(
+    length: int, mc_num: int, b: int, guidance: float, tiny_model: Any
+) -> None:
+    model, settings = tiny_model(seed=3), LikelihoodSettings(mc_num, b, guidance=guidance)
+    requests = seeds_of((5, 6, 7), (8, 9, 21, 11)[:length])
+    result = log_likelihoods(model, requests, settings, batch_size=16)
+    values = torch.tensor(result.values, dtype=torch.float64)
+    error = float(values.mean()) - llada_bound(model, requests[0], settings)
+    assert values.std() > 0.01  # a constant would prove nothing
+    assert abs(error) < 4 * float(values.std()) / math.sqrt(MANY)
+    # thousands of requests, and no masked input went through the model twice
+    assert result.forwards == (2**length - 1) * (2 if guidance else 1)
+
+
+@pytest.mark.parametrize(("length", "mc_num", "b"), [(1, 4, 4), (2, 4, 4), (3, 4, 1), (4, 8, 8)])
+def test_dream_is_unbiased(length: int, mc_num: int, b: int, tiny_model: Any) -> None:
+    model, settings = tiny_model("dream", seed=3), LikelihoodSettings(mc_num, b, estimator="dream")
+    requests = seeds_of((5, 6, 7), (8, 9, 21, 11)[:length])
+    values = torch.tensor(
+        log_likelihoods(model, requests, settings, batch_size=16).values, dtype=torch.float64
+    )
+    error = float(values.mean()) - dream_bound(model, requests[0], settings)
+    assert abs(error) < 4 * float(values.std()) / math.sqrt(MANY)
+
+
+def test_variance_is_that_of_the_enumeration_and_falls_with_samples_and_stratification(
+    tiny_model: Any,
+) -> None:
+    model, requests = tiny_model(seed=4), seeds_of((5, 6, 7), (8, 9, 21, 11))
+    L = 4
+
+    def variance(mc_num: int, b: int) -> float:
+        settings = LikelihoodSettings(mc_num, b)
+        values = log_likelihoods(model, requests, settings, batch_size=16).values
+        return float(torch.tensor(values, dtype=torch.float64).var())
+
+    single = LikelihoodSettings(1, 1)
+    by_count: dict[int, list[float]] = {x: [] for x in range(1, L + 1)}
+    for S in subsets(L):
+        estimate = L / len(S) * masked_log_p(model, requests[0], list(S), single)
+        by_count[len(S)].append(estimate)
+    within = sum(pvariance(estimates) for estimates in by_count.values()) / L
+    between = pvariance([fmean(estimates) for estimates in by_count.values()])
+    assert variance(1, 1) == pytest.approx(within + between, rel=0.15)
+    assert variance(4, 1) == pytest.approx((within + between) / 4, rel=0.15)
+    # four samples spread over x = 1, 2, 3, 4: which x it was no longer adds to the variance
+    assert variance(4, 4) == pytest.approx(within / 4, rel=0.1)
+
+
+def test_one_token_is_exact_whatever_the_seed(tiny_model: Any) -> None:
+    for architecture, estimator in (("llada", "llada"), ("dream", "dream_whole")):
+        model = tiny_model(architecture, seed=5)
+        settings = LikelihoodSettings(128, 32, estimator=estimator)
+        requests = [LikelihoodRequest((1, 2, 3), (9,), seed) for seed in range(5)]
+        result = log_likelihoods(model, requests, settings, batch_size=8)
+        expected = masked_log_p(model, requests[0], [0], settings)
+        assert result.values == pytest.approx([expected] * 5, rel=1e-12)
+        assert result.forwards == 1
+
+
+def test_dream_whole_is_dream_for_longer_answers(tiny_model: Any) -> None:
+    model, requests = tiny_model("dream"), [LikelihoodRequest((1, 2), (3, 4, 5), 7)]
+    whole, plain = (
+        log_likelihoods(model, requests, LikelihoodSettings(8, 4, estimator=name), batch_size=4)
+        for name in ("dream_whole", "dream")
+    )
+    assert whole == plain
+
+
+def test_guidance_is_not_ignored(tiny_model: Any, random_prompts: Any) -> None:
+    model, requests = tiny_model(seed=6), requests_of(random_prompts)
+    plain = log_likelihoods(model, requests, LikelihoodSettings(4, 4), batch_size=8)
+    guided = log_likelihoods(model, requests, LikelihoodSettings(4, 4, guidance=1.0), batch_size=8)
+    assert all(abs(a - b) > 1e-3 for a, b in zip(plain.values, guided.values, strict=True))
+    assert guided.token_forwards == 2 * plain.token_forwards
+
+
+def test_narrow_models_are_scored_in_float32(tiny_model: Any, random_prompts: Any) -> None:
+    """Same 16-bit logits, but the logarithm of the softmax is taken in float32."""
+    requests = [LikelihoodRequest((1, 2, 3), (token,), 0) for token in range(37)]
+    model = tiny_model(dtype=torch.bfloat16, seed=8)
+    values = log_likelihoods(model, requests, LikelihoodSettings(1, 1), batch_size=1).values
+    with torch.inference_mode():
+        logits = model(torch.tensor([[1, 2, 3, MASK]]))[0, -1].float()
+    assert values == pytest.approx(logits.log_softmax(-1)[:37].tolist(), abs=1e-5)
+
+
+# ---------------------------------------------------------------- what goes through the model
+
+
+def test_four_lettered_options_are_one_forward(tiny_model: Any, call_log: Any) -> None:
+    for architecture, estimator, end in (("llada", "llada", []), ("dream", "dream_whole", [EOS])):
+        model = tiny_model(architecture)
+        log = call_log(model)
+        options = [LikelihoodRequest((4, 5, 6), (letter,), seed=3) for letter in (10, 11, 12, 13)]
+        settings = LikelihoodSettings(128, 32, estimator=estimator)
+        result = log_likelihoods(model, options, settings, batch_size=32)
+        assert log.rows == [[4, 5, 6, MASK, *end]]
+        assert (result.forwards, result.token_forwards) == (1, 4 + len(end))
+        assert len(set(result.values)) == 4
+
+
+@each_estimator
+def test_no_row_is_computed_twice_and_the_counts_are_true(
+    settings: LikelihoodSettings, tiny_model: Any, call_log: Any, random_prompts: Any
+) -> None:
+    model = tiny_model(settings.architecture)
+    log = call_log(model)
+    requests = [
+        LikelihoodRequest(tuple(context), (a, b), seed=i)
+        for i, context in enumerate(random_prompts(4))
+        for a in (1, 2)
+        for b in (3, 4)
+    ]
+    result = log_likelihoods(model, requests, settings, batch_size=3)
+    assert (result.forwards, result.token_forwards) == (len(log.rows), log.tokens)
+    conditional = {tuple(row) for row in log.rows if row[0] != MASK}
+    assert len(conditional) == len(log.rows) // (2 if settings.guidance else 1)
+    expected = set()
+    for request in requests:
+        end = () if settings.estimator == "llada" else (EOS,)
+        for row in draw_masks(settings, 2, request.seed, first_visible=False).masked.tolist():
+            noisy = [MASK if m else t for m, t in zip(row, request.target, strict=True)]
+            if any(row):
+                expected.add((*request.context, *noisy, *end))
+    assert conditional == expected
+    assert len(expected) < len(requests) * 3  # options of a question share inputs
+
+
+def test_options_of_a_question_see_the_same_masks(tiny_model: Any, call_log: Any) -> None:
+    def patterns(target: tuple[int, ...], seed: int) -> set[tuple[bool, ...]]:
+        model = tiny_model()
+        log = call_log(model)
+        request = LikelihoodRequest((1, 2, 3), target, seed)
+        log_likelihoods(model, [request], LikelihoodSettings(4, 4), batch_size=8)
+        return {tuple(token == MASK for token in row[3:]) for row in log.rows}
+
+    assert patterns((4, 5, 6, 7, 8), seed=9) == patterns((14, 15, 16, 17, 18), seed=9)
+    assert patterns((4, 5, 6, 7, 8), seed=9) != patterns((4, 5, 6, 7, 8), seed=10)
+
+
+def test_dream_appends_a_visible_end_and_never_masks_the_first_position(
+    tiny_model: Any, call_log: Any
+) -> None:
+    model = tiny_model("dream")
+    log = call_log(model)
+    request = LikelihoodRequest((), (4, 5, 6), seed=0)
+    result = log_likelihoods(model, [request], SETTINGS["dream"], batch_size=4)
+    assert result.values == pytest.approx([plain_estimate(model, request, SETTINGS["dream"])])
+    assert log.rows and all(row[0] == 4 and row[-1] == EOS and len(row) == 4 for row in log.rows)
+
+
+def test_samples_without_a_mask_cost_nothing(tiny_model: Any) -> None:
+    settings = LikelihoodSettings(1, 1, estimator="dream")
+    requests = [LikelihoodRequest((1, 2), (3,), seed) for seed in range(30)]
+    empty = [
+        not draw_masks(settings, 1, request.seed, first_visible=False).masked.any()
+        for request in requests
+    ]
+    counts: list[int] = []
+    result = log_likelihoods(
+        tiny_model("dream"), requests, settings, batch_size=4, progress=counts.append
+    )
+    assert [value == 0 for value in result.values] == empty
+    assert 0 < sum(empty) < 30 and result.forwards == 1
+    only_empty = [r for r, is_empty in zip(requests, empty, strict=True) if is_empty][:1]
+    result = log_likelihoods(
+        tiny_model("dream"), only_empty, settings, batch_size=4, progress=counts.append
+    )
+    assert (result.values, result.forwards, sum(counts)) == ([0.0], 0, 31)
+
+
+def test_masked_inputs_are_made_as_the_model_needs_them(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, drawn, ahead = tiny_model(), [0], []
+    real = draw_masks
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        drawn[0] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(likelihood, "draw_masks", counting)
+    model.register_forward_pre_hook(lambda *_: ahead.append(drawn[0]))
+    requests = [LikelihoodRequest((1, i), (2, 3, 4), 0) for i in range(37)]
+    log_likelihoods(model, requests, LikelihoodSettings(4, 4), batch_size=2)
+    assert drawn[0] == 37
+    assert ahead[0] == 1 and len(ahead) > 37
+
+
+def test_progress_counts_every_request_once(tiny_model: Any, random_prompts: Any) -> None:
+    counts: list[int] = []
+    log_likelihoods(
+        tiny_model(),
+        requests_of(random_prompts),
+        SETTINGS["llada"],
+        batch_size=3,
+        progress=counts.append,
+    )
+    assert sum(counts) == 9 and all(count > 0 for count in counts)
+
+
+# ---------------------------------------------------------------- is_greedy
+
+
+def greedy_tokens(model: Any, context: tuple[int, ...], length: int, guidance: float) -> list[int]:
+    """LLaDA's published check: commit the surest prediction, one forward pass at a time."""
+    seq = [*context, *[MASK] * length]
+    while MASK in seq:
+        with torch.inference_mode():
+            logits = model(torch.tensor([seq]))[0]
+            if guidance:
+                hidden = [MASK] * len(context) + seq[len(context) :]
+                un = model(torch.tensor([hidden]))[0]
+                logits = un + (guidance + 1) * (logits - un)
+        p = logits.softmax(-1)
+        masks = [i for i, token in enumerate(seq) if token == MASK]
+        best = max(masks, key=lambda i: float(p[i].max()))
+        seq[best] = int(p[best].argmax())
+    return seq[len(context) :]
+
+
+@pytest.mark.parametrize(("architecture", "guidance"), [("llada", 0), ("llada", 1), ("dream", 0)])
+def test_greedy_is_true_exactly_for_what_greedy_decoding_gives(
+    architecture: str, guidance: float, tiny_model: Any, random_prompts: Any
+) -> None:
+    model = tiny_model(architecture, seed=9, eos_logit=3.0)
+    requests, expected = [], []
+    for i, prompt in enumerate(random_prompts(6)):
+        right = greedy_tokens(model, tuple(prompt), 1 + i % 4, guidance)
+        wrong = [*right[:-1], (right[-1] + 1) % 37]
+        for target in (right, wrong):
+            requests.append(LikelihoodRequest(tuple(prompt), tuple(target), 0))
+            expected.append(target == right)
+    # end-of-text inside a target does not end the check
+    assert any(EOS in request.target[:-1] for request in requests)
+    settings = LikelihoodSettings(
+        2, 2, guidance, "llada" if architecture == "llada" else "dream", check_greedy=True
+    )
+    result = log_likelihoods(model, requests, settings, batch_size=4)
+    assert result.greedy == expected
+
+
+def test_greedy_costs_nothing_unless_asked_for_and_stops_when_ruled_out(tiny_model: Any) -> None:
+    model = tiny_model(seed=9)
+    right = tuple(greedy_tokens(model, (1, 2, 3), 6, 0.0))
+    wrong = tuple((token + 1) % 37 for token in right)
+
+    def forwards(*targets: tuple[int, ...], check: bool) -> int:
+        requests = [LikelihoodRequest((1, 2, 3), target, 0) for target in targets]
+        settings = LikelihoodSettings(1, 1, check_greedy=check)
+        return log_likelihoods(model, requests, settings, batch_size=4).forwards
+
+    assert forwards(right, check=False) == 1
+    assert forwards(right, check=True) == 1 + 6
+    assert forwards(wrong, check=True) < 1 + 6
+    # two options of one question: one decode for both
+    assert forwards(right, wrong, check=True) == forwards(right, wrong, check=False) + 6
+
+
+# ---------------------------------------------------------------- edges and refusals
+
+
+def test_no_requests(tiny_model: Any) -> None:
+    result = log_likelihoods(tiny_model(), [], LikelihoodSettings(4, 4), batch_size=4)
+    assert (result.values, result.greedy, result.forwards) == ([], [], 0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "request_", "settings", "message"),
+    [
+        ("llada", LikelihoodRequest((1,), (), 0), SETTINGS["llada"], "request 0 has an empty"),
+        (
+            "llada",
+            LikelihoodRequest((1,) * 60, (2,) * 5, 0),
+            SETTINGS["llada"],
+            "request 0 needs 65 positions and the model has max_length = 64",
+        ),
+        (
+            "dream",
+            LikelihoodRequest((1,) * 60, (2,) * 4, 0),
+            SETTINGS["dream"],
+            "request 0 needs 65 positions",  # the appended end-of-text
+        ),
+        ("llada", LikelihoodRequest((-1,), (2,), 0), SETTINGS["llada"], "from -1 to 2"),
+        ("dream", LikelihoodRequest((1,), (2,), 0), SETTINGS["llada"], "not belong to a dream"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_forward(
+    architecture: str,
+    request_: LikelihoodRequest,
+    settings: LikelihoodSettings,
+    message: str,
+    tiny_model: Any,
+    call_log: Any,
+) -> None:
+    model = tiny_model(architecture)
+    log = call_log(model)
+    with pytest.raises(DiffusionError, match=message):
+        log_likelihoods(model, [request_], settings, batch_size=2)
+    assert log.calls == 0
