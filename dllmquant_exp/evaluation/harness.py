@@ -1,0 +1,368 @@
+"""A masked diffusion language model as lm-eval sees it.
+
+lm-eval asks three questions: how likely is this answer (loglikelihood), how likely is this whole
+text (loglikelihood_rolling), and what comes next (generate_until). Each becomes token ids plus a
+seed, answered by `diffusion` in batches of any mixture of lengths.
+
+The seed of a request comes from the run's seed, the task's name and the item's number, and from
+nothing else: an answer depends neither on the batch it was computed in nor on `limit`, and the
+options of one question share their random masks, so that comparing them cancels that noise.
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jinja2.exceptions import TemplateError
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
+from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
+from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
+from dllmquant_exp.evaluation.stopping import cut_at_stop, is_decided
+from dllmquant_exp.models.transformer import Transformer
+
+Item = TypeVar("Item")
+
+# ends of a turn or text in the tokenizers of the supported models, besides the model's own
+END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|endoftext|>", "</s>")
+BATCHES_PER_SAVE = 64  # forward batches between two writes of the request cache
+
+
+def derive_seed(seed: int, *parts: object) -> int:
+    """A seed in [0, 2^63) that depends on `seed` and on every part, and on nothing else."""
+    digest = hashlib.sha256(json.dumps([seed, *map(str, parts)]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@register_model("dllmquant")
+class DiffusionLM(TemplateLM):
+    """lm-eval's view of a model, its tokenizer and one task's settings.
+
+    Args:
+        settings: of the task; decides guidance, samples, lengths and remasking. The generation
+            arguments of a task file are not followed, except its stop strings (`until`).
+        seed: of the run.
+        batch_size: rows per forward pass.
+        max_length: tokens that a sequence may have; longer contexts lose their beginning, which
+            `truncated` counts. None: the model's own.
+        cache_path: JSON-lines file of answers; None keeps them in memory only.
+        check_greedy: also find out whether greedy decoding would give a target, which costs a
+            forward pass per token of it; without it `is_greedy` is False.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TaskSettings,
+        *,
+        seed: int,
+        batch_size: int,
+        max_length: int | None = None,
+        cache_path: Path | None = None,
+        check_greedy: bool = False,
+    ) -> None:
+        super().__init__()
+        settings.validate(model.config.architecture)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.seed = seed
+        self.batch_size = batch_size
+        self.max_length = min(max_length or model.config.max_length, model.config.max_length)
+        self.check_greedy = check_greedy
+        self.cache = RequestCache(cache_path)
+        self.truncated = 0
+        parts = (model_fingerprint(model), asdict(settings), self.max_length, check_greedy)
+        self._fingerprint = request_key(*parts)
+        self._ends = self._end_tokens()
+
+    @property
+    def token_forwards(self) -> int:
+        """Tokens that went through the model, resumed requests included."""
+        return self.cache.token_forwards
+
+    @property
+    def forwards(self) -> int:
+        """Rows that went through the model, resumed requests included."""
+        return self.cache.forwards
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.model.config.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is replaced by: begin-of-text where there is one."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    # text <-> tokens
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids. A chat template has written its special tokens itself; then none are added."""
+        if add_special_tokens is None:
+            add_special_tokens = not self.settings.chat_template
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return [int(i) for i in ids]
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as one string; the last message is continued where it is the model's."""
+        if not self.tokenizer.chat_template:
+            raise SettingsError(
+                f"task {self.settings.harness_task} asks for a chat template, and the tokenizer "
+                "has none: use a chat model or set chat_template to false"
+            )
+        options = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        try:
+            return str(self.tokenizer.apply_chat_template(chat_history, **options))
+        except TemplateError as error:
+            if chat_history[0]["role"] != "system":
+                raise SettingsError(f"the chat template refuses the messages: {error}") from error
+            first, *rest = chat_history[1:]  # templates without a system role: say it as the user
+            merged = {**first, "content": f"{chat_history[0]['content']}{first['content']}"}
+            return str(self.tokenizer.apply_chat_template([merged, *rest], **options))
+
+    def encode_pair(self, context: str, target: str) -> tuple[list[int], list[int]]:
+        """Tokens of a context and of the target that follows it.
+
+        Trailing white space of the context belongs to the target, because a tokenizer joins it to
+        the next word. The whole is encoded at once and split behind the context's own length; a
+        target that is swallowed by a joint token is encoded by itself.
+        """
+        stripped = context.rstrip()
+        target = context[len(stripped) :] + target
+        if not stripped:
+            return [self.prefix_token_id], self.tok_encode(target, add_special_tokens=False)
+        ids = self.tok_encode(stripped)
+        rest = self.tok_encode(stripped + target)[len(ids) :]
+        if not rest:
+            rest = self.tok_encode(target, add_special_tokens=False)
+        return self._with_bos(ids), rest
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        if not self.settings.add_bos or ids[:1] == [self.prefix_token_id]:
+            return ids
+        return [self.prefix_token_id, *ids]
+
+    def _fit(self, context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
+        """Drop the beginning of the context (and if need be of the target) that has no room."""
+        reserve = 0 if self.settings.estimator == "llada" else 1  # Dream appends an end-of-text
+        room = self.max_length - reserve
+        if len(context) + len(target) <= room:
+            return context, target
+        self.truncated += 1
+        target = target[-(room - min(1, len(context))) :]
+        keep = room - len(target)
+        return (context[-keep:] if keep else []), target
+
+    # likelihood
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """(log p(target | context) in nats, is greedy) of each request, in order."""
+        pairs = [self.encode_pair(*request.args) for request in requests]
+        seeds = [self._seed_of(request) for request in requests]
+        return self._score(pairs, seeds, disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        """As `loglikelihood`, of tokens; the seed then comes from the context."""
+        pairs = [(context, target) for _, context, target in requests]
+        seeds = [derive_seed(self.seed, "tokens", context) for context, _ in pairs]
+        return self._score(pairs, seeds, disable_tqdm)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """log p(text) of each request: windows of at most max_length tokens, each scored once."""
+        pairs, seeds, owners = [], [], []
+        room = self.max_length - 2  # begin-of-text before, end-of-text behind (Dream)
+        for owner, request in enumerate(requests):
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=room,
+                context_len=1,
+            )
+            for number, (context, target) in enumerate(map(make_disjoint_window, windows)):
+                pairs.append((context, target))
+                seeds.append(derive_seed(self._seed_of(request), number))
+                owners.append(owner)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._score(pairs, seeds, disable_tqdm), strict=True):
+            totals[owner] += value
+        return totals
+
+    def _score(
+        self, pairs: list[tuple[list[int], list[int]]], seeds: list[int], disable_tqdm: bool
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihoods through the cache. Options of a question stay in one batch of requests,
+        where they share forward passes."""
+        settings = self.settings.likelihood(self.check_greedy)
+        todo = [
+            LikelihoodRequest(*map(tuple, self._fit(*pair)), seed)
+            for pair, seed in zip(pairs, seeds, strict=True)
+        ]
+        keys = [
+            request_key(self._fingerprint, "likelihood", r.context, r.target, r.seed) for r in todo
+        ]
+        missing = {k: r for k, r in zip(keys, todo, strict=True) if k not in self.cache.answers}
+        size = max(8, BATCHES_PER_SAVE * self.batch_size // settings.mc_num)
+        bar = _progress(len(todo), len(todo) - len(missing), "likelihood", disable_tqdm)
+        order = sorted(missing, key=lambda k: (-len(missing[k].context), missing[k].seed))
+        for chunk in _chunks(order, size, lambda k: missing[k].seed):
+            part = [missing[key] for key in chunk]
+            result = log_likelihoods(
+                self.model, part, settings, batch_size=self.batch_size, progress=bar.update
+            )
+            found = zip(chunk, result.values, result.greedy, strict=True)
+            answers = {key: [value, greedy] for key, value, greedy in found}
+            self.cache.add(answers, result.token_forwards, result.forwards)
+        bar.close()
+        return [(float(a), bool(b)) for a, b in (self.cache.answers[key] for key in keys)]
+
+    # generation
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The response to each request, up to the first stop string or end of text."""
+        settings = self.settings.decoding()
+        prompts, stops, keys, seeds = [], [], [], []
+        room = self.max_length - settings.gen_length
+        if room < 1:
+            raise SettingsError(
+                f"gen_length = {settings.gen_length} leaves no room for a prompt in the model's "
+                f"{self.max_length} tokens; choose a shorter gen_length"
+            )
+        repeats: Counter[tuple[object, ...]] = Counter()
+        for request in requests:
+            text, arguments = request.args
+            prompt = self._with_bos(self.tok_encode(text)) or [self.prefix_token_id]
+            self.truncated += len(prompt) > room
+            prompts.append(prompt[-room:])
+            stops.append(_stop_strings(arguments))
+            identity = (request.task_name, request.doc_id, request.idx, text)
+            seeds.append(derive_seed(self._seed_of(request), request.idx, repeats[identity]))
+            repeats[identity] += 1
+            parts = ("generation", prompts[-1], seeds[-1], stops[-1])
+            keys.append(request_key(self._fingerprint, *parts))
+        self._generate_missing(prompts, stops, keys, seeds, disable_tqdm)
+        found = zip(keys, stops, strict=True)
+        return [self._text(self.cache.answers[key], stop) for key, stop in found]
+
+    def _generate_missing(
+        self,
+        prompts: list[list[int]],
+        stops: list[tuple[str, ...]],
+        keys: list[str],
+        seeds: list[int],
+        disable_tqdm: bool,
+    ) -> None:
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal requests: once
+        missing = [i for key, i in first.items() if key not in self.cache.answers]
+        missing.sort(key=lambda i: (stops[i], -len(prompts[i]), i))
+        bar = _progress(len(first), len(first) - len(missing), "generation", disable_tqdm)
+        for chunk in _chunks(missing, 4 * self.batch_size, lambda i: i):
+            for stop in dict.fromkeys(stops[i] for i in chunk):
+                rows = [i for i in chunk if stops[i] == stop]
+                result = generate(
+                    self.model,
+                    [prompts[i] for i in rows],
+                    self.settings.decoding(),
+                    seeds=[seeds[i] for i in rows],
+                    batch_size=self.batch_size,
+                    finished=self._finished(stop),
+                    progress=bar.update,
+                )
+                answers = {keys[i]: ids for i, ids in zip(rows, result.tokens, strict=True)}
+                self.cache.add(answers, result.token_forwards, result.forwards)
+        bar.close()
+
+    def _finished(self, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
+        """Whether a response's beginning already decides its text, whatever follows."""
+
+        def finished(prefix: list[int]) -> bool:
+            if any(token in self._ends for token in prefix):
+                return True
+            return bool(stops) and is_decided(self._decode(prefix), stops)
+
+        return finished
+
+    def _text(self, ids: Sequence[int], stops: tuple[str, ...]) -> str:
+        end = next((i for i, token in enumerate(ids) if token in self._ends), len(ids))
+        return cut_at_stop(self._decode(ids[:end]), stops)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _end_tokens(self) -> frozenset[int]:
+        ends = {self.eot_token_id, self.model.config.pad_token_id}
+        if self.tokenizer.eos_token_id is not None:
+            ends.add(int(self.tokenizer.eos_token_id))
+        vocabulary = self.tokenizer.get_vocab()
+        ends |= {int(vocabulary[token]) for token in END_TOKENS if token in vocabulary}
+        return frozenset(ends)
+
+    def _seed_of(self, request: Instance) -> int:
+        """By task and item; by content where a request does not say which item it is about."""
+        if request.task_name is not None and request.doc_id is not None:
+            return derive_seed(self.seed, request.task_name, request.doc_id)
+        content = request.doc if request.doc else request.args[0]
+        return derive_seed(self.seed, json.dumps(content, sort_keys=True, default=str))
+
+
+def _stop_strings(arguments: dict[str, Any]) -> tuple[str, ...]:
+    until = arguments.get("until") or []
+    return tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)
+
+
+def _chunks(
+    items: Sequence[Item], size: int, group: Callable[[Item], object]
+) -> Iterator[list[Item]]:
+    """Consecutive runs of about `size` items that never separate neighbours of one group."""
+    chunk: list[Item] = []
+    for item in items:
+        if len(chunk) >= size and group(item) != group(chunk[-1]):
+            yield chunk
+            chunk = []
+        chunk.append(item)
+    if chunk:
+        yield chunk
+
+
+def _progress(total: int, done: int, name: str, disable: bool) -> "tqdm[Any]":
+    """A bar on a terminal, nothing in a log file."""
+    hidden = disable or not sys.stderr.isatty()
+    return tqdm(total=total, initial=done, desc=name, unit="request", disable=hidden, leave=False)

@@ -1,0 +1,96 @@
+"""Answers of the model that are already known, so that a killed cell goes on where it stopped.
+
+One file of JSON lines per run. A line is either an answer, `{"key": ..., "answer": ...}`, or the
+cost of a batch of them, `{"token_forwards": ..., "forwards": ...}`. The key is a hash of all that
+can change an answer: the model, the settings, the tokens and the seed.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+SAMPLED_VALUES = 4096  # per tensor; hashing every value of an 8B model would take minutes
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """A hash of a model's modules and of its weights and buffers, of large ones a regular sample.
+
+    Two models that differ by quantization, by seed or by training differ here; the text of the
+    modules tells apart models that quantize activations differently with the same weights.
+    """
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {tensor.device.type}".encode())
+        flat = tensor.detach().reshape(-1)
+        sample = flat[:: max(1, -(-flat.numel() // SAMPLED_VALUES))]
+        digest.update(sample.to("cpu", torch.float64).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def request_key(*parts: Any) -> str:
+    """A hash of JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class RequestCache:
+    """Answers by key, in memory and, where a path is given, on disk as they come in."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.answers: dict[str, Any] = {}
+        self.token_forwards = 0
+        self.forwards = 0
+        if path is not None and path.exists():
+            self._load(path)
+
+    def add(self, answers: Mapping[str, Any], token_forwards: int, forwards: int) -> None:
+        """Remember the answers of one batch and what they cost; on disk before returning."""
+        self.answers.update(answers)
+        self.token_forwards += token_forwards
+        self.forwards += forwards
+        if self.path is None:
+            return
+        lines = [json.dumps({"key": k, "answer": a}) for k, a in answers.items()]
+        lines.append(json.dumps({"token_forwards": token_forwards, "forwards": forwards}))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _load(self, path: Path) -> None:
+        """Read what is whole; cut a line off that a kill left half-written."""
+        text = path.read_bytes()
+        good = 0
+        for line in text.splitlines(keepends=True):
+            if not (line.endswith(b"\n") and self._read_line(line)):
+                break
+            good += len(line)
+        if good < len(text):
+            logger.warning(
+                "%s: %d bytes at the end are not readable (the run was probably killed while "
+                "writing); they are dropped and their requests computed again",
+                path,
+                len(text) - good,
+            )
+            os.truncate(path, good)
+
+    def _read_line(self, line: bytes) -> bool:
+        try:
+            entry = json.loads(line)
+            if "key" in entry:
+                self.answers[entry["key"]] = entry["answer"]
+            else:
+                self.token_forwards += int(entry["token_forwards"])
+                self.forwards += int(entry["forwards"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        return True

@@ -1,0 +1,118 @@
+"""Task definitions: lm-eval's packaged YAML for the official tasks, our own for the micro-world.
+
+Only the files that are asked for are parsed (lm-eval's own index takes 16 seconds). A task's
+prompts, filters and few-shot rules are those of its YAML; what is replaced is the source of the
+data (`data_root`), and the scoring of programs and of mc2, which lm-eval's code would do in our
+process or lose to underflow.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import lm_eval.tasks
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from dllmquant_exp.evaluation import scoring
+from dllmquant_exp.evaluation.settings import SettingsError
+
+PACKAGED = Path(lm_eval.tasks.__file__).parent
+OWN = Path(__file__).parent
+TaskConfigDict = dict[str, Any]
+
+# name of a task or group -> its file, or the pattern of its members' files, in lm-eval's package
+OFFICIAL = {
+    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "mmlu": "mmlu/default/mmlu_*.yaml",
+    "mmlu_generative": "mmlu/generative/mmlu_*.yaml",
+    "ceval-valid": "ceval/ceval-valid_*.yaml",
+    "humaneval": "humaneval/humaneval.yaml",
+    "humaneval_instruct": "humaneval/humaneval_instruct.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
+    "gsm8k_cot": "gsm8k/gsm8k-cot.yaml",
+}
+TAKE_FIRST = {"function": "take_first"}
+LETTER = {
+    "name": "letter",
+    "filter": [{"function": "custom", "filter_fn": scoring.extract_letters}, TAKE_FIRST],
+}
+
+
+def task_names() -> list[str]:
+    """Every task and group that `task_configs` knows."""
+    own = [path.stem for path in _own_files()]
+    return sorted({*OFFICIAL, *own})
+
+
+def task_configs(name: str) -> list[TaskConfigDict]:
+    """The lm-eval configurations of a task, or of every member of a group, in the group's order.
+
+    Raises:
+        SettingsError: for a name that is neither official nor ours.
+    """
+    return [dict(config) for config in _task_configs(name)]
+
+
+@lru_cache(maxsize=64)  # 57 subjects of MMLU take a second to parse
+def _task_configs(name: str) -> tuple[TaskConfigDict, ...]:
+    if name in OFFICIAL:
+        paths = sorted(PACKAGED.glob(OFFICIAL[name]))
+        if not paths:
+            raise SettingsError(f"lm-eval has no {OFFICIAL[name]}: install lm-eval 0.4.13 or later")
+        return tuple(_official(name, path) for path in paths)
+    for path in _own_files():
+        if path.stem == name:
+            return tuple(_own(path))
+    raise SettingsError(f"unknown task {name!r}; known: {', '.join(task_names())}")
+
+
+def _own_files() -> list[Path]:
+    """Our task and group files; a name that begins with _ is only there to be included."""
+    return sorted([*OWN.glob("official/[!_]*.yaml"), *OWN.glob("micro/[!_]*.yaml")])
+
+
+def _official(name: str, path: Path) -> TaskConfigDict:
+    # the functions of humaneval's YAML load a metric from the network when they are imported
+    program = name.startswith("humaneval")
+    config = load_yaml(path, resolve_func=not program)
+    if program:
+        score: Callable[..., Any] = scoring.score_program
+        if name == "humaneval_instruct":
+            score = scoring.score_chat_program
+        config |= _scored_by(score, "pass@1")
+        config |= {"filter_list": [{"name": "program", "filter": [TAKE_FIRST]}]}
+        config.pop("unsafe_code", None)  # it is not run in this process
+    if name == "truthfulqa_mc2":
+        config |= _scored_by(scoring.score_mc2, "mc2")
+    if name == "mmlu_generative":
+        config["filter_list"] = [*config["filter_list"], LETTER]
+    return _without_structure(config)
+
+
+def _scored_by(score: Callable[..., Any], metric: str) -> TaskConfigDict:
+    entry = {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+    return {"process_results": score, "metric_list": [entry]}
+
+
+def _own(path: Path) -> Iterator[TaskConfigDict]:
+    """A task file, or the members of a group file: names of files beside it, or inline tasks."""
+    config = load_yaml(path)
+    if isinstance(members := config.get("task"), list):
+        shared = {k: v for k, v in config.items() if k not in ("group", "task", "group_alias")}
+        shared.pop("aggregate_metric_list", None)
+        for member in members:
+            own = load_yaml(path.with_name(f"{member}.yaml")) if isinstance(member, str) else member
+            yield _without_structure({**shared, **own})
+        return
+    if "packaged" in config:
+        config = load_yaml(PACKAGED / config.pop("packaged")) | config
+    yield _without_structure(config)
+
+
+def _without_structure(config: TaskConfigDict) -> TaskConfigDict:
+    return {k: v for k, v in config.items() if k not in ("tag", "group", "task_list")}
