@@ -8,7 +8,7 @@ Symmetric grids in use for b bits (the numbers are for b = 4, m is the largest m
 
     full_range   scale 2m/15, integers -8..7   GPTQ reference, compressed-tensors; our default
     restricted   scale  m/7,  integers -7..7
-    max_over_7   scale  m/7,  integers -8..7   QuaRot, AWQ
+    max_over_7   scale  m/7,  integers -8..7   QuaRot, AWQ; -8 is reached only with clipping
 
 Asymmetric: integers 0..15, scale (max - min)/15, integer zero point; the range always contains 0,
 so that 0 is represented exactly. (The paper's Eq. 3 floors (X - z)/s with z = Xmin/s; this is the
