@@ -28,6 +28,8 @@ from dllmquant_exp.diffusion.sampling import (
     dream_logits,
     gumbel_argmax,
     most_confident,
+    row_generator,
+    uniform,
 )
 from dllmquant_exp.diffusion.schedule import Step, steps_of
 from dllmquant_exp.diffusion.settings import DecodingSettings, DiffusionError
@@ -162,7 +164,7 @@ class _Rows:
         blank = [config.mask_token_id] * settings.gen_length
         rows = [[*prompts[i], *blank] for i in indices]
         tokens, lengths = pad_rows(rows, config.pad_token_id, predictor.device)
-        generators = [torch.Generator().manual_seed(seeds[i]) for i in indices]
+        generators = [row_generator(seeds[i]) for i in indices]
         prompt_lengths = lengths - settings.gen_length
         return cls(
             tokens, prompt_lengths, settings.gen_length, config.mask_token_id, indices, generators
@@ -257,10 +259,9 @@ def _blind_choice(
     `random`: the `counts` largest numbers. `origin`: every number below the step's share.
     """
     sizes = masked.sum(1).tolist()
-    uniform = torch.cat(
-        [torch.rand(n, generator=g) for n, g in zip(sizes, generators, strict=True)]
-    ).to(masked.device)
-    scores = uniform.new_full(masked.shape, -torch.inf).masked_scatter(masked, uniform)
+    u = torch.cat([uniform(g, n) for n, g in zip(sizes, generators, strict=True)])
+    scores = u.new_full(masked.shape, -torch.inf, device=masked.device)
+    scores = scores.masked_scatter(masked, u.to(masked.device))
     if remasking == "random":
         return most_confident(scores, counts)
     return masked & (scores < step.share)

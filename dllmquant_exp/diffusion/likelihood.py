@@ -25,6 +25,8 @@ from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
 __all__ = ["LikelihoodRequest", "LikelihoodResult", "LikelihoodSettings", "log_likelihoods"]
 
+CPU = torch.device("cpu")  # estimates are summed there, in float64
+
 
 @dataclass(frozen=True)
 class LikelihoodRequest:
@@ -79,7 +81,7 @@ def log_likelihoods(
     for i, request in enumerate(requests):
         _check_request(i, request, config)
     predictor = Predictor(model, settings.guidance)
-    values = torch.zeros(len(requests), dtype=torch.float64)
+    values = torch.zeros(len(requests), dtype=torch.float64, device=CPU)
     done = 0
     for batch in batches(_masked_inputs(requests, settings, config), batch_size):
         _accumulate(predictor, batch, requests, values)
@@ -141,11 +143,8 @@ def _family_inputs(
     end = () if settings.estimator == "llada" else (config.eos_token_id,)
     samples: dict[int, list[tuple[tuple[int, ...], float]]] = {}
     for index in members:
-        context, target, seed = (
-            requests[index].context,
-            requests[index].target,
-            requests[index].seed,
-        )
+        request = requests[index]
+        context, target, seed = request.context, request.target, request.seed
         if seed not in samples:
             masks = draw_masks(settings, len(target), seed, first_visible=not context)
             samples[seed] = _weighted_positions(masks)
@@ -184,25 +183,26 @@ def _accumulate(
     rows = [(*item.context, *item.tail) for item in batch]
     tokens, lengths = pad_rows(rows, predictor.config.pad_token_id, device)
     prompt_lengths = torch.tensor([len(item.context) for item in batch], device=device)
-    asked = torch.zeros_like(tokens, dtype=torch.bool)
-    places: list[int] = []  # one entry per token read: its row of the logits, and so on
+    masks: list[tuple[int, int]] = []  # row and column of each mask, row-major: one logits row each
+    places: list[int] = []  # one entry per token read: which logits row, and so on
     targets: list[int] = []
     readers: list[int] = []
     weights: list[float] = []
-    first = 0
     for row, item in enumerate(batch):
-        asked[row, [len(item.context) + position for position in item.masked]] = True
+        first = len(masks)
+        masks += [(row, len(item.context) + position) for position in item.masked]
         for index, weight in item.weights.items():
             places += range(first, first + len(item.masked))
             targets += [requests[index].target[position] for position in item.masked]
             readers += [index] * len(item.masked)
             weights += [weight] * len(item.masked)
-        first += len(item.masked)
+    asked = torch.zeros_like(tokens, dtype=torch.bool)
+    asked[tuple(torch.tensor(masks, device=device).T)] = True
     logits = predictor(tokens, lengths, prompt_lengths, asked)
     place = torch.tensor(places, device=device)
     log_p = logits[place, torch.tensor(targets, device=device)] - logits.logsumexp(-1)[place]
-    weighted = torch.tensor(weights, dtype=torch.float64) * log_p.to("cpu", torch.float64)
-    values.index_add_(0, torch.tensor(readers), weighted)
+    weighted = torch.tensor(weights, dtype=torch.float64, device=CPU) * log_p.to(CPU, torch.float64)
+    values.index_add_(0, torch.tensor(readers, device=CPU), weighted)
 
 
 def _check_request(index: int, request: LikelihoodRequest, config: TransformerConfig) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dllmquant_exp.diffusion.sampling import row_generator, uniform
 from dllmquant_exp.diffusion.settings import LikelihoodSettings
 
 DREAM_LEAST_RATIO = 1e-3  # sampling_eps of Dream's published estimator
@@ -34,7 +35,7 @@ def draw_masks(
     first_visible: the target begins the sequence (its context is empty). Dream never masks the
     first position of a sequence, because nothing predicts it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = row_generator(seed)
     b, batches = settings.mc_batch_size, settings.mc_num // settings.mc_batch_size
     if settings.estimator == "llada":
         if length == 1:
@@ -47,7 +48,8 @@ def draw_masks(
 
 def whole(length: int) -> Masks:
     """Everything masked, once: exact for one token."""
-    return Masks(torch.ones(1, length, dtype=torch.bool), torch.ones(1, dtype=torch.float64))
+    everything = torch.ones((1, length), dtype=torch.bool, device="cpu")
+    return Masks(everything, torch.ones(1, dtype=torch.float64, device="cpu"))
 
 
 def llada_masks(length: int, b: int, batches: int, generator: torch.Generator) -> Masks:
@@ -60,11 +62,11 @@ def llada_masks(length: int, b: int, batches: int, generator: torch.Generator) -
     round up.
     """
     L = length
-    k = torch.randint(1, L + 1, (batches, 1), generator=generator)
-    i = torch.arange(b)
+    k = torch.randint(1, L + 1, (batches, 1), generator=generator, device="cpu")
+    i = torch.arange(b, device="cpu")
     rounded = (2 * i * L + b) // (2 * b)  # i L/b, halves up, in exact integers
     x = ((k + rounded - 1) % L + 1).reshape(-1)
-    rank = torch.rand((len(x), L), generator=generator, dtype=torch.float64).argsort(-1).argsort(-1)
+    rank = uniform(generator, len(x), L).argsort(-1).argsort(-1)
     return Masks(rank < x[:, None], L / x.to(torch.float64) / len(x))
 
 
@@ -75,11 +77,10 @@ def dream_masks(
 
     u0 ~ U[0, 1), t_i = (u0 + i/b) mod 1, p_i = .999 t_i + .001.
     """
-    u0 = torch.rand((batches, 1), generator=generator, dtype=torch.float64)
-    t = (u0 + torch.arange(b, dtype=torch.float64) / b) % 1
+    u0 = uniform(generator, batches, 1)
+    t = (u0 + torch.arange(b, dtype=torch.float64, device="cpu") / b) % 1
     p = ((1 - DREAM_LEAST_RATIO) * t + DREAM_LEAST_RATIO).reshape(-1)
-    uniform = torch.rand((len(p), length), generator=generator, dtype=torch.float64)
-    masked = uniform < p[:, None]
+    masked = uniform(generator, len(p), length) < p[:, None]
     if first_visible:
         masked[:, 0] = False
     return Masks(masked, 1 / p / len(p))

@@ -1,13 +1,23 @@
 """From logits to a token and a confidence, position by position.
 
 Pure functions on logits [n, vocab]. Random ones take the generator of the row that the positions
-belong to. Generators live on the CPU, so that the noise is the same on every device.
+belong to.
 """
 
 import torch
 from torch import Tensor
 
 from dllmquant_exp.diffusion.settings import DiffusionError
+
+
+def row_generator(seed: int) -> torch.Generator:
+    """The random numbers of one row or request. On the CPU: the same ones on every device."""
+    return torch.Generator(device="cpu").manual_seed(seed)
+
+
+def uniform(generator: torch.Generator, *shape: int) -> Tensor:
+    """Numbers from U[0, 1), float64, on the CPU."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def gumbel_argmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -17,16 +27,15 @@ def gumbel_argmax(logits: Tensor, temperature: float, generator: torch.Generator
     and keeps exp from overflowing.
     """
     wide = logits.to(torch.float64)
-    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
-    noise = (-uniform.to(logits.device).log()) ** temperature
+    u = uniform(generator, *logits.shape).to(logits.device)
+    noise = (-u.log()) ** temperature
     return ((wide - wide.amax(-1, keepdim=True)).exp() / noise).argmax(-1)
 
 
 def categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Dream's sampling: tokens [n] from softmax(logits), by one uniform number per position."""
     cumulative = logits.to(torch.float64).softmax(-1).cumsum(-1)
-    uniform = torch.rand((len(logits), 1), generator=generator, dtype=torch.float64)
-    target = uniform.to(logits.device) * cumulative[:, -1:]
+    target = uniform(generator, len(logits), 1).to(logits.device) * cumulative[:, -1:]
     # right=True: the first token whose cumulative probability exceeds the target, so never one
     # of probability zero
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)

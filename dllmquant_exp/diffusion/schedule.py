@@ -72,7 +72,7 @@ def transfer_counts(masks: int, steps: int) -> list[int]:
 
 def dream_steps(gen_length: int, steps: int) -> list[Step]:
     """One block; the share 1 - s/t of each step in float32, and everything in the last."""
-    time = torch.linspace(1, DREAM_LAST_TIME, steps + 1, dtype=torch.float32)
+    time = torch.linspace(1, DREAM_LAST_TIME, steps + 1, dtype=torch.float32, device="cpu")
     shares = (1 - time[1:] / time[:-1]).tolist()
     shares[-1] = 1.0
     return [Step(reach=gen_length, share=share) for share in shares]

@@ -77,7 +77,7 @@ def reference_llada(model: Any, prompt: list[int], s: DecodingSettings, seed: in
             masks = [i for i in range(start, end) if x[i] == MASK]
             logits = all_logits(model, x, start, s)
             if s.remasking == "random":
-                u = torch.rand(len(masks), generator=generator).tolist()
+                u = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
                 masks = sorted(leftmost_top(dict(zip(masks, u, strict=True)), k))
             elif k == 0:
                 masks = []
@@ -138,7 +138,7 @@ def reference_dream(model: Any, prompt: list[int], s: DecodingSettings, seed: in
         k = int(len(masks) * share)
         logits = all_logits(model, x, start, s)
         if s.remasking == "origin":
-            u = torch.rand(len(masks), generator=generator).tolist()
+            u = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
             masks = [i for i, v in zip(masks, u, strict=True) if v < share]
             k = len(masks)
         elif k == 0:
@@ -184,8 +184,8 @@ def test_agrees_with_the_plain_loop(
 ) -> None:
     """Without end-of-text in the way, every token of every row is the reference's."""
     model = tiny_model(architecture, seed=1, eos_logit=-50.0)
-    prompts = random_prompts(5, seed=2)
-    out = generate(model, prompts, settings, seeds=range(5), batch_size=3)
+    prompts = random_prompts(4, seed=2)
+    out = generate(model, prompts, settings, seeds=range(4), batch_size=3)
     for i, prompt in enumerate(prompts):
         assert out.tokens[i] == reference(model, prompt, settings, i)[-1]
         assert MASK not in out.tokens[i]
@@ -196,8 +196,8 @@ def test_early_stop_changes_nothing_up_to_the_first_end_of_text(
     architecture: str, settings: DecodingSettings, tiny_model: Any, random_prompts: Any
 ) -> None:
     model = tiny_model(architecture, seed=3, eos_logit=6.0)
-    prompts = random_prompts(6, seed=4)
-    out = generate(model, prompts, settings, seeds=range(6), batch_size=4)
+    prompts = random_prompts(4, seed=4)
+    out = generate(model, prompts, settings, seeds=range(4), batch_size=3)
     expected = [reference(model, prompt, settings, i)[-1] for i, prompt in enumerate(prompts)]
     for got, full in zip(out.tokens, expected, strict=True):
         assert len(got) == settings.gen_length
@@ -210,11 +210,10 @@ def test_a_row_does_not_depend_on_its_batch(
     architecture: str, settings: DecodingSettings, tiny_model: Any, random_prompts: Any
 ) -> None:
     model = tiny_model(architecture, seed=5, eos_logit=4.0)
-    prompts, seeds = random_prompts(7, seed=6), [11, 5, 5, 8, 1, 0, 2**63]
+    prompts, seeds = random_prompts(5, seed=6), [11, 5, 5, 0, 2**63]
     alone = generate(model, prompts, settings, seeds=seeds, batch_size=1)
-    for batch_size in (3, 32):
-        assert generate(model, prompts, settings, seeds=seeds, batch_size=batch_size) == alone
-    backwards = generate(model, prompts[::-1], settings, seeds=seeds[::-1], batch_size=4)
+    assert generate(model, prompts, settings, seeds=seeds, batch_size=32) == alone
+    backwards = generate(model, prompts[::-1], settings, seeds=seeds[::-1], batch_size=3)
     assert backwards.tokens == alone.tokens[::-1]
 
 
@@ -407,3 +406,23 @@ def test_a_broken_model_is_reported_not_decoded(tiny_model: Any) -> None:
     model.blocks[1].down_proj.weight[3, 5] = float("nan")
     with pytest.raises(DiffusionError, match="NaN or infinite logits"):
         generate(model, [[1, 2]], LLADA["one_block"], seeds=[0], batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("llada", LLADA["guided"]),
+        ("llada", LLADA["warm_random_guided"]),
+        ("dream", DREAM["origin_warm"]),
+        ("dream", DREAM["entropy_warm"]),
+    ],
+)
+def test_every_tensor_is_made_where_the_model_is(
+    architecture: str, settings: DecodingSettings, tiny_model: Any
+) -> None:
+    """A tensor made on the default device would not mix with the model's; on a GPU likewise."""
+    model = tiny_model(architecture, seed=3, eos_logit=4.0)
+    expected = generate(model, [[1, 2], [3]], settings, seeds=[0, 1], batch_size=2)
+    with torch.device("meta"):
+        again = generate(model, [[1, 2], [3]], settings, seeds=[0, 1], batch_size=2)
+    assert again == expected
