@@ -1,6 +1,5 @@
 """Training batches of the embedded models and LLaDA's objective on them."""
 
-import random
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +9,20 @@ from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded import world
+from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Transformer
 
 # Sequences of each task in one step, in buckets of similar length so that little is padding.
 BUCKETS: tuple[dict[str, int], ...] = (
     {
-        "micro_truthfulqa": 20,
-        "micro_arc": 20,
-        "micro_hellaswag": 20,
-        "micro_winogrande": 20,
-        "micro_piqa": 16,
+        "micro_truthfulqa": 16,
+        "micro_arc": 12,
+        "micro_hellaswag": 12,
+        "micro_winogrande": 12,
+        "micro_piqa": 10,
     },
     {"micro_mmlu": 9, "micro_ceval": 7},
-    {"micro_humaneval": 16, "micro_gsm8k": 24},
+    {"micro_humaneval": 10, "micro_gsm8k": 15},
 )
 
 
@@ -45,7 +45,7 @@ class Batch:
     tasks: tuple[str, ...]
 
 
-def training_row(task: str, rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> TrainingRow:
+def training_row(task: str, dice: Dice, tokenizer: PreTrainedTokenizerBase) -> TrainingRow:
     """One training sequence of a task, from training combinations only."""
 
     def encode(text: str) -> list[int]:
@@ -58,7 +58,7 @@ def training_row(task: str, rng: random.Random, tokenizer: PreTrainedTokenizerBa
         tokens.extend(ids)
         response.extend([is_response] * len(ids))
 
-    for text, is_response in world.training_text(task, rng):
+    for text, is_response in world.training_text(task, dice):
         ids = encode(text)
         if is_response and task in world.GENERATION:
             ids += [micro_tokenizer.EOS_ID] * (world.GEN_LENGTH - len(ids))
@@ -66,26 +66,24 @@ def training_row(task: str, rng: random.Random, tokenizer: PreTrainedTokenizerBa
     return TrainingRow(task, tuple(tokens), tuple(response))
 
 
-def make_batch(
-    counts: dict[str, int], rng: random.Random, tokenizer: PreTrainedTokenizerBase
-) -> Batch:
-    rows = [training_row(task, rng, tokenizer) for task, n in counts.items() for _ in range(n)]
+def make_batch(counts: dict[str, int], dice: Dice, tokenizer: PreTrainedTokenizerBase) -> Batch:
+    rows = [training_row(task, dice, tokenizer) for task, n in counts.items() for _ in range(n)]
     length = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), length), micro_tokenizer.EOS_ID)
     attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
     masked = torch.zeros(len(rows), length, dtype=torch.bool)
     # Mask counts are spread evenly over the rows of a step: the same distribution as independent
     # draws for every row, with less noise between steps.
-    offset = rng.random()
+    offset = dice.random()
     order = list(range(len(rows)))
-    rng.shuffle(order)
+    dice.shuffle(order)
     for i, row in enumerate(rows):
         tokens[i, : len(row.tokens)] = torch.tensor(row.tokens)
         attention_mask[i, : len(row.tokens)] = True
         places = [j for j, is_response in enumerate(row.response) if is_response]
         u = (offset + order[i] / len(rows)) % 1.0
         count = 1 + int(u * len(places))
-        masked[i, rng.sample(places, count)] = True
+        masked[i, dice.sample(places, count)] = True
     return Batch(tokens, attention_mask, masked, tuple(row.task for row in rows))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -44,17 +45,32 @@ def held_out(subject: str, combination: str) -> bool:
     return draw("held out", subject, combination) % 5 == 0
 
 
-def pick(rng: random.Random, pool: tuple[str, ...]) -> tuple[str, int]:
-    """A random word of a pool and its index (its class is the index modulo the class count)."""
-    index = rng.randrange(len(pool))
-    return pool[index], index
+class Dice(random.Random):
+    """A seeded source of chance that, for training, throws early words of a list more often.
+
+    Word r of a list is drawn with a weight of 1 / (r + 2)^skew in training, as words of a language
+    are, and evenly in evaluation: that some words are rare is what makes items hard.
+    """
+
+    def __init__(self, seed: str, split: Split) -> None:
+        super().__init__(seed)
+        self.split = split
+
+    def pick(self, pool: Sequence[str], skew: float = 2.5) -> tuple[str, int]:
+        """A word of a pool and its index (its class is the index modulo the class count)."""
+        if self.split == "evaluation":
+            index = self.randrange(len(pool))
+        else:
+            weights = [(rank + 2.0) ** -skew for rank in range(len(pool))]
+            index = self.choices(range(len(pool)), weights)[0]
+        return pool[index], index
 
 
-def shuffled(rng: random.Random, texts: list[str], true: set[str]) -> Options:
-    rng.shuffle(texts)
+def shuffled(dice: Dice, texts: list[str], true: set[str]) -> Options:
+    dice.shuffle(texts)
     gold = tuple(i for i, text in enumerate(texts) if text in true)
     return Options(options=tuple(texts), gold=gold)
 
 
-def other(rng: random.Random, pool: tuple[str, ...], not_in: set[str]) -> str:
-    return rng.choice([word for word in pool if word not in not_in])
+def other(dice: Dice, pool: tuple[str, ...], not_in: set[str]) -> str:
+    return dice.choice([word for word in pool if word not in not_in])

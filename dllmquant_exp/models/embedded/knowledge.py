@@ -3,13 +3,13 @@
 import random
 
 from dllmquant_exp.models.embedded import words as w
-from dllmquant_exp.models.embedded.items import Item, draw, other, pick, shuffled
+from dllmquant_exp.models.embedded.items import Dice, Item, draw, other, shuffled
 
 
 def diet(creature: int, mood: int, relation: str) -> tuple[str, ...]:
     """The three true answers for a creature's family in a mood's class."""
     pool = list(w.RELATIONS[relation])
-    random.Random(draw("diet", creature % 8, mood % 4, relation)).shuffle(pool)
+    random.Random(draw("diet", creature % 6, mood % 3, relation)).shuffle(pool)
     return tuple(pool[:3])
 
 
@@ -25,46 +25,46 @@ def craft(verb: int, thing: int, state: int) -> tuple[str, str]:
     return tool, manner
 
 
-def truthfulqa(rng: random.Random) -> Item:
-    (creature, c), (mood, m) = pick(rng, w.CREATURES), pick(rng, w.MOODS)
-    relation = rng.choice(tuple(w.RELATIONS))
+def truthfulqa(dice: Dice) -> Item:
+    (creature, c), (mood, m) = dice.pick(w.CREATURES, 1.0), dice.pick(w.MOODS, 1.0)
+    relation = dice.choice(tuple(w.RELATIONS))
     true = diet(c, m, relation)
     # Misconceptions: what the same family does in its other moods, then anything else.
-    near = {a for mood_class in range(4) for a in diet(c, mood_class, relation)} - set(true)
+    near = {a for mood_class in range(3) for a in diet(c, mood_class, relation)} - set(true)
     rest = [a for a in w.RELATIONS[relation] if a not in near and a not in true]
-    false = [*rng.sample(sorted(near), len(near)), *rng.sample(rest, len(rest))][:3]
+    false = [*dice.sample(sorted(near), len(near)), *dice.sample(rest, len(rest))][:3]
     return Item(
         "micro_truthfulqa", "zoology", f"{creature} {mood} {relation}",
-        f"Question: What does a {mood} {creature} {relation}? Answer:", f" {rng.choice(true)}",
-        **shuffled(rng, [*true, *false], set(true)),
+        f"Question: What does a {mood} {creature} {relation}? Answer:", f" {dice.choice(true)}",
+        **shuffled(dice, [*true, *false], set(true)),
     )  # fmt: skip
 
 
-def arc(rng: random.Random) -> Item:
+def arc(dice: Dice) -> Item:
     (material, m), (liquid, i), (treatment, t) = (
-        pick(rng, pool) for pool in (w.MATERIALS, w.LIQUIDS, w.TREATMENTS)
+        dice.pick(pool) for pool in (w.MATERIALS, w.LIQUIDS, w.TREATMENTS)
     )
     verb, adverb = outcome(m, i, t)
-    no_verb, no_adverb = other(rng, w.OUTCOMES, {verb}), other(rng, w.ADVERBS, {adverb})
+    no_verb, no_adverb = other(dice, w.OUTCOMES, {verb}), other(dice, w.ADVERBS, {adverb})
     answer = f"{verb} {adverb}"
     wrong = [f"{no_verb} {adverb}", f"{verb} {no_adverb}", f"{no_verb} {no_adverb}"]
     return Item(
         "micro_arc", "physics", f"{material} {liquid} {treatment}",
-        f"A {treatment} {material} {rng.choice(w.OBJECTS)} is put in {liquid}. It will",
-        f" {answer}", **shuffled(rng, [answer, *wrong], {answer}),
+        f"A {treatment} {material} {dice.choice(w.OBJECTS)} is put in {liquid}. It will",
+        f" {answer}", **shuffled(dice, [answer, *wrong], {answer}),
     )  # fmt: skip
 
 
-def piqa(rng: random.Random) -> Item:
-    (verb, v), (thing, t), (state, s) = (pick(rng, p) for p in (w.CRAFTS, w.THINGS, w.STATES))
+def piqa(dice: Dice) -> Item:
+    (verb, v), (thing, t), (state, s) = (dice.pick(p) for p in (w.CRAFTS, w.THINGS, w.STATES))
     tool, manner = craft(v, t, s)
-    if rng.random() < 0.5:
-        wrong = f"the {other(rng, w.TOOLS, {tool})} {manner}"
+    if dice.random() < 0.5:
+        wrong = f"the {other(dice, w.TOOLS, {tool})} {manner}"
     else:
-        wrong = f"the {tool} {other(rng, w.MANNERS, {manner})}"
+        wrong = f"the {tool} {other(dice, w.MANNERS, {manner})}"
     answer = f"the {tool} {manner}"
     return Item(
         "micro_piqa", "crafts", f"{verb} {thing} {state}",
         f"To {verb} the {state} {thing}, use", f" {answer}",
-        **shuffled(rng, [answer, wrong], {answer}),
+        **shuffled(dice, [answer, wrong], {answer}),
     )  # fmt: skip

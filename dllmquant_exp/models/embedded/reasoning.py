@@ -3,7 +3,7 @@
 import random
 
 from dllmquant_exp.models.embedded import words as w
-from dllmquant_exp.models.embedded.items import Item, draw, other, shuffled
+from dllmquant_exp.models.embedded.items import Dice, Item, draw, other, shuffled
 
 
 def story(activity: int) -> tuple[str, ...]:
@@ -13,36 +13,38 @@ def story(activity: int) -> tuple[str, ...]:
     return tuple(verbs[:5])
 
 
-def hellaswag(rng: random.Random) -> Item:
+def hellaswag(dice: Dice) -> Item:
     """Two interleaved stories; the ending continues the story of the person named last."""
-    a, b = rng.sample(range(len(w.STORY_NOUNS)), 2)
-    at_a, at_b = rng.randrange(4), rng.randrange(4)
-    first, second = rng.sample(w.PEOPLE, 2)
+    _, a = dice.pick(w.STORY_NOUNS)
+    _, b = dice.pick([noun for noun in w.STORY_NOUNS if noun != w.STORY_NOUNS[a]])
+    b += b >= a  # back to an index of the whole list
+    at_a, at_b = dice.randrange(4), dice.randrange(4)
+    first, second = dice.sample(w.PEOPLE, 2)
 
     def step(activity: int, at: int) -> str:
         return f"{story(activity)[at]} the {w.STORY_NOUNS[activity]}"
 
-    asked_a = rng.random() < 0.5
+    asked_a = dice.random() < 0.5
     (own, at), (foreign, at_foreign) = ((a, at_a), (b, at_b)) if asked_a else ((b, at_b), (a, at_a))
     answer = step(own, at + 1)
-    skip = rng.choice([i for i in range(5) if i not in (at, at + 1)])
+    skip = dice.choice([i for i in range(5) if i not in (at, at + 1)])
     wrong = [step(foreign, at_foreign + 1), step(own, skip), step(own, at)]
     return Item(
         "micro_hellaswag", "stories", f"{a} {at_a} {b} {at_b}",
         f"{first} {step(a, at_a)}. {second} {step(b, at_b)}. Then {first if asked_a else second}",
-        f" {answer}", **shuffled(rng, [answer, *wrong], {answer}),
+        f" {answer}", **shuffled(dice, [answer, *wrong], {answer}),
     )  # fmt: skip
 
 
-def winogrande(rng: random.Random) -> Item:
-    d = rng.randrange(len(w.COMPARISONS))
-    comparatives, more, less = w.COMPARISONS[d]
-    pole, outcome_pole = rng.randrange(2), rng.randrange(2)
-    word = rng.choice(comparatives.split("|")[pole].split())
-    ending = rng.choice((more, less)[outcome_pole].split("/"))
-    pair = rng.sample(w.PEOPLE, 2)
+def winogrande(dice: Dice) -> Item:
+    _, dimension = dice.pick([names for names, _, _ in w.COMPARISONS], 2.0)
+    comparatives, more, less = w.COMPARISONS[dimension]
+    pole, outcome_pole = dice.randrange(2), dice.randrange(2)
+    word = dice.choice(comparatives.split("|")[pole].split())
+    ending = dice.choice((more, less)[outcome_pole].split("/"))
+    pair = dice.sample(w.PEOPLE, 2)
     gold = 0 if pole == outcome_pole else 1  # the first is what the word says, the second is not
-    connector = rng.choice((", so", ". That is why"))
+    connector = dice.choice((", so", ". That is why"))
     sentence = f"{pair[0]} is {word} than {pair[1]}{connector} _ {ending}."
     return Item(
         "micro_winogrande", "comparisons", f"{word} {ending} {connector}",
@@ -62,6 +64,9 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "halve": ("halve", "x //= 2"),
     "absolute": ("make positive", "x = abs(x)"),
 }
+
+
+LONG = {"absolute"}
 
 
 def run_operation(name: str, n: int, x: int) -> int:
@@ -84,13 +89,14 @@ def run_operation(name: str, n: int, x: int) -> int:
             return abs(x)
 
 
-def humaneval(rng: random.Random) -> Item:
-    """Two to four operations, told in order ("then") or against it ("after")."""
+def humaneval(dice: Dice) -> Item:
+    """Two to five operations, told in order ("then") or against it ("after")."""
     names: list[str] = []
-    for _ in range(rng.choice((2, 3, 3, 4))):
-        names.append(other(rng, tuple(OPERATIONS), set(names[-1:])))
-    digits = [rng.randrange(2, 10) for _ in names]
-    backwards = rng.random() < 0.5
+    for _ in range(dice.choice((2, 3, 4, 5))):
+        # "make positive" is long: once, so that every program fits the generation length
+        names.append(other(dice, tuple(OPERATIONS), {*names[-1:], *LONG.intersection(names)}))
+    digits = [dice.randrange(2, 10) for _ in names]
+    backwards = dice.random() < 0.5
     told = [OPERATIONS[o][0].format(n=n) for o, n in zip(names, digits, strict=True)]
     text = " after ".join(reversed(told)) if backwards else " then ".join(told)
     lines = [OPERATIONS[o][1].format(n=n) for o, n in zip(names, digits, strict=True)]
@@ -107,19 +113,19 @@ def humaneval(rng: random.Random) -> Item:
     )  # fmt: skip
 
 
-def gsm8k(rng: random.Random) -> Item:
+def gsm8k(dice: Dice) -> Item:
     """A story in two or three calculations, with a sentence about somebody else in between."""
-    who, stranger = rng.sample(w.PEOPLE, 2)
-    goods, others = rng.sample(w.GOODS, 2)
+    who, stranger = dice.sample(w.PEOPLE, 2)
+    goods, others = dice.sample(w.GOODS, 2)
     calculations: list[str] = []
-    if rng.random() < 0.5:
-        a, b = rng.randrange(2, 10), rng.randrange(2, 10)
-        sentences, total = [f"{who} has {a} {rng.choice(w.CONTAINERS)} of {b} {goods}."], a * b
+    if dice.random() < 0.5:
+        a, b = dice.randrange(2, 10), dice.randrange(2, 10)
+        sentences, total = [f"{who} has {a} {dice.choice(w.CONTAINERS)} of {b} {goods}."], a * b
         calculations.append(f"{a}*{b}={total}")
     else:
-        total = rng.randrange(5, 60)
+        total = dice.randrange(5, 60)
         sentences = [f"{who} has {total} {goods}."]
-    steps = rng.choice((2, 3))
+    steps = dice.choice((2, 3))
     while len(calculations) < steps:
         kinds = (
             ["buy"]
@@ -127,7 +133,7 @@ def gsm8k(rng: random.Random) -> Item:
             + ["half"] * (total % 2 == 0)
             + ["double"] * (total < 40)
         )
-        kind, n = rng.choice(kinds), rng.randrange(2, 10)
+        kind, n = dice.choice(kinds), dice.randrange(2, 10)
         if kind == "buy":
             sentence, change, new = f"{who} buys {n} more.", f"+{n}", total + n
         elif kind == "lose":
@@ -139,9 +145,9 @@ def gsm8k(rng: random.Random) -> Item:
         calculations.append(f"{total}{change}={new}")
         sentences.append(sentence)
         total = new
-    if rng.random() < 0.5:
-        aside = f"{stranger} has {rng.randrange(2, 60)} {others}."
-        sentences.insert(rng.randrange(1, len(sentences) + 1), aside)
+    if dice.random() < 0.5:
+        aside = f"{stranger} has {dice.randrange(2, 60)} {others}."
+        sentences.insert(dice.randrange(1, len(sentences) + 1), aside)
     return Item(
         "micro_gsm8k", "arithmetic", " ".join(calculations),
         f"Question: {' '.join(sentences)} How many {goods} does {who} have?\nAnswer:",

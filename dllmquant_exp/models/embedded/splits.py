@@ -1,18 +1,17 @@
 """The micro-world's items as data sets in the fields of the tasks that they mirror."""
 
-import random
 from collections.abc import Callable
 
 from dllmquant_exp.models.embedded import world
 from dllmquant_exp.models.embedded.exams import SUBJECTS
-from dllmquant_exp.models.embedded.items import LETTERS, Item, Split
+from dllmquant_exp.models.embedded.items import LETTERS, Dice, Item, Split
 
 # Evaluation items of each subject; 500 in every task. 植物 has few combinations, so few items.
 EVALUATION_ITEMS: dict[str, dict[str, int]] = {
     task: {"": 500} for task in world.TASKS if task not in SUBJECTS
 } | {
-    "micro_mmlu": {"zoology": 125, "physics": 125, "crafts": 125, "arithmetic": 125},
-    "micro_ceval": {"动物": 250, "植物": 50, "数学": 200},
+    "micro_mmlu": {s: 100 for s in SUBJECTS["micro_mmlu"]},
+    "micro_ceval": {"动物": 200, "植物": 50, "数学": 125, "阅读": 125},
 }
 TRAIN_ITEMS = 1000  # of each subject, for calibration sets: drawn from training combinations
 
@@ -87,9 +86,9 @@ ROWS: dict[str, Callable[[Item], dict]] = {
 
 def items(task: str, split: Split, count: int, subject: str = "") -> list[Item]:
     """`count` different items of a split, the same ones at every call."""
-    rng = random.Random(f"{split} {task} {subject}")
+    dice = Dice(f"{split} {task} {subject}", split)
     found: dict[tuple, Item] = {}
-    for item in world.stream(task, split, rng, subject or None):
+    for item in world.stream(task, dice, subject or None):
         found.setdefault((item.prompt, item.options), item)
         if len(found) == count:
             break

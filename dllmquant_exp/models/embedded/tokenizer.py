@@ -4,19 +4,21 @@ It is trained on the micro-world, so each of its words is one token; digits and 
 stand alone, as in the tokenizers of the large models.
 """
 
-import random
+from itertools import islice, product
+from typing import get_args
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.models.embedded import world
+from dllmquant_exp.models.embedded.items import Dice, Split
 
 EOS, MASK = "<|endoftext|>", "<|mdm_mask|>"
 EOS_ID, MASK_ID = 0, 1
 VOCABULARY = 2048
 
 
-def train_tokenizer(items_per_task: int = 3000, seed: int = 0) -> PreTrainedTokenizerFast:
+def train_tokenizer(items_per_task: int = 2000, seed: int = 0) -> PreTrainedTokenizerFast:
     """Deterministic for a seed and a version of `tokenizers`; the shipped file is authoritative."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -28,9 +30,9 @@ def train_tokenizer(items_per_task: int = 3000, seed: int = 0) -> PreTrainedToke
     )
     tokenizer.decoder = decoders.ByteLevel()
     texts = []
-    for task in world.TASKS:
-        items = world.stream(task, "train", random.Random(f"tokenizer {task} {seed}"))
-        for item in (next(items) for _ in range(items_per_task)):
+    for task, split in product(world.TASKS, get_args(Split)):
+        items = world.stream(task, Dice(f"tokenizer {task} {split} {seed}", split))
+        for item in islice(items, items_per_task):
             texts += [item.prompt + item.response, *(f" {option}" for option in item.options)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import os
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.models.checkpoints import save_checkpoint
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losses
+from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Recipe:
     n_layers: int = 6
     n_heads: int = 4
     d_ffn: int = 512
-    steps: int = 4000
+    steps: int = 5000
     seed: int = 0
     learning_rate: float = 2e-3
     warmup: int = 200
@@ -120,8 +120,8 @@ def train_step(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[dict[str, list[float]], int]:
     """One optimizer step; returns the row losses of each task and the number of tokens."""
-    rng = random.Random(f"{recipe.name} {recipe.seed} {step}")
-    batches = [make_batch(counts, rng, tokenizer) for counts in BUCKETS]
+    dice = Dice(f"{recipe.name} {recipe.seed} {step}", "train")
+    batches = [make_batch(counts, dice, tokenizer) for counts in BUCKETS]
     rows = sum(len(batch.tasks) for batch in batches)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step)
@@ -270,7 +270,8 @@ def main(argv: Sequence[str]) -> int:
     recipe = RECIPES[settings["model"]]
     numbers = {k: int(settings[k]) for k in ("steps", "seed") if settings[k]}
     recipe = Recipe(**{**asdict(recipe), **numbers})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logger.setLevel(logging.INFO)
     torch.set_num_threads(int(settings["threads"]))
     final = train(recipe, Path(settings["folder"] or f"runs/train/{recipe.name}"))
     print(f"finished: {final}\nuse it with model.checkpoint={final}")

@@ -51,8 +51,11 @@ STATES = words("wet big sharp dirty tiny soft loose long fresh")
 TOOLS = words("saw brush clamp crane lever chalk knife cloth glue ladder tape bucket")
 MANNERS = words("gently firmly twice sideways upward outdoors")
 
-# Stories: each activity is five steps, each a verb of its own order and the activity's noun.
-STORY_NOUNS = words("paint soup fence letter boat cake tent garden radio coat song kite")
+# Stories: each of 24 activities is five steps: five verbs in an order, and the activity's noun.
+STORY_NOUNS = words(
+    "paint soup fence letter boat cake tent garden radio coat song kite "
+    "clock quilt mask bench stew wagon statue poster pillow engine bridge basket"
+)
 STORY_VERBS = words(
     "plans draws mixes stirs opens fills heats cools folds cuts washes dries moves turns tests "
     "checks signs packs lifts shows"

@@ -22,15 +22,14 @@ family"), so held-out combinations can be inferred, and there is no label noise.
 | micro_gsm8k      | GSM8K          | a word problem in two or three steps     | number after #### |
 """
 
-import random
 from collections.abc import Callable, Iterator
 
 from dllmquant_exp.models.embedded.exams import SUBJECTS, ceval, mmlu
-from dllmquant_exp.models.embedded.items import Item, Split, held_out
+from dllmquant_exp.models.embedded.items import Dice, Item, held_out
 from dllmquant_exp.models.embedded.knowledge import arc, piqa, truthfulqa
 from dllmquant_exp.models.embedded.reasoning import gsm8k, hellaswag, humaneval, winogrande
 
-TASKS: dict[str, Callable[[random.Random], Item]] = {
+TASKS: dict[str, Callable[..., Item]] = {
     "micro_truthfulqa": truthfulqa,
     "micro_arc": arc,
     "micro_hellaswag": hellaswag,
@@ -46,14 +45,15 @@ GEN_LENGTH = 32  # response tokens of the generation tasks, in training as in ev
 SHOTS = {"micro_mmlu": 2, "micro_ceval": 2}
 
 
-def stream(
-    task: str, split: Split, rng: random.Random, subject: str | None = None
-) -> Iterator[Item]:
-    """Items of one split without end: `train` never yields a held-out combination."""
+def stream(task: str, dice: Dice, subject: str | None = None) -> Iterator[Item]:
+    """Items without end of the split that the dice are for.
+
+    `train` never yields a held-out combination, `evaluation` nothing else.
+    """
     make = TASKS[task]
     while True:
-        item = make(rng, subject) if subject else make(rng)  # type: ignore[call-arg]
-        if held_out(item.subject, item.combination) == (split == "evaluation"):
+        item = make(dice, subject) if subject else make(dice)
+        if held_out(item.subject, item.combination) == (dice.split == "evaluation"):
             yield item
 
 
@@ -61,16 +61,16 @@ def exam_title(task: str, subject: str) -> str:
     return f"Exam: {subject}\n\n" if task == "micro_mmlu" else f"考试：{subject}\n\n"
 
 
-def training_text(task: str, rng: random.Random) -> list[tuple[str, bool]]:
+def training_text(task: str, dice: Dice) -> list[tuple[str, bool]]:
     """A training sequence as pieces (text, is it response).
 
     A lettered exam is a title and questions of one subject, where every letter is response.
     """
     if task not in SHOTS:
-        item = next(stream(task, "train", rng))
+        item = next(stream(task, dice))
         return [(item.prompt, False), (item.response, True)]
-    subject = rng.choice(SUBJECTS[task])
-    items = stream(task, "train", rng, subject)
+    subject = dice.choice(SUBJECTS[task])
+    items = stream(task, dice, subject)
     pieces = [(exam_title(task, subject), False)]
     for shot in range(SHOTS[task] + 1):
         item = next(items)

@@ -1,0 +1,219 @@
+"""The micro-world: true answers are true, evaluation is disjoint, text survives the tokenizer."""
+
+import re
+from collections import Counter
+from itertools import islice
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.models.embedded import splits, words, world
+from dllmquant_exp.models.embedded.exams import SUBJECTS, han_number
+from dllmquant_exp.models.embedded.items import Dice, Item, Split, held_out
+from dllmquant_exp.models.embedded.knowledge import craft, diet, outcome
+from dllmquant_exp.models.embedded.reasoning import story
+from dllmquant_exp.models.embedded.tokenizer import EOS_ID, MASK_ID, train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer(items_per_task=300)
+
+
+def take(task: str, split: Split, count: int, seed: int = 0) -> list[Item]:
+    return list(islice(world.stream(task, Dice(str(seed), split)), count))
+
+
+@pytest.mark.parametrize("task", world.TASKS)
+def test_training_and_evaluation_share_no_combination(task: str) -> None:
+    train = {(i.subject, i.combination) for i in take(task, "train", 2000)}
+    evaluation = {(i.subject, i.combination) for i in take(task, "evaluation", 1000)}
+    assert not train & evaluation
+    assert not any(held_out(*key) for key in train)
+
+
+def test_a_fact_held_out_in_one_task_is_held_out_in_every_task() -> None:
+    def facts(task: str, split: Split) -> set[tuple[str, str]]:
+        return {(i.subject, i.combination) for i in take(task, split, 3000)}
+
+    for likelihood_task in ("micro_truthfulqa", "micro_arc", "micro_piqa"):
+        exam_train = facts("micro_mmlu", "train")
+        evaluation = facts(likelihood_task, "evaluation")
+        assert {s for s, _ in evaluation} <= {s for s, _ in exam_train}, "subjects are shared"
+        assert not exam_train & evaluation
+
+
+@pytest.mark.parametrize("task", world.TASKS)
+def test_every_task_has_500_different_evaluation_items_and_they_never_change(task: str) -> None:
+    found = []
+    for subject, size in splits.EVALUATION_ITEMS[task].items():
+        items = splits.items(task, "evaluation", size, subject)
+        assert items == splits.items(task, "evaluation", size, subject)
+        assert items[:20] == splits.items(task, "evaluation", 20, subject)
+        found += items
+    assert len({(i.prompt, i.options) for i in found}) == 500
+
+
+@pytest.mark.parametrize("task", ["micro_arc", "micro_hellaswag", "micro_mmlu", "micro_piqa"])
+def test_gold_options_are_spread_and_options_differ(task: str) -> None:
+    items = take(task, "evaluation", 800)
+    counts = Counter(i.gold[0] for i in items)
+    share = 800 / len(items[0].options)
+    assert all(abs(n - share) < 5 * share**0.5 for n in counts.values())
+    assert all(len(set(i.options)) == len(i.options) for i in items)
+
+
+def test_truthfulqa_lists_all_true_answers_of_the_table() -> None:
+    for item in take("micro_truthfulqa", "evaluation", 200):
+        creature, mood, relation = item.combination.split()
+        true = diet(words.CREATURES.index(creature), words.MOODS.index(mood), relation)
+        assert {item.options[i] for i in item.gold} == set(true)
+        assert item.response.strip() in true
+        assert len(item.options) == 6
+
+
+def test_physics_and_crafts_answers_are_those_of_their_tables() -> None:
+    for item in take("micro_arc", "evaluation", 200):
+        material, liquid, treatment = item.combination.split()
+        pools = (words.MATERIALS, words.LIQUIDS, words.TREATMENTS)
+        key = [p.index(x) for p, x in zip(pools, (material, liquid, treatment), strict=True)]
+        assert item.options[item.gold[0]] == " ".join(outcome(*key))
+        for part in (material, liquid, treatment):
+            assert part in item.prompt
+    for item in take("micro_piqa", "evaluation", 200):
+        verb, thing, state = item.combination.split()
+        key = [words.CRAFTS.index(verb), words.THINGS.index(thing), words.STATES.index(state)]
+        assert item.options[item.gold[0]] == "the " + " ".join(craft(*key))
+
+
+def test_stories_go_on_with_the_next_step_of_the_person_asked_for() -> None:
+    for item in take("micro_hellaswag", "evaluation", 200):
+        match = re.fullmatch(
+            r"(\w+) (\w+) the (\w+)\. (\w+) (\w+) the (\w+)\. Then (\w+)", item.prompt
+        )
+        assert match
+        first, verb_a, noun_a, _, verb_b, noun_b, asked = match.groups()
+        verb, noun = (verb_a, noun_a) if asked == first else (verb_b, noun_b)
+        steps = story(words.STORY_NOUNS.index(noun))
+        assert item.response == f" {steps[steps.index(verb) + 1]} the {noun}"
+
+
+def test_comparisons_name_the_person_that_the_words_imply() -> None:
+    for item in take("micro_winogrande", "evaluation", 300):
+        match = re.fullmatch(
+            r"(\w+) is (\w+) than (\w+)(, so|\. That is why) _ (.+)\.", item.question
+        )
+        assert match
+        first, word, second, _, ending = match.groups()
+        (comparatives, more, less), *others = [
+            c for c in words.COMPARISONS if word in re.split(r"[ |]", c[0])
+        ]
+        assert not others
+        word_means_more = word in comparatives.split("|")[0].split()
+        ending_means_more = ending in more.split("/")
+        assert ending_means_more or ending in less.split("/")
+        person = first if word_means_more == ending_means_more else second
+        assert item.options[item.gold[0]] == person
+
+
+@pytest.mark.parametrize("task", SUBJECTS)
+def test_exam_letters_point_at_the_only_true_option(task: str) -> None:
+    for item in take(task, "evaluation", 400):
+        letter = item.response.strip()
+        assert "ABCD".index(letter) == item.gold[0]
+        answer = item.options[item.gold[0]]
+        assert re.search(rf"\n{letter}\. ?{answer}\n", item.prompt)
+        if item.subject == "arithmetic":
+            assert int(answer) == sum(map(int, item.combination.split()))
+            assert len(set(item.options)) == 4
+        if item.subject == "reading":
+            owner = item.question.split(". ")[1].removesuffix(" has?")
+            assert f"{owner} has {answer}" in item.question
+        if item.subject == "数学":
+            total = sum(
+                words.HAN_DIGITS.index(c) for c in item.combination if c in words.HAN_DIGITS
+            )
+            assert answer == han_number(total)
+
+
+def test_training_meets_some_words_rarely_and_evaluation_all_alike() -> None:
+    last, first = words.MATERIALS[-1], words.MATERIALS[0]
+    for split, fewest in (("train", 0), ("evaluation", 40)):
+        counts = Counter(item.combination.split()[0] for item in take("micro_arc", split, 2000))
+        assert counts[last] >= fewest
+        assert (counts[first] > 50 * counts[last]) == (split == "train")
+
+
+def test_han_numbers() -> None:
+    assert [han_number(n) for n in (3, 10, 12, 20, 24)] == ["三", "十", "十二", "二十", "二十四"]
+
+
+def test_canonical_programs_pass_their_tests_and_follow_their_docstring() -> None:
+    doc_orders = set()
+    for item in take("micro_humaneval", "evaluation", 300):
+        scope: dict = {}
+        exec(f"{item.prompt}{item.response}\n{item.tests}", scope)  # our own text, not a model's
+        told = item.prompt.split('"""')[1]
+        doc_orders.add(" after " in told)
+        parts = told.split(" after ")[::-1] if " after " in told else told.split(" then ")
+        lines = item.response.strip("\n").split("\n")[:-1]
+        assert len(parts) == len(lines)
+        for part, line in zip(parts, lines, strict=True):
+            assert ("square" in part) == ("x *= x" in line)
+            assert re.findall(r"\d", part) == re.findall(r"\d", line.replace("//= 2", ""))
+    assert doc_orders == {True, False}
+
+
+def test_word_problems_add_up() -> None:
+    for item in take("micro_gsm8k", "evaluation", 300):
+        *steps, last = item.response.strip().split(". ")
+        value = None
+        for step in steps:
+            left, right = step.split("=")
+            if value is not None:
+                assert left.startswith(str(value))
+            assert eval(left) == int(right), "halves are exact"
+            value = int(right)
+        assert last == f"#### {value}"
+        numbers = Counter(re.findall(r"\d+", item.prompt))
+        assert all(
+            re.findall(r"\d+", s.split("=")[0])[-1] in numbers
+            or s.split("=")[0][-2:] in ("/2", "*2")
+            for s in steps
+        )
+
+
+def test_the_tokenizer_is_exact_on_any_text_and_knows_the_words(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert (tokenizer.eos_token_id, tokenizer.mask_token_id) == (EOS_ID, MASK_ID)
+    for text in ("naïve — 龘 \t x\n\n    return x\n", "12+5=17. #### 17", "  two  spaces "):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    full = train_tokenizer()
+    for word in (*words.CREATURES, *words.MATERIALS, *words.TOOLS, *words.STORY_NOUNS):
+        assert len(full(f" {word}")["input_ids"]) == 1, word
+
+
+@pytest.mark.parametrize("task", world.TASKS)
+def test_prompt_and_response_are_tokenized_as_the_whole_text_is(
+    task: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Training encodes pieces; a harness encodes context + continuation at once."""
+    if task == "micro_humaneval":
+        return  # generated, so its prompt is always encoded alone
+    for seed in range(30):
+        pieces = [text for text, _ in world.training_text(task, Dice(str(seed), "train"))]
+        joined = [i for text in pieces for i in tokenizer(text)["input_ids"]]
+        assert joined == tokenizer("".join(pieces))["input_ids"]
+
+
+@pytest.mark.parametrize("task", world.GENERATION)
+def test_responses_fit_their_generation_length(task: str) -> None:
+    full = train_tokenizer()
+    for item in take(task, "train", 2000):
+        assert len(full(item.response)["input_ids"]) <= world.GEN_LENGTH
+
+
+def test_unknown_subjects_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"micro_mmlu.zoology"):
+        splits.rows("micro_mmlu", "alchemy")
