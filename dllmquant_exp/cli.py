@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -126,28 +127,42 @@ def report(words: Sequence[str]) -> int:
 
 def random_checkpoint(words: Sequence[str]) -> int:
     """`random-checkpoint architecture=llada|dream folder=DIR [seed=0] ...`."""
-    names = ("seed", "d_model", "n_layers", "max_length")
+    from dllmquant_exp.models.checkpoints import random_checkpoint as write
+    from dllmquant_exp.models.transformer import Architecture
+
     values = read_settings(
         "random-checkpoint",
         words,
-        {"architecture": None, "folder": None, "seed": "0", "d_model": "64", "n_layers": "2",
-         "max_length": "2048", "tokenizer_from": ""},
-    )  # fmt: skip
-    numbers = {}
-    for name in names:
-        if not values[name].isdecimal():
-            raise ConfigError(f"{name} = {values[name]!r} is not a whole number")
-        numbers[name] = int(values[name])
-    from dllmquant_exp.models.checkpoints import random_checkpoint as write
-
+        {
+            "architecture": None,
+            "folder": None,
+            "seed": "0",
+            "d_model": "64",
+            "n_layers": "2",
+            "max_length": "2048",
+            "tokenizer_from": "",
+        },
+    )
+    if values["architecture"] not in get_args(Architecture):
+        known = ", ".join(get_args(Architecture))
+        raise ConfigError(f"architecture = {values['architecture']!r} is not one of: {known}")
     folder = write(
-        values["architecture"],  # type: ignore[arg-type]  # checked, with a message, where it is used
+        cast(Architecture, values["architecture"]),
         values["folder"],
+        seed=_whole_number(values, "seed"),
         tokenizer_from=values["tokenizer_from"] or None,
-        **numbers,
+        d_model=_whole_number(values, "d_model"),
+        n_layers=_whole_number(values, "n_layers"),
+        max_length=_whole_number(values, "max_length"),
     )
     print(f"wrote {folder}")
     return 0
+
+
+def _whole_number(values: Mapping[str, str], name: str) -> int:
+    if not values[name].isdecimal():
+        raise ConfigError(f"{name} = {values[name]!r} is not a whole number")
+    return int(values[name])
 
 
 def print_help(config_folder: Path, console: Console) -> None:
@@ -159,12 +174,16 @@ def print_help(config_folder: Path, console: Console) -> None:
     say(f"{PROGRAM} [-m] [group=option ...] [setting=value ...]", "bold")
     say(f"{PROGRAM} command [setting=value ...]\n", "bold")
     say(
-        "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one result\n"
-        "file per task and prints the table. -m runs every combination of values that are\n"
-        "separated by commas.\n"
+        "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one\n"
+        "result file per task and prints the table. -m runs every combination of values that\n"
+        "are separated by commas.\n"
     )
     groups = {group: f"{text}\n{_options(config_folder, group)}" for group, text in GROUPS.items()}
-    for title, rows in (("groups", groups), ("settings", common_settings(config_folder)), ("commands", COMMANDS)):
+    for title, rows in (
+        ("groups", groups),
+        ("settings", common_settings(config_folder)),
+        ("commands", COMMANDS),
+    ):
         say(title, "bold")
         console.print(_rows(rows))
     say("examples", "bold")
@@ -172,8 +191,8 @@ def print_help(config_folder: Path, console: Console) -> None:
         say(f"  {number}. {text}")
         say(f"     {PROGRAM} {line}", "cyan")
     say(
-        "\nAny setting inside a group can be given too, as in quant.weight_bits=3. --cfg job prints\n"
-        "the composed configuration without running it; --hydra-help is Hydra's own help."
+        "\nAny setting inside a group can be given too, as in quant.weight_bits=3. --cfg job\n"
+        "prints the composed configuration without running it; --hydra-help is Hydra's own help."
     )
 
 

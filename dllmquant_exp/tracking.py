@@ -154,7 +154,7 @@ def start(
     if settings.mode == "off":
         yield NoTracker()
         return
-    tracker = WandbTracker(_open_run(settings, folder, name, group, config))
+    tracker = WandbTracker(_open_run(settings, settings.mode, folder, name, group, config))
     try:
         yield tracker
     except BaseException as error:
@@ -165,7 +165,12 @@ def start(
 
 
 def _open_run(
-    settings: TrackingSettings, folder: Path, name: str, group: str, config: Mapping[str, Any]
+    settings: TrackingSettings,
+    mode: Literal["offline", "online"],
+    folder: Path,
+    name: str,
+    group: str,
+    config: Mapping[str, Any],
 ) -> Any:
     import wandb  # a second of import time, only where it is used
 
@@ -178,7 +183,7 @@ def _open_run(
             name=name,
             group=group,
             config=dict(config),
-            mode=settings.mode,
+            mode=mode,
             reinit="finish_previous",
             settings=wandb.Settings(
                 silent=True,
@@ -189,6 +194,4 @@ def _open_run(
             ),
         )
     except wandb.errors.Error as error:
-        raise TrackingError(
-            f"W&B could not start a run with tracking={settings.mode}: {error}"
-        ) from error
+        raise TrackingError(f"W&B could not start a run with tracking={mode}: {error}") from error

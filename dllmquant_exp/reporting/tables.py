@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from rich.console import Console, Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -26,15 +27,16 @@ from dllmquant_exp.reporting.statistics import (
 PAPER_COLUMNS = (
     "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",
 )  # fmt: skip
-METHOD_ORDER = ("fp", "rtn", "awq", "gptq", "quarot")
-ROW_KEYS = ("method", "quant", "task", "seed", "data_root")  # the rest must agree in one table
 REFERENCE = "fp"
+METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "quarot")
+ROW_KEYS = ("method", "quant", "task", "seed", "data_root")  # the rest must agree in one table
 CSV_COLUMNS = (
     "table", "row", "task", "state", "items",
     "score", "low", "high", "change", "change_low", "change_high",
 )  # fmt: skip
 
 Items = Mapping[tuple[str, str], float]
+RowKey = tuple[str, str, str]  # method, quant, and the resolved settings of both
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,42 @@ def _build(cells: list[CellResult]) -> Table:
     notes = _labels(cells)
     cells = _newest(cells, notes)
     columns = _columns(cells)
-    names = {(c.method, c.quant) for c in cells}
-    order = sorted(names, key=lambda name: (name[0] != REFERENCE, _rank(name[0]), name))
+    by_row: dict[RowKey, list[CellResult]] = {}
+    for cell in cells:
+        by_row.setdefault(_row_key(cell), []).append(cell)
+    order = sorted(by_row, key=lambda key: (_rank(key[0]), key))
+    names = _row_names(by_row)
     entries = {
-        name: [_entry([c for c in cells if (c.method, c.quant, c.task) == (*name, task)], notes)
-               for task, _ in columns]
-        for name in order
-    }  # fmt: skip
-    reference = next((entries[name] for name in order if name[0] == REFERENCE), None)
-    rows = tuple(_row(name, entries[name], reference, columns, notes) for name in order)
+        key: [_entry([c for c in by_row[key] if c.task == task], notes) for task, _ in columns]
+        for key in order
+    }
+    reference = next((entries[key] for key in order if key[0] == REFERENCE), None)
+    rows = tuple(
+        _row(names[key], entries[key], None if key[0] == REFERENCE else reference, notes)
+        for key in order
+    )
     chance = tuple(next((c.chance for c in cells if c.task == task), None) for task, _ in columns)
     return Table(_title(cells[0]), tuple(columns), chance, rows, tuple(notes))
+
+
+def _row_key(cell: CellResult) -> RowKey:
+    recipe = [cell.config.get("method"), cell.config.get("quant")]
+    return (cell.method, cell.quant, canonical_json(recipe))
+
+
+def _row_names(by_row: Mapping[RowKey, Sequence[CellResult]]) -> dict[RowKey, str]:
+    """Method and bits, and what differs where that alone would name two rows alike."""
+    names = {}
+    for key, cells in by_row.items():
+        quant = cells[0].config.get("quant") or {}
+        twins = [
+            other[0].config.get("quant") or {}
+            for twin, other in by_row.items()
+            if twin[:2] == key[:2] and twin != key
+        ]
+        different = [k for k in quant if any(t.get(k) != quant[k] for t in twins)]
+        names[key] = "\n".join([*filter(None, key[:2]), *(f"{k}={quant[k]}" for k in different)])
+    return names
 
 
 def _columns(cells: Iterable[CellResult]) -> list[tuple[str, str]]:
@@ -107,8 +134,11 @@ def _rank(method: str) -> int:
 def _labels(cells: Sequence[CellResult]) -> list[str]:
     """What a reader must know before comparing these numbers with anything printed elsewhere."""
     notes, cell = [], cells[0]
-    if cell.embedded:
+    checkpoint = cell.config["model"]["checkpoint"]
+    if checkpoint.startswith("embedded:"):
         notes.append(f"{cell.model} is an embedded stand-in, not one of the paper's models.")
+    else:
+        notes.append(f"checkpoint: {checkpoint}")
     if cell.decoding != "published":
         notes.append(f"decoding={cell.decoding}: not the published settings.")
     if cell.config.get("limit") is not None:
@@ -123,9 +153,9 @@ def _title(cell: CellResult) -> str:
 
 def _newest(cells: Iterable[CellResult], notes: list[str]) -> list[CellResult]:
     """One cell per (row, task, seed): a finished one before a failed one, then the newest."""
-    best: dict[tuple[str, str, str, int], CellResult] = {}
+    best: dict[tuple[RowKey, str, int], CellResult] = {}
     for cell in sorted(cells, key=lambda c: (c.status == "finished", c.finished_at)):
-        key = (cell.method, cell.quant, cell.task, cell.seed)
+        key = (_row_key(cell), cell.task, cell.seed)
         if key in best and best[key].status == "finished":
             notes.append(f"{cell.method}, {cell.task}: several results, the newest is shown.")
         best[key] = cell
@@ -137,7 +167,8 @@ def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
     finished = [cell for cell in cells if cell.status == "finished" and cell.items]
     failed = [cell for cell in cells if cell not in finished]
     for cell in failed:
-        notes.append(f"failed: {cell.method}, {cell.task}, seed {cell.seed}: {cell.error}")
+        reason = cell.error.partition("\n")[0]
+        notes.append(f"failed: {cell.method}, {cell.task}, seed {cell.seed}: {reason}")
     if not finished:
         return Entry("failed" if failed else "missing")
     if any(cell.items.keys() != finished[0].items.keys() for cell in finished):
@@ -148,30 +179,25 @@ def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
 
 
 def _row(
-    name: tuple[str, str],
-    entries: Sequence[Entry],
-    reference: Sequence[Entry] | None,
-    columns: Sequence[tuple[str, str]],
-    notes: list[str],
+    name: str, entries: Sequence[Entry], reference: Sequence[Entry] | None, notes: list[str]
 ) -> Row:
-    if reference is not None and name[0] != REFERENCE:
-        entries = [
-            _with_change(entry, base, f"{name[0]}, {task}", notes)
-            for entry, base, (task, _) in zip(entries, reference, columns, strict=True)
-        ]
+    if reference is not None:
+        pairs = zip(entries, reference, strict=True)
+        entries = [_with_change(entry, base, name, notes) for entry, base in pairs]
     return Row(
-        " ".join(filter(None, name)),
+        name,
         tuple(entries),
         _average([entry.estimate for entry in entries]),
         _average([entry.change for entry in entries]),
     )
 
 
-def _with_change(entry: Entry, base: Entry, where: str, notes: list[str]) -> Entry:
+def _with_change(entry: Entry, base: Entry, name: str, notes: list[str]) -> Entry:
     if entry.state != "finished" or base.state != "finished":
         return entry
     if entry.items.keys() != base.items.keys():
-        notes.append(f"{where}: other items than {REFERENCE}, so no paired difference.")
+        where = name.replace("\n", " ")
+        notes.append(f"{where}: other items than {REFERENCE} in a task: no paired difference.")
         return entry
     scores = [entry.items[key] for key in base.items]
     change = paired_difference(scores, list(base.items.values()))
@@ -184,17 +210,21 @@ def _average(estimates: Sequence[Estimate | None]) -> Estimate | None:
     return average(present) if present and len(present) == len(estimates) else None
 
 
-def render(table: Table) -> RenderableType:
-    """Two rich tables, scores and paired changes from full precision, and the notes."""
-    parts: list[RenderableType] = [_score_table(table)]
+def render(table: Table) -> list[Text | RichTable]:
+    """The scores, the paired changes from full precision, and the notes, to be printed in turn."""
+    parts: list[Text | RichTable] = [
+        Text(f"{table.title}: score in %, ± half of the 95% interval", style="bold"),
+        _score_table(table),
+    ]
     if any(entry.change for row in table.rows for entry in row.entries):
-        parts.append(_change_table(table))
-    parts += [Text(note, style="yellow") for note in table.notes]
-    return Group(*parts)
+        title = f"change from {REFERENCE} on the same items, in points; * excludes 0"
+        parts += [Text(title, style="bold"), _change_table(table)]
+    return parts + [Text(note, style="yellow") for note in table.notes]
 
 
-def _grid(title: str, table: Table) -> RichTable:
-    grid = RichTable(title=title, title_justify="left", pad_edge=False)
+def _grid(table: Table) -> RichTable:
+    # Narrow enough for nine tasks and the average in 80 columns.
+    grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("", no_wrap=True)
     for _, label in table.columns:
         grid.add_column(label, justify="right", no_wrap=True)
@@ -204,7 +234,7 @@ def _grid(title: str, table: Table) -> RichTable:
 
 
 def _score_table(table: Table) -> RichTable:
-    grid = _grid(f"{table.title}: score in %, ± half of the 95% interval", table)
+    grid = _grid(table)
     many = len(table.columns) > 1
     for row in table.rows:
         texts = [_score(entry) for entry in row.entries]
@@ -226,8 +256,7 @@ def _counts(table: Table) -> list[str]:
 
 
 def _change_table(table: Table) -> RichTable:
-    title = f"change from {REFERENCE} on the same items, in points (* the 95% interval excludes 0)"
-    grid = _grid(title, table)
+    grid = _grid(table)
     for row in table.rows:
         if not any(entry.change for entry in row.entries):
             continue
@@ -255,10 +284,23 @@ def _points(estimate: Estimate | None, *, sign: bool = False) -> str:
 def print_tables(tables: Iterable[Table], problems: Iterable[str], console: Console) -> None:
     """Print every table, then the result files that could not be read."""
     for table in tables:
-        console.print(render(table))
+        for part in render(table):
+            _print_whole(part, console)
         console.print()
     for problem in problems:
         console.print(Text(f"unreadable: {problem}", style="red"))
+
+
+def _print_whole(part: Text | RichTable, console: Console) -> None:
+    """Rather a line that the terminal wraps than a number cut short."""
+    before = console.width
+    if isinstance(part, RichTable):
+        unbounded = console.options.update(max_width=10_000)
+        console.width = max(before, console.measure(part, options=unbounded).maximum)
+    try:
+        console.print(part, crop=False)
+    finally:
+        console.width = before
 
 
 def to_csv(tables: Iterable[Table]) -> str:
@@ -268,16 +310,15 @@ def to_csv(tables: Iterable[Table]) -> str:
     writer.writerow(CSV_COLUMNS)
     for table in tables:
         for row in table.rows:
+            name = row.name.replace("\n", " ")
             for (task, _), entry in zip(table.columns, row.entries, strict=True):
                 numbers = (*_limits(entry.estimate), *_limits(entry.change))
-                writer.writerow(
-                    [table.title, row.name, task, entry.state, len(entry.items), *numbers]
-                )
+                writer.writerow([table.title, name, task, entry.state, len(entry.items), *numbers])
             if len(table.columns) > 1:
                 state = "finished" if row.average else "missing"
                 count = sum(len(entry.items) for entry in row.entries)
                 numbers = (*_limits(row.average), *_limits(row.change))
-                writer.writerow([table.title, row.name, "average", state, count, *numbers])
+                writer.writerow([table.title, name, "average", state, count, *numbers])
     return out.getvalue()
 
 

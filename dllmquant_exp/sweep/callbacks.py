@@ -4,13 +4,14 @@ A job tells its launcher nothing but its exit, and only some launchers run in th
 job leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
 """
 
+import functools
 import json
-import logging
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -21,7 +22,6 @@ from rich.console import Console
 from dllmquant_exp.reporting.results import write_json
 from dllmquant_exp.schema import ConfigError
 
-logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
 
@@ -50,50 +50,56 @@ def run_job(config: DictConfig) -> None:
     write_json(Path(hydra.runtime.output_dir) / OUTCOME_FILE, outcome)
 
 
+def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
+    """Hydra turns a callback's exception into a warning and goes on; this leaves instead."""
+
+    @functools.wraps(method)
+    def guarded(*arguments: Any, **keywords: Any) -> None:
+        try:
+            method(*arguments, **keywords)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(BAD_INPUT) from error
+        except Exception as error:
+            traceback.print_exc()
+            raise SystemExit(FAILED) from error
+
+    return guarded
+
+
 class RunReport(Callback):
     """Checks first, table and exit status last; see the module docstring."""
 
+    @_never_silent
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a configuration that cannot run, before Hydra makes a folder."""
         from dllmquant_exp.config import check_surroundings, resolve, to_mapping
 
-        try:
-            overrides = list(config.hydra.overrides.task)
-            experiment = resolve(to_mapping(config), overrides)
-            check_surroundings(experiment.common, experiment.tracking)
-        except ConfigError as error:
-            fail(str(error))
+        experiment = resolve(to_mapping(config), list(config.hydra.overrides.task))
+        check_surroundings(experiment.common, experiment.tracking)
 
+    @_never_silent
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what no job of the sweep could do; what a job is made of, the job checks."""
         from dllmquant_exp.config import CommonSettings, check_surroundings, to_mapping
         from dllmquant_exp.schema import read
         from dllmquant_exp.tracking import TrackingSettings
 
-        try:
-            values = to_mapping(config)
-            common = {key: values[key] for key in CommonSettings.__dataclass_fields__}
-            tracking = read(TrackingSettings, values["tracking"], "tracking")
-            check_surroundings(read(CommonSettings, common, "config"), tracking)
-        except ConfigError as error:
-            fail(str(error))
+        values = to_mapping(config)
+        common = {key: values[key] for key in CommonSettings.__dataclass_fields__}
+        tracking = read(TrackingSettings, values["tracking"], "tracking")
+        check_surroundings(read(CommonSettings, common, "config"), tracking)
 
+    @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         finish([Path(config.hydra.runtime.output_dir)])
 
+    @_never_silent
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
         finish(jobs)
-        with suppress(OSError):  # Hydra's copy of what was swept; kept when anything went wrong
-            (folder / "multirun.yaml").unlink()
-            folder.rmdir()
-
-
-def fail(message: str) -> NoReturn:
-    """Say what is wrong on the error stream and leave."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(BAD_INPUT)
+        _tidy(folder, "multirun.yaml")  # Hydra's copy of what was swept; kept after a failure
 
 
 def finish(jobs: Sequence[Path]) -> None:
@@ -113,11 +119,19 @@ def finish(jobs: Sequence[Path]) -> None:
     for error in dict.fromkeys(errors):
         print(f"error: {error}", file=sys.stderr)
     for job in jobs:
-        with suppress(OSError):
-            (job / OUTCOME_FILE).unlink()
-            job.rmdir()
+        _tidy(job, OUTCOME_FILE)
     if errors or problems or any(cell["status"] == "failed" for cell in listed):
         raise SystemExit(BAD_INPUT if errors and len(jobs) == 1 else FAILED)
+
+
+def _tidy(folder: Path, file: str) -> None:
+    """Remove what only this call needed, and the folders made for it that are empty now."""
+    with suppress(OSError):
+        (folder / file).unlink()
+        folder.rmdir()
+        if folder.parent.name == ".hydra":
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()  # the sweep's, empty when bad input stopped a first run
 
 
 def _read_outcome(job: Path) -> dict[str, Any]:

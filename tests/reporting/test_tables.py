@@ -1,0 +1,189 @@
+"""Tables: what is put in one, what is left out, and that no failure or label is lost."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.statistics import average, paired_difference, wilson
+from dllmquant_exp.reporting.tables import Table, build_tables, print_tables, to_csv
+
+FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
+RTN = (1, 0, 0, 0, 1, 1, 1, 0, 1, 0)
+
+
+def cell(
+    method: str,
+    task: str = "piqa",
+    scores: tuple[float, ...] | None = FP,
+    *,
+    seed: int = 0,
+    quant: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    finished_at: str = "2025-01-01",
+    decoding: str = "published",
+    checkpoint: str = "embedded:micro",
+    label: str | None = None,
+    first: int = 0,
+) -> CellResult:
+    """A result of `method` with these item scores; None for a failed cell."""
+    plain = method == "fp"
+    return CellResult(
+        folder=Path(f"{method}-{task}-{seed}"),
+        status="failed" if scores is None else "finished",
+        model="micro",
+        method=method,
+        quant="" if plain else "w4a4",
+        task=task,
+        label=label or {"piqa": "PIQA", "gsm8k": "GSM8K", "arc": "Arc."}[task],
+        kind="micro",
+        seed=seed,
+        embedded=True,
+        decoding=decoding,
+        config={
+            "model": {"checkpoint": checkpoint},
+            "method": {"name": method},
+            "quant": None if plain else {"weight_bits": 4, **(quant or {})},
+            "task": {"name": task},
+            "seed": seed,
+            "limit": None,
+            "data_root": None,
+            **(config or {}),
+        },
+        config_hash="x",
+        finished_at=finished_at,
+        error="" if scores is not None else "ValueError: it broke\nsecond line",
+        score=None if scores is None else sum(scores) / len(scores),
+        chance=0.5 if task == "piqa" else 0.25,
+        items={("t", str(first + i)): float(s) for i, s in enumerate(scores or ())},
+    )
+
+
+def only(cells: list[CellResult]) -> Table:
+    (table,) = build_tables(cells)
+    return table
+
+
+def printed(cells: list[CellResult], width: int = 80) -> str:
+    out = io.StringIO()
+    print_tables(build_tables(cells), ["x.json: broken"], Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_rows_and_columns_are_in_the_papers_order() -> None:
+    table = only([cell(m, t) for m in ("rtn", "fp") for t in ("gsm8k", "piqa", "arc")])
+    assert [task for task, _ in table.columns] == ["arc", "piqa", "gsm8k"]
+    assert [row.name for row in table.rows] == ["fp", "rtn\nw4a4"]
+    assert table.chance == (0.25, 0.5, 0.25)
+
+
+def test_numbers_are_those_of_the_statistics() -> None:
+    table = only([cell("fp"), cell("rtn", scores=RTN), cell("fp", "arc"), cell("rtn", "arc", RTN)])
+    fp, rtn = table.rows
+    assert fp.entries[0].estimate == wilson(8, 10)
+    assert fp.average == average([wilson(8, 10), wilson(8, 10)])
+    change = paired_difference([float(x) for x in RTN], [float(x) for x in FP])
+    assert rtn.entries[1].change == change
+    assert rtn.change == average([change, change])
+    assert fp.change is None
+
+
+def test_items_are_paired_by_name_not_by_place() -> None:
+    shuffled = cell("rtn", scores=RTN)
+    items = dict(reversed(shuffled.items.items()))
+    other = CellResult(**{**vars(shuffled), "items": items})
+    there, back = only([cell("fp"), shuffled]), only([cell("fp"), other])
+    assert there.rows[1].entries[0].change == back.rows[1].entries[0].change
+
+
+def test_other_items_give_no_difference_and_a_note() -> None:
+    table = only([cell("fp"), cell("rtn", first=100)])
+    assert table.rows[1].entries[0].change is None
+    assert any("other items than fp" in note for note in table.notes)
+
+
+def test_seeds_are_averaged_item_by_item() -> None:
+    table = only([cell("fp", scores=(1, 0)), cell("fp", scores=(1, 1), seed=1)])
+    entry = table.rows[0].entries[0]
+    assert list(entry.items.values()) == [1.0, 0.5]
+    assert entry.estimate is not None and entry.estimate.value == 0.75
+
+
+def test_a_failed_cell_shows_and_costs_the_average() -> None:
+    cells = [cell("fp"), cell("fp", "arc"), cell("rtn"), cell("rtn", "arc", None)]
+    table = only(cells)
+    assert [e.state for e in table.rows[1].entries] == ["failed", "finished"]
+    assert table.rows[1].average is None and table.rows[0].average is not None
+    text = printed(cells)
+    assert "failed" in text and "rtn, arc, seed 0: ValueError: it broke" in text
+    assert "second line" not in text
+
+
+def test_a_missing_cell_is_a_dash() -> None:
+    table = only([cell("fp"), cell("fp", "arc"), cell("rtn")])
+    assert [e.state for e in table.rows[1].entries] == ["missing", "finished"]
+
+
+def test_a_finished_cell_wins_over_a_failed_one_and_the_newest_over_others() -> None:
+    table = only([
+        cell("fp", scores=None, finished_at="2025-03-01"),
+        cell("fp", scores=(0, 0), finished_at="2025-01-01"),
+        cell("fp", scores=(1, 1), finished_at="2025-02-01"),
+    ])  # fmt: skip
+    assert [e.estimate and e.estimate.value for e in table.rows[0].entries] == [1.0]
+    assert any("several results" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"config": {"limit": 5}}, {"config": {"dtype": "float64"}}, {"decoding": "smoke"},
+     {"checkpoint": "elsewhere"}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_not_comparable_gets_a_table_of_its_own(difference: dict[str, Any]) -> None:
+    assert len(build_tables([cell("fp"), cell("rtn", **difference)])) == 2
+
+
+def test_rows_of_the_same_bits_are_told_apart() -> None:
+    cells = [cell("rtn", quant={"grid": "a"}), cell("rtn", quant={"grid": "b"}, scores=RTN)]
+    assert [row.name for row in only(cells).rows] == ["rtn\nw4a4\ngrid=a", "rtn\nw4a4\ngrid=b"]
+
+
+def test_stand_ins_smoke_and_limits_are_labelled() -> None:
+    text = printed([cell("fp", decoding="smoke", config={"limit": 3})], width=200)
+    assert "micro is an embedded stand-in, not one of the paper's models." in text
+    assert "decoding=smoke: not the published settings." in text
+    assert "limit=3" in text
+    assert "checkpoint: elsewhere" in printed([cell("fp", checkpoint="elsewhere")])
+    assert "unreadable: x.json: broken" in text
+
+
+def test_nine_tasks_fit_a_terminal_and_no_number_is_cut() -> None:
+    labels = ("Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K")
+    cells = [
+        cell(method, task="piqa", scores=scores, label=label)
+        for method, scores in (("fp", FP), ("rtn", RTN))
+        for label in labels
+    ]
+    cells = [CellResult(**{**vars(c), "task": c.label}) for c in cells]
+    lines = printed(cells).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    narrow = printed(cells, width=40)
+    assert "…" not in narrow and "C-EVAL" in narrow
+
+
+def test_csv_has_every_number() -> None:
+    text = to_csv(build_tables([cell("fp"), cell("rtn", scores=RTN), cell("fp", "arc")]))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    rtn = next(r for r in rows if r["row"] == "rtn w4a4" and r["task"] == "piqa")
+    assert float(rtn["score"]) == 0.5 and float(rtn["change"]) == pytest.approx(-0.3)
+    assert rtn["items"] == "10"
+    absent = next(r for r in rows if r["row"] == "rtn w4a4" and r["task"] == "arc")
+    assert (absent["state"], absent["score"]) == ("missing", "")
+    assert {r["task"] for r in rows} == {"piqa", "arc", "average"}

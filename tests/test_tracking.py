@@ -1,0 +1,159 @@
+"""Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+
+from dllmquant_exp import tracking
+from dllmquant_exp.tracking import TrackingError, TrackingSettings, check_tracking
+
+OFFLINE = TrackingSettings("offline", "test-project", None)
+ONLINE = TrackingSettings("online", "test-project", None)
+RESULT: dict[str, Any] = {
+    "status": "finished",
+    "score": 0.625,
+    "interval95": [0.31, 0.86],
+    "n": 8,
+    "token_forwards": 12345,
+    "forwards": 67,
+    "truncated": 1,
+    "timing": {"wall_seconds": {"load": 1.5, "evaluate": 2.25}, "peak_memory_bytes": 1 << 30},
+}
+
+
+def records(file: Path) -> Iterator[Any]:
+    """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # a block's rest is too short for a header
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """What the one offline run under `folder` recorded: name, configuration, history, exit code."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, Any] = {"history": [], "summary": {}, "config": {}}
+    for record in records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            found |= {"name": run.display_name, "group": run.run_group, "project": run.project}
+            found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "history":
+            found["history"].append({
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            })  # fmt: skip
+        elif kind == "summary":
+            for item in record.summary.update:
+                key = item.key or "/".join(item.nested_key)
+                found["summary"][key] = json.loads(item.value_json)
+        elif kind == "exit":
+            found["exit"] = record.exit.exit_code
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two offline runs: `good` logged a result, `bad` broke."""
+    folder = tmp_path_factory.mktemp("tracking")
+    config = {"model": {"name": "m"}, "seed": 3}
+    with tracking.start(OFFLINE, folder / "good", name="cell", group="s", config=config) as tracker:
+        tracker.log_result(RESULT)
+    with (
+        pytest.raises(RuntimeError, match="out of luck"),
+        tracking.start(OFFLINE, folder / "bad", name="cell", group="s", config=config),
+    ):
+        raise RuntimeError("out of luck")
+    return folder
+
+
+def test_an_offline_record_holds_the_result(folder: Path) -> None:
+    found = recorded(folder / "good")
+    (history,) = found["history"]
+    assert {key: value for key, value in history.items() if key[0] != "_"} == {
+        "score": 0.625,
+        "score_low95": 0.31,
+        "score_high95": 0.86,
+        "items": 8,
+        "token_forwards": 12345,
+        "forwards": 67,
+        "truncated": 1,
+        "seconds/load": 1.5,
+        "seconds/evaluate": 2.25,
+        "peak_memory_bytes": 1 << 30,
+    }
+    assert (found["name"], found["group"], found["project"]) == ("cell", "s", "test-project")
+    assert {key: found["config"][key] for key in ("model", "seed")} == {
+        "model": {"name": "m"},
+        "seed": 3,
+    }
+    assert found["exit"] == 0
+    assert found["summary"]["status"] == "finished"
+
+
+def test_a_failure_is_recorded_and_passed_on(folder: Path) -> None:
+    found = recorded(folder / "bad")
+    assert found["exit"] == 1
+    assert found["summary"]["status"] == "failed"
+    assert found["summary"]["error"] == "RuntimeError: out of luck"
+    assert found["history"] == []
+
+
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    off = TrackingSettings("off", "p", None)
+    with tracking.start(off, tmp_path / "cell", name="n", group="g", config={}) as tracker:
+        tracker.log_result(RESULT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_mode_names_the_known_ones() -> None:
+    with pytest.raises(TrackingError, match="'on' is not one of: offline, online, off"):
+        TrackingSettings("on", "p", None)  # type: ignore[arg-type]
+
+
+def test_online_without_a_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"WANDB_API_KEY.*api\.wandb\.ai.*tracking=offline"):
+        check_tracking(ONLINE, {"HOME": str(tmp_path)})
+    check_tracking(OFFLINE, {"HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("text", "server", "accepted"),
+    [
+        ("machine api.wandb.ai login user password k", None, True),
+        ("machine other.org login user password k", None, False),
+        ("machine wandb.my.org login user password k", "https://wandb.my.org:8080", True),
+        ("machine", None, False),
+    ],
+    ids=["key", "another machine", "own server", "broken file"],
+)
+def test_a_key_may_be_in_the_environment_or_in_netrc(
+    tmp_path: Path, text: str, server: str | None, accepted: bool
+) -> None:
+    (tmp_path / ".netrc").write_text(text + "\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    environment = {"HOME": str(tmp_path)} | ({"WANDB_BASE_URL": server} if server else {})
+    check_tracking(ONLINE, {**environment, "WANDB_API_KEY": "k"})
+    if accepted:
+        check_tracking(ONLINE, environment)
+    else:
+        with pytest.raises(TrackingError):
+            check_tracking(ONLINE, environment)
