@@ -15,10 +15,10 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -27,15 +27,13 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
+from dllmquant_exp.evaluation.codec import Codec
 from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
-from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
-from dllmquant_exp.evaluation.stopping import cut_at_stop, is_decided
+from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.models.transformer import Transformer
 
 Item = TypeVar("Item")
 
-# ends of a turn or text in the tokenizers of the supported models, besides the model's own
-END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|endoftext|>", "</s>")
 BATCHES_PER_SAVE = 64  # forward batches between two writes of the request cache
 
 
@@ -81,12 +79,11 @@ class DiffusionLM(TemplateLM):
         self.seed = seed
         self.batch_size = batch_size
         self.max_length = min(max_length or model.config.max_length, model.config.max_length)
+        self.codec = Codec(tokenizer, settings, model.config, self.max_length)
         self.check_greedy = check_greedy
         self.cache = RequestCache(cache_path)
-        self.truncated = 0
         parts = (model_fingerprint(model), asdict(settings), self.max_length, check_greedy)
         self._fingerprint = request_key(*parts)
-        self._ends = self._end_tokens()
 
     @property
     def token_forwards(self) -> int:
@@ -99,85 +96,31 @@ class DiffusionLM(TemplateLM):
         return self.cache.forwards
 
     @property
+    def truncated(self) -> int:
+        """Requests that lost their beginning because they were longer than `max_length`."""
+        return self.codec.truncated
+
+    @property
     def eot_token_id(self) -> int:
         return self.model.config.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is replaced by: begin-of-text where there is one."""
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else int(bos)
+        return self.codec.prefix_token_id
 
     @property
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    # text <-> tokens
-
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids. A chat template has written its special tokens itself; then none are added."""
-        if add_special_tokens is None:
-            add_special_tokens = not self.settings.chat_template
-        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
-        return [int(i) for i in ids]
+        return self.codec.encode(string, add_special_tokens)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The conversation as one string; the last message is continued where it is the model's."""
-        if not self.tokenizer.chat_template:
-            raise SettingsError(
-                f"task {self.settings.harness_task} asks for a chat template, and the tokenizer "
-                "has none: use a chat model or set chat_template to false"
-            )
-        options = {
-            "tokenize": False,
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": not add_generation_prompt,
-        }
-        try:
-            return str(self.tokenizer.apply_chat_template(chat_history, **options))
-        except TemplateError as error:
-            if chat_history[0]["role"] != "system":
-                raise SettingsError(f"the chat template refuses the messages: {error}") from error
-            first, *rest = chat_history[1:]  # templates without a system role: say it as the user
-            merged = {**first, "content": f"{chat_history[0]['content']}{first['content']}"}
-            return str(self.tokenizer.apply_chat_template([merged, *rest], **options))
-
-    def encode_pair(self, context: str, target: str) -> tuple[list[int], list[int]]:
-        """Tokens of a context and of the target that follows it.
-
-        Trailing white space of the context belongs to the target, because a tokenizer joins it to
-        the next word. The whole is encoded at once and split behind the context's own length; a
-        target that is swallowed by a joint token is encoded by itself.
-        """
-        stripped = context.rstrip()
-        target = context[len(stripped) :] + target
-        if not stripped:
-            return [self.prefix_token_id], self.tok_encode(target, add_special_tokens=False)
-        ids = self.tok_encode(stripped)
-        rest = self.tok_encode(stripped + target)[len(ids) :]
-        if not rest:
-            rest = self.tok_encode(target, add_special_tokens=False)
-        return self._with_bos(ids), rest
-
-    def _with_bos(self, ids: list[int]) -> list[int]:
-        if not self.settings.add_bos or ids[:1] == [self.prefix_token_id]:
-            return ids
-        return [self.prefix_token_id, *ids]
-
-    def _fit(self, context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
-        """Drop the beginning of the context (and if need be of the target) that has no room."""
-        reserve = 0 if self.settings.estimator == "llada" else 1  # Dream appends an end-of-text
-        room = self.max_length - reserve
-        if len(context) + len(target) <= room:
-            return context, target
-        self.truncated += 1
-        target = target[-(room - min(1, len(context))) :]
-        keep = room - len(target)
-        return (context[-keep:] if keep else []), target
+        return self.codec.chat(chat_history, add_generation_prompt)
 
     # likelihood
 
@@ -185,7 +128,7 @@ class DiffusionLM(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """(log p(target | context) in nats, is greedy) of each request, in order."""
-        pairs = [self.encode_pair(*request.args) for request in requests]
+        pairs = [self.codec.encode_pair(*request.args) for request in requests]
         seeds = [self._seed_of(request) for request in requests]
         return self._score(pairs, seeds, disable_tqdm)
 
@@ -196,7 +139,7 @@ class DiffusionLM(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         """As `loglikelihood`, of tokens; the seed then comes from the context."""
-        pairs = [(context, target) for _, context, target in requests]
+        pairs = [self.codec.fit_pair(context, target) for _, context, target in requests]
         seeds = [derive_seed(self.seed, "tokens", context) for context, _ in pairs]
         return self._score(pairs, seeds, disable_tqdm)
 
@@ -228,10 +171,9 @@ class DiffusionLM(TemplateLM):
         """Log-likelihoods through the cache. Options of a question stay in one batch of requests,
         where they share forward passes."""
         settings = self.settings.likelihood(self.check_greedy)
-        todo = [
-            LikelihoodRequest(*map(tuple, self._fit(*pair)), seed)
-            for pair, seed in zip(pairs, seeds, strict=True)
-        ]
+        todo = []
+        for (context, target), seed in zip(pairs, seeds, strict=True):
+            todo.append(LikelihoodRequest(tuple(context), tuple(target), seed))
         keys = [
             request_key(self._fingerprint, "likelihood", r.context, r.target, r.seed) for r in todo
         ]
@@ -254,20 +196,12 @@ class DiffusionLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The response to each request, up to the first stop string or end of text."""
-        settings = self.settings.decoding()
+        gen_length = self.settings.decoding().gen_length
         prompts, stops, keys, seeds = [], [], [], []
-        room = self.max_length - settings.gen_length
-        if room < 1:
-            raise SettingsError(
-                f"gen_length = {settings.gen_length} leaves no room for a prompt in the model's "
-                f"{self.max_length} tokens; choose a shorter gen_length"
-            )
         repeats: Counter[tuple[object, ...]] = Counter()
         for request in requests:
             text, arguments = request.args
-            prompt = self._with_bos(self.tok_encode(text)) or [self.prefix_token_id]
-            self.truncated += len(prompt) > room
-            prompts.append(prompt[-room:])
+            prompts.append(self.codec.encode_prompt(text, gen_length))
             stops.append(_stop_strings(arguments))
             identity = (request.task_name, request.doc_id, request.idx, text)
             seeds.append(derive_seed(self._seed_of(request), request.idx, repeats[identity]))
@@ -276,7 +210,7 @@ class DiffusionLM(TemplateLM):
             keys.append(request_key(self._fingerprint, *parts))
         self._generate_missing(prompts, stops, keys, seeds, disable_tqdm)
         found = zip(keys, stops, strict=True)
-        return [self._text(self.cache.answers[key], stop) for key, stop in found]
+        return [self.codec.response_text(self.cache.answers[key], stop) for key, stop in found]
 
     def _generate_missing(
         self,
@@ -299,41 +233,12 @@ class DiffusionLM(TemplateLM):
                     self.settings.decoding(),
                     seeds=[seeds[i] for i in rows],
                     batch_size=self.batch_size,
-                    finished=self._finished(stop),
+                    finished=partial(self.codec.is_finished, stops=stop),
                     progress=bar.update,
                 )
                 answers = {keys[i]: ids for i, ids in zip(rows, result.tokens, strict=True)}
                 self.cache.add(answers, result.token_forwards, result.forwards)
         bar.close()
-
-    def _finished(self, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
-        """Whether a response's beginning already decides its text, whatever follows."""
-
-        def finished(prefix: list[int]) -> bool:
-            if any(token in self._ends for token in prefix):
-                return True
-            return bool(stops) and is_decided(self._decode(prefix), stops)
-
-        return finished
-
-    def _text(self, ids: Sequence[int], stops: tuple[str, ...]) -> str:
-        end = next((i for i, token in enumerate(ids) if token in self._ends), len(ids))
-        return cut_at_stop(self._decode(ids[:end]), stops)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(
-            self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
-
-    def _end_tokens(self) -> frozenset[int]:
-        ends = {self.eot_token_id, self.model.config.pad_token_id}
-        if self.tokenizer.eos_token_id is not None:
-            ends.add(int(self.tokenizer.eos_token_id))
-        vocabulary = self.tokenizer.get_vocab()
-        ends |= {int(vocabulary[token]) for token in END_TOKENS if token in vocabulary}
-        return frozenset(ends)
 
     def _seed_of(self, request: Instance) -> int:
         """By task and item; by content where a request does not say which item it is about."""

@@ -46,6 +46,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class _Answer:
+    reason: str
+    guards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a program may use: wall and CPU time in seconds, sizes in bytes."""
 
@@ -80,7 +86,7 @@ def run_program(
         ValueError: for a limit that is not positive.
     """
     limits = Limits(timeout, memory_bytes, file_bytes)
-    reason = str(_supervise(program, limits)["reason"])
+    reason = _supervise(program, limits).reason
     return Verdict(reason == "passed", reason)
 
 
@@ -91,10 +97,10 @@ def active_guards() -> tuple[str, ...]:
     Besides these, always: separate process and session, empty environment, empty folder, null
     standard streams, wall clock limit.
     """
-    return tuple(_supervise("pass", Limits())["guards"])
+    return _supervise("pass", Limits()).guards
 
 
-def _supervise(program: str, limits: Limits) -> dict[str, object]:
+def _supervise(program: str, limits: Limits) -> _Answer:
     with tempfile.TemporaryDirectory(prefix="dllmquant-program-") as folder:
         request = {
             "program": program,
@@ -106,17 +112,17 @@ def _supervise(program: str, limits: Limits) -> dict[str, object]:
             "processes": limits.processes,
         }
         answer = _ask_supervisor(json.dumps(request), limits.timeout)
-    guards = answer["guards"]
-    if not set(ISOLATION) & set(guards):
+    if not set(ISOLATION) & set(answer.guards):
+        active = ", ".join(answer.guards) or "none"
         raise SandboxError(
             f"generated programs are not run here: neither of {', '.join(ISOLATION)} is available "
-            f"(guards that are: {', '.join(guards) or 'none'}); use a Linux machine that allows "
+            f"(guards that are: {active}); use a Linux machine that allows "
             "unprivileged namespaces or seccomp filters, or leave out the program tasks"
         )
     return answer
 
 
-def _ask_supervisor(request: str, timeout: float) -> dict[str, object]:
+def _ask_supervisor(request: str, timeout: float) -> _Answer:
     # -s -P -S: no user site, no current folder, no site-packages. Not -I, which would also ignore
     # PYTHONHASHSEED: a program's set order, and so its verdict, should not differ between runs.
     process = subprocess.Popen(
@@ -140,7 +146,7 @@ def _ask_supervisor(request: str, timeout: float) -> dict[str, object]:
         raise SandboxError(
             f"the sandbox ended with status {process.returncode}: {complaint.strip()[-500:]}"
         ) from None
-    return dict(answer)
+    return _Answer(str(answer["reason"]), tuple(answer["guards"]))
 
 
 def _kill_session(process: "subprocess.Popen[str]") -> None:

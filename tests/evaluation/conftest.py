@@ -24,9 +24,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([END, MASK, BEGIN])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=END, pad_token=END, mask_token=MASK, bos_token=BEGIN
     )
+    assert tokenizer.convert_tokens_to_ids([END, MASK, BEGIN]) == [256, 257, 258]
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -54,6 +56,7 @@ def tiny_model(
         torch.manual_seed(5)
         model = Transformer(config)
     model.head.weight.data.mul_(8)  # confident enough that options differ clearly
+    model.head.weight.data[94:256] = 0  # it says printable ASCII, whose texts tell tokens apart
     return model.to(dtype).eval().requires_grad_(False)
 
 

@@ -1,0 +1,199 @@
+"""All nine official tasks on real rows, with tiny models; HumanEval's own solutions must pass."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+from dllmquant_exp.evaluation import evaluate_task, resolve_settings
+from dllmquant_exp.evaluation.evaluate import TaskResult
+from dllmquant_exp.evaluation.harness import DiffusionLM
+from dllmquant_exp.evaluation.local_data import local_rows
+from dllmquant_exp.evaluation.scoring import score_program
+from dllmquant_exp.models.transformer import Transformer
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NINE = yaml.safe_load((CONF / "task" / "nine.yaml").read_text())["defaults"][:-1]
+
+
+def evaluate(
+    model: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    task: str,
+    kind: str,
+    data_root: Path,
+    **options: Any,
+) -> TaskResult:
+    spec = yaml.safe_load((CONF / "task" / f"{task}.yaml").read_text())["tasks"][task]
+    smoke = yaml.safe_load((CONF / "decoding" / "smoke.yaml").read_text())
+    settings = resolve_settings(task, spec, kind, smoke)
+    settings = replace(settings, guidance=0.0)
+    given = {"limit": 2, "seed": 0, "batch_size": 16} | options
+    return evaluate_task(model, tokenizer, task, spec, settings, data_root=data_root, **given)
+
+
+CHAT = [(task, "dream_instruct") for task in ("arc_challenge", "hellaswag", "mmlu", "gsm8k")]
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [(task, kind) for task in NINE for kind in ("llada_base", "dream_base")] + CHAT,
+)
+def test_a_task_runs_on_real_rows(
+    llada: Transformer,
+    dream: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    data_root: Path,
+    task: str,
+    kind: str,
+) -> None:
+    model = dream if kind.startswith("dream") else llada
+    result = evaluate(model, tokenizer, task, kind, data_root)
+    assert (result.task, result.n) == (task, 2)
+    assert len({(item.subtask, item.doc_id) for item in result.items}) == 2
+    assert result.score == pytest.approx(sum(item.score for item in result.items) / 2)
+    assert result.token_forwards > 0
+    assert result.forwards > 0
+    assert result.chance is not None
+    for item in result.items:
+        assert 0 <= item.score <= 1
+        assert item.target
+        if item.log_likelihoods is None:
+            assert item.response is not None
+        else:
+            assert all(math.isfinite(v) and v < 0 for v in item.log_likelihoods)
+            assert len(item.log_likelihoods) >= 2
+
+
+def right_answers(data_root: Path) -> dict[str, list[str]]:
+    """The right options of each task's first two items, read from the files by hand."""
+    piqa = local_rows(data_root, "baber/piqa", None)["validation"]
+    arc = local_rows(data_root, "allenai/ai2_arc", None)["test"]
+    law = local_rows(data_root, "cais/mmlu", "abstract_algebra")["test"]
+    return {
+        "piqa": [row[("sol1", "sol2")[row["label"]]] for row in piqa[:2]],
+        "arc_challenge": [
+            row["choices"]["text"]["ABCDE".index(row["answerKey"])] for row in arc[:2]
+        ],
+        "mmlu": ["ABCD"[law[0]["answer"]]],
+    }
+
+
+@pytest.mark.parametrize("task", ["piqa", "arc_challenge", "mmlu"])
+def test_scores_follow_the_likelihoods(
+    llada: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+) -> None:
+    """A model that finds exactly the right answers likely gets them all; its opposite none."""
+    right = right_answers(data_root)[task]
+
+    def oracle(sign: float) -> Any:
+        def answer(self: DiffusionLM, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+            known = [r.args[1].removeprefix(" ") in right for r in requests]
+            return [(-10.0 + sign * (5.0 if k else 0.0), False) for k in known]
+
+        return answer
+
+    scores = []
+    for sign in (1.0, -1.0):
+        monkeypatch.setattr(DiffusionLM, "loglikelihood", oracle(sign))
+        result = evaluate(llada, tokenizer, task, "llada_base", data_root, limit=len(right))
+        scores.append(result.score)
+        assert [item.target for item in result.items] == right
+    assert scores == [1.0, 0.0]
+
+
+def answered(response: str) -> Any:
+    return lambda self, requests, **_: [response] * len(requests)
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "score"),
+    [
+        ("llada_base", " She makes 9 * 2 = $18 every day.\n#### 18", 1.0),
+        ("llada_base", " She makes 17.", 0.0),
+        ("llada_instruct", "She sells 9 eggs at $2. The answer is $18.", 1.0),
+        ("dream_base", "The answer is 18.", 1.0),
+        ("dream_instruct", "I do not know.", 0.0),
+    ],
+)
+def test_gsm8k_reads_the_last_number(
+    llada: Transformer,
+    dream: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    response: str,
+    score: float,
+) -> None:
+    model = dream if kind.startswith("dream") else llada
+    monkeypatch.setattr(DiffusionLM, "generate_until", answered(response))
+    result = evaluate(model, tokenizer, "gsm8k", kind, data_root, limit=1)
+    assert result.score == score
+    assert result.items[0].response == response
+
+
+@pytest.mark.parametrize(
+    ("task", "letter"), [("arc_challenge", "C"), ("hellaswag", "D"), ("mmlu", "B")]
+)
+def test_chat_models_are_scored_by_their_letter(
+    llada: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    letter: str,
+) -> None:
+    for answer, score in ((letter, 1.0), ("E", 0.0)):
+        monkeypatch.setattr(DiffusionLM, "generate_until", answered(f"({answer}) it is"))
+        result = evaluate(llada, tokenizer, task, "llada_instruct", data_root, limit=1)
+        assert (result.items[0].answer, result.items[0].target) == (answer, letter)
+        assert result.score == score
+
+
+@pytest.mark.parametrize("kind", ["llada_base", "llada_instruct"])
+def test_humaneval_scores_a_solution(
+    llada: Transformer,
+    tokenizer: PreTrainedTokenizerFast,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    row = local_rows(data_root, "openai/openai_humaneval", None)["test"][0]
+    solution = row["canonical_solution"] + ("```\nDone." if kind == "llada_instruct" else "")
+    monkeypatch.setattr(DiffusionLM, "generate_until", answered(solution))
+    result = evaluate(llada, tokenizer, "humaneval", kind, data_root, limit=2)
+    assert [item.score for item in result.items] == [1.0, 0.0]  # the second item is another one
+    assert result.items[0].note == "passed"
+    assert str(result.items[1].note).startswith("failed: ")
+
+
+def test_humanevals_own_solutions_pass(data_root: Path) -> None:
+    rows = local_rows(data_root, "openai/openai_humaneval", None)["test"]
+    for row in rows[::16]:
+        assert score_program(row, [row["canonical_solution"]])["note"] == "passed", row["task_id"]
+
+
+def test_the_same_seed_gives_the_same_result_and_limit_changes_no_item(
+    llada: Transformer, tokenizer: PreTrainedTokenizerFast, data_root: Path, tmp_path: Path
+) -> None:
+    def items(limit: int, folder: str) -> Any:
+        return evaluate(
+            llada, tokenizer, "winogrande", "llada_base", data_root, limit=limit,
+            batch_size=1, cache_dir=tmp_path / folder,
+        )  # fmt: skip
+
+    two, again, three = items(2, "a"), items(2, "b"), items(3, "c")
+    assert replace(two, seconds=0.0) == replace(again, seconds=0.0)
+    assert three.items[:2] == two.items
+    cached = items(2, "a")
+    assert replace(cached, seconds=0.0) == replace(two, seconds=0.0)
+    assert "left out" in two.notes[0]

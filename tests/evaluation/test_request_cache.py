@@ -1,0 +1,62 @@
+"""Answers survive a kill; half a line does not spoil the file."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
+from dllmquant_exp.models.transformer import Transformer
+
+
+def test_answers_and_costs_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "cell" / "requests.jsonl"
+    first = RequestCache(path)
+    first.add({"a": [-1.5, False], "b": [3, 4]}, token_forwards=100, forwards=7)
+    first.add({"c": "x"}, token_forwards=11, forwards=2)
+    second = RequestCache(path)
+    assert second.answers == {"a": [-1.5, False], "b": [3, 4], "c": "x"}
+    assert (second.token_forwards, second.forwards) == (111, 9)
+
+
+@pytest.mark.parametrize("tail", [b'{"key": "b", "ans', b'{"key": "b"}\n', b"\xff\xfe", b"[1]\n"])
+def test_an_unreadable_end_is_dropped_with_a_notice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tail: bytes
+) -> None:
+    path = tmp_path / "requests.jsonl"
+    RequestCache(path).add({"a": 1.0}, 10, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    with caplog.at_level(logging.WARNING):
+        again = RequestCache(path)
+    assert again.answers == {"a": 1.0}
+    assert f"{len(tail)} bytes at the end are not readable" in caplog.text
+    assert path.read_bytes() == whole
+    again.add({"b": 2.0}, 0, 0)
+    assert RequestCache(path).answers == {"a": 1.0, "b": 2.0}
+
+
+def test_exact_floats_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    values = torch.rand(50, dtype=torch.float64).mul(-100).tolist()
+    RequestCache(path).add({"a": values}, 1, 1)
+    assert RequestCache(path).answers["a"] == values
+
+
+def test_the_key_depends_on_every_part() -> None:
+    parts = ["model", "likelihood", (1, 2), (3,), 4]
+    keys = {request_key(*parts)}
+    for i, changed in enumerate(["other", "generation", (1, 3), (2, 3), 5]):
+        keys.add(request_key(*parts[:i], changed, *parts[i + 1 :]))
+    assert len(keys) == len(parts) + 1
+
+
+def test_the_fingerprint_sees_weights_and_modules(llada: Transformer) -> None:
+    before = model_fingerprint(llada)
+    weight = llada.blocks[1].down_proj.weight
+    weight.data[0, 0] += 1
+    changed = model_fingerprint(llada)
+    weight.data[0, 0] -= 1
+    assert changed != before
+    assert model_fingerprint(llada) == before

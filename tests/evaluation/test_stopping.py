@@ -1,0 +1,35 @@
+"""Stop strings: `is_decided` against all continuations over a small alphabet."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dllmquant_exp.evaluation.stopping import cut_at_stop, is_decided
+
+texts = st.text("ab", max_size=6)
+stop_lists = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+def continuations(length: int) -> list[str]:
+    return ["".join(c) for n in range(length + 1) for c in product("ab", repeat=n)]
+
+
+@given(texts, stop_lists)
+def test_decided_means_that_no_continuation_changes_the_cut(text: str, stops: list[str]) -> None:
+    now = cut_at_stop(text, stops)
+    cuts = {cut_at_stop(text + more, stops) for more in continuations(3)}
+    assert is_decided(text, stops) == (cuts == {now})
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "cut"),
+    [
+        ("    return 1\n\ndef g():", ["\nclass", "\ndef"], "    return 1\n"),
+        ("no stop here", ["\ndef"], "no stop here"),
+        ("a Question: b Q:", ["Q:", "Question:"], "a "),
+    ],
+)
+def test_the_earliest_stop_wins(text: str, stops: list[str], cut: str) -> None:
+    assert cut_at_stop(text, stops) == cut
