@@ -313,6 +313,19 @@ def test_finished_sees_only_the_decided_prefix_and_ends_its_row(
     assert seen and all(tokens and MASK not in tokens for tokens in seen)
 
 
+def test_finished_is_asked_only_when_there_is_something_new(tiny_model: Any) -> None:
+    seen: list[int] = []
+
+    def finished(tokens: list[int]) -> bool:
+        seen.append(len(tokens))
+        return False
+
+    model = tiny_model(seed=3, eos_logit=-50.0)
+    generate(model, [[4, 5]], LLADA["one_block"], seeds=[0], batch_size=1, finished=finished)
+    assert 1 < len(seen) < LLADA["one_block"].steps  # surest first is not left to right
+    assert seen == sorted(set(seen)) and seen[-1] == 12
+
+
 @pytest.mark.parametrize(
     ("architecture", "settings", "forwards"),
     [
