@@ -44,6 +44,7 @@ _LLADA_SPECIAL = (
     "<|eot_id|>",
     "<|mdm_mask|>",
 )
+_VOCABULARY_FIELDS = ("mask_token_id", "eos_token_id", "pad_token_id", "vocab_size")
 _DREAM_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>")
 _LLADA_CHAT = (
     "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}"
@@ -85,32 +86,18 @@ def random_checkpoint(
         raise CheckpointError(f"architecture {architecture!r} is not one of: llada, dream")
     if tokenizer_from is None:
         tokenizer = _small_tokenizer(architecture)
-        mask = tokenizer.convert_tokens_to_ids(_special_tokens(architecture)[-1])
-        eos = pad = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        rows = -(-len(tokenizer) // 64) * 64  # the official embeddings are padded too
+        eos = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+        ids = {
+            "mask_token_id": tokenizer.convert_tokens_to_ids(_special_tokens(architecture)[-1]),
+            "eos_token_id": eos,
+            "pad_token_id": eos,
+            "vocab_size": -(-len(tokenizer) // 64) * 64,  # official embeddings are padded too
+        }
     else:
         tokenizer = load_tokenizer(tokenizer_from)
         source = load_config(resolve_checkpoint(tokenizer_from))
-        mask, eos, pad = source.mask_token_id, source.eos_token_id, source.pad_token_id
-        rows = source.vocab_size
-    try:
-        config = TransformerConfig(
-            architecture=architecture,
-            d_model=d_model,
-            n_layers=n_layers,
-            n_heads=4,
-            n_kv_heads=4 if architecture == "llada" else 2,
-            d_ffn=2 * d_model,
-            vocab_size=rows,
-            max_length=max_length,
-            rope_theta=500_000.0 if architecture == "llada" else 1_000_000.0,
-            norm_eps=1e-5 if architecture == "llada" else 1e-6,
-            mask_token_id=mask,
-            eos_token_id=eos,
-            pad_token_id=pad,
-        )
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+        ids = {name: getattr(source, name) for name in _VOCABULARY_FIELDS}
+    config = _small_config(architecture, ids, d_model, n_layers, max_length)
     return save_checkpoint(
         random_model(config, seed=seed),
         folder,
@@ -138,6 +125,26 @@ def random_model(config: TransformerConfig, *, seed: int = 0) -> Transformer:
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
     return model.eval()
+
+
+def _small_config(
+    architecture: Architecture, ids: dict[str, int], d_model: int, n_layers: int, max_length: int
+) -> TransformerConfig:
+    try:
+        return TransformerConfig(
+            architecture=architecture,
+            d_model=d_model,
+            n_layers=n_layers,
+            n_heads=4,
+            n_kv_heads=4 if architecture == "llada" else 2,
+            d_ffn=2 * d_model,
+            max_length=max_length,
+            rope_theta=500_000.0 if architecture == "llada" else 1_000_000.0,
+            norm_eps=1e-5 if architecture == "llada" else 1e-6,
+            **ids,
+        )
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _special_tokens(architecture: Architecture) -> tuple[str, ...]:

@@ -71,6 +71,11 @@ def check_tensor_files(folder: Path, expected: Mapping[str, Shape]) -> TensorFil
             for name, (file, _, _) in present.items()
             if name not in weight_map and name in expected
         ]
+        problems += [
+            f"{name}: in the index, but neither in {file} nor part of this model"
+            for name, file in weight_map.items()
+            if name not in present and name not in expected
+        ]
     if problems:
         raise CheckpointError(joined(f"{folder}: this checkpoint cannot be loaded", problems))
     return TensorFiles(

@@ -282,6 +282,10 @@ def point_wrong(content):
     content["weight_map"][first] = min(other)
 
 
+def add_entry(content):
+    content["weight_map"]["model.ghost.weight"] = min(content["weight_map"].values())
+
+
 def drop_entry(content):
     content["weight_map"].popitem()
 
@@ -295,6 +299,7 @@ SHARDED = {
     "index names a path": (edit_index(point_outside), ["of the same folder"]),
     "index names a pickle": (edit_index(point_at_pickle), ["of the same folder"]),
     "index disagrees": (edit_index(point_wrong), ["the index says"]),
+    "index of a ghost": (edit_index(add_entry), ["model.ghost.weight: in the index, but"]),
     "index incomplete": (edit_index(drop_entry), ["but not in the index"]),
     "stored twice": (store_twice, ["stored twice"]),
 }
