@@ -1,0 +1,253 @@
+"""One job end to end on a random checkpoint: result files, resuming, failures, determinism."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dllmquant_exp import experiment as module
+from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.config import Experiment, resolve
+from dllmquant_exp.evaluation import DataError
+from dllmquant_exp.experiment import Outcome, run
+from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
+from dllmquant_exp.reporting.results import config_hash, read_result
+from dllmquant_exp.reporting.statistics import wilson
+
+TASKS = ("micro_piqa", "micro_winogrande")
+
+
+def option(group: str, name: str) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "llada"
+    return random_checkpoint("llada", folder, d_model=32, n_layers=2)
+
+
+@pytest.fixture
+def make(tmp_path: Path, checkpoint: Path) -> Any:
+    """make(key=value, ...): an experiment with two tasks of three items."""
+
+    def build(method: str = "rtn", model: str = "micro_llada", **changes: Any) -> Experiment:
+        config = {
+            "model": {**option("model", model), "checkpoint": str(checkpoint)},
+            "method": option("method", method),
+            "quant": option("quant", "w4a4"),
+            "task": {
+                "name": "two",
+                "tasks": {t: option("task", t)["tasks"][t] for t in TASKS},
+            },
+            "decoding": {"name": "published", "mc_num": 2},
+            "tracking": option("tracking", "off"),
+            "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": 3,
+            "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1,
+        }  # fmt: skip
+        return resolve({**config, **changes})
+
+    return build
+
+
+def result(outcome: Outcome) -> dict[str, Any]:
+    value = json.loads((outcome.folder / "result.json").read_text())
+    assert isinstance(value, dict)
+    return value
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(module, name, refuse)
+
+
+def test_a_job_writes_a_result_per_task_that_says_how_it_was_made(
+    make: Any, checkpoint: Path
+) -> None:
+    experiment = make()
+    outcomes = run(experiment, keep_going=False)
+    assert [o.status for o in outcomes] == ["finished", "finished"]
+    assert [o.folder.name for o in outcomes] == [
+        experiment.cell_name(task) for task in experiment.tasks
+    ]
+    for outcome, task in zip(outcomes, experiment.tasks, strict=True):
+        value = result(outcome)
+        assert value["config"] == experiment.cell_config(task)
+        assert value["config_hash"] == config_hash(value["config"])
+        assert outcome.folder.name.endswith(value["config_hash"][:8])
+        scores = [item["score"] for item in value["items"]]
+        assert value["n"] == len(scores) == 3
+        assert value["score"] == pytest.approx(sum(scores) / 3)
+        interval = wilson(int(sum(scores)), 3)
+        assert value["interval95"] == [interval.low, interval.high]
+        assert value["chance"] == 0.5
+        assert value["token_forwards"] > value["forwards"] > 0
+        assert value["quantization"]["block_linears"] == 2 * 7
+        assert value["checkpoint_digest"].startswith("sha256:")
+        assert value["versions"]["torch"] == torch.__version__
+        assert value["hardware"]["threads"] == 1
+        assert set(value["timing"]["wall_seconds"]) == {"load", "quantize", "evaluate"}
+        assert value["timing"]["peak_memory_bytes"] > 50_000_000
+        assert value["error"] is None and value["calibration_digest"] is None
+        assert read_result(outcome.folder / "result.json").score == value["score"]
+
+
+def test_the_same_seed_gives_the_same_file_apart_from_times(make: Any, tmp_path: Path) -> None:
+    first = run(make(), keep_going=False)
+    second = run(make(runs_dir=str(tmp_path / "again")), keep_going=False)
+    for one, other in zip(first, second, strict=True):
+        left, right = result(one), result(other)
+        assert left.pop("timing") != right.pop("timing")
+        assert left == right
+
+
+def test_a_second_call_redoes_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = run(make(), keep_going=False)
+    before = [(o.folder / "result.json").stat().st_mtime_ns for o in outcomes]
+    forbid(monkeypatch, "load_model")
+    forbid(monkeypatch, "evaluate_task")
+    again = run(make(), keep_going=False)
+    assert [o.status for o in again] == ["skipped", "skipped"]
+    assert [(o.folder / "result.json").stat().st_mtime_ns for o in again] == before
+
+
+def test_only_the_unfinished_cell_runs_and_the_model_is_loaded_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = [], module.load_model
+    monkeypatch.setattr(module, "load_model", lambda *a, **k: (loads.append(a), load(*a, **k))[1])
+    outcomes = run(make(), keep_going=False)
+    assert len(loads) == 1
+    (outcomes[1].folder / "result.json").unlink()
+    again = run(make(), keep_going=False)
+    assert [o.status for o in again] == ["skipped", "finished"]
+    assert len(loads) == 2
+
+
+def test_a_changed_checkpoint_runs_again(make: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+
+    def job(seed: int) -> list[Outcome]:
+        random_checkpoint("llada", tmp_path / str(seed), d_model=32, seed=seed)
+        folder.unlink(missing_ok=True)
+        folder.symlink_to(tmp_path / str(seed))
+        base = make()
+        model = replace(base.model, checkpoint=str(folder))
+        return run(replace(base, model=model), keep_going=False)
+
+    first = result(job(1)[0])
+    outcomes = job(2)
+    assert [o.status for o in outcomes] == ["finished", "finished"]
+    assert result(outcomes[0])["checkpoint_digest"] != first["checkpoint_digest"]
+
+
+def test_full_precision_touches_no_layer(make: Any) -> None:
+    value = result(run(make("fp"), keep_going=False)[0])
+    assert value["quantization"]["layers"] == []
+    assert value["config"]["quant"] is None and value["cell"]["quant"] is None
+
+
+def test_a_failed_cell_is_recorded_and_the_next_one_runs(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = module.evaluate_task
+
+    def break_first(model: Any, tokenizer: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == TASKS[0]:
+            raise RuntimeError("out of luck")
+        return evaluate(model, tokenizer, name, *args, **kwargs)
+
+    monkeypatch.setattr(module, "evaluate_task", break_first)
+    outcomes = run(make(), keep_going=False)
+    assert [o.status for o in outcomes] == ["failed", "finished"]
+    value = result(outcomes[0])
+    assert (value["status"], value["score"], value["items"]) == ("failed", None, [])
+    assert value["error"]["type"] == "RuntimeError"
+    assert value["error"]["message"] == "out of luck"
+    assert "break_first" in value["error"]["traceback"]
+    assert read_result(outcomes[0].folder / "result.json").status == "failed"
+
+    monkeypatch.setattr(module, "evaluate_task", evaluate)
+    again = run(make(), keep_going=False)
+    assert [o.status for o in again] == ["finished", "skipped"]
+
+
+@pytest.mark.parametrize("tracking", ["off", "offline"])
+def test_bad_input_in_a_single_run_is_raised_and_leaves_nothing(
+    make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tracking: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise DataError("no such rows")
+
+    monkeypatch.setattr(module, "evaluate_task", refuse)
+    experiment = make(tracking=option("tracking", tracking))
+    with pytest.raises(DataError, match="no such rows"):
+        run(experiment, keep_going=False)
+    assert not list(tmp_path.glob("runs/s/*"))
+
+    if tracking == "off":
+        outcomes = run(experiment, keep_going=True)
+        assert [o.status for o in outcomes] == ["failed", "failed"]
+        assert result(outcomes[0])["error"]["type"] == "DataError"
+
+
+def test_a_wrong_checkpoint_costs_one_load_and_fails_every_cell_of_a_sweep(
+    make: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in checkpoint.iterdir():
+        content = file.read_bytes()
+        (broken / file.name).write_bytes(
+            content[:-100] if file.suffix == ".safetensors" else content
+        )
+    base = make()
+    experiment = replace(base, model=replace(base.model, checkpoint=str(broken)))
+    with pytest.raises(CheckpointError):
+        run(experiment, keep_going=False)
+    assert not (tmp_path / "runs").exists()
+    calls = []
+    prepare = module.prepare
+    monkeypatch.setattr(module, "prepare", lambda e: (calls.append(e), prepare(e))[1])
+    assert [o.status for o in run(experiment, keep_going=True)] == ["failed", "failed"]
+    assert len(calls) == 1
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(make: Any) -> None:
+    base = make()
+    dream = replace(base, model=replace(base.model, architecture="dream", name="my_dream"))
+    with pytest.raises(CheckpointError, match="is a llada checkpoint, but model=my_dream"):
+        run(dream, keep_going=False)
+
+
+def test_missing_data_files_are_named_before_anything_is_computed(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {t: option("task", t)["tasks"][t] for t in ("piqa", "gsm8k")}
+    (tmp_path / "data").mkdir()
+    experiment = make(task={"name": "two", "tasks": tasks}, data_root=str(tmp_path / "data"))
+    forbid(monkeypatch, "load_model")
+    with pytest.raises(DataError, match=r"piqa_val\.jsonl.*gsm8k_test\.jsonl"):
+        run(experiment, keep_going=False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_threads_are_set_for_the_job_and_put_back(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen, evaluate = torch.get_num_threads(), [], module.evaluate_task
+
+    def watch(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(module, "evaluate_task", watch)
+    run(make(threads=before + 1), keep_going=False)
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
