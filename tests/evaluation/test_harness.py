@@ -277,6 +277,20 @@ def test_chat_messages_are_rendered(llada: Transformer, tokenizer: PreTrainedTok
     assert lm.apply_chat_template(begun, add_generation_prompt=False) == "<user>hi\n<assistant>So"
 
 
+def test_a_begun_answer_is_continued_where_the_template_trims_and_closes_it(
+    llada: Transformer, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}<end>{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    lm = make(llada, tokenizer, replace(GENERATION, chat_template=True))
+    begun = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "```python\ndef f():\n"},
+    ]
+    rendered = lm.apply_chat_template(begun, add_generation_prompt=False)
+    assert rendered == "<user>hi<end><assistant>```python\ndef f():"
+
+
 def test_a_template_without_a_system_role_gets_it_as_the_user(
     llada: Transformer, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

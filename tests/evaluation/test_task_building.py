@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from hypothesis import given
+from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, spread
 
@@ -18,6 +21,7 @@ def likelihood(task: str, **changes: Any) -> TaskSettings:
     return TaskSettings(harness_task=task, **(values | changes))
 
 
+@example_settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 40))
 def test_spread_is_as_even_as_the_sizes_allow(sizes: list[int], limit: int) -> None:
     quotas = spread(sizes, limit)
@@ -82,3 +86,32 @@ def test_a_filter_that_does_not_exist_lists_the_others(data_root: Path) -> None:
     )
     with pytest.raises(SettingsError, match=r"no answer filter 'guess'.*strict-match, flexible"):
         build_tasks(settings, data_root=data_root, limit=1)
+
+
+def test_a_hub_out_of_reach_points_to_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach 'baber/piqa' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    message = (
+        "data set baber/piqa cannot be loaded .*Without a connection to the hub, set data_root"
+    )
+    with pytest.raises(DataError, match=message):
+        build_tasks(likelihood("piqa"), data_root=None, limit=2)
+
+
+def test_a_hub_data_set_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"goal": "To open a jar", "sol1": "twist", "sol2": "sing", "label": 0}
+    served = datasets.DatasetDict({"validation": datasets.Dataset.from_list([row] * 3)})
+    served["train"] = served["validation"]
+    asked: list[Any] = []
+
+    def load(path: str, name: str | None = None, **_: Any) -> datasets.DatasetDict:
+        asked.append((path, name))
+        return served
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (built,) = build_tasks(likelihood("piqa"), data_root=None, limit=2)
+    assert asked == [("baber/piqa", None)]
+    assert (len(built.doc_ids), built.notes) == (2, ())
+    assert built.task.doc_to_text(built.task.task_docs[0]) == "Question: To open a jar\nAnswer:"
