@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from dllmquant_exp.diffusion import sampling
 from dllmquant_exp.diffusion.sampling import (
     categorical,
     confidence_of,
@@ -46,6 +47,15 @@ def test_categorical_samples_softmax_and_never_a_token_outside_the_nucleus() -> 
     assert p_value(tokens, LOGITS.softmax(-1)) > 1e-3
     few = dream_logits(LOGITS.expand(5_000, -1), 1.0, 0.6)
     assert set(categorical(few, generator).tolist()) == {2, 5}
+
+
+def test_categorical_skips_tokens_of_probability_zero_even_at_u_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    zeros = torch.zeros(1, 1, dtype=torch.float64)
+    monkeypatch.setattr(sampling, "uniform", lambda *_: zeros)
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0]])
+    assert categorical(logits, torch.Generator()).tolist() == [1]
 
 
 @given(
