@@ -343,6 +343,12 @@ def test_progress_counts_every_request_once(tiny_model: Any, random_prompts: Any
         progress=counts.append,
     )
     assert sum(counts) == 9 and all(count > 0 for count in counts)
+    counts.clear()
+    questions = [LikelihoodRequest((1, q), (option,), 0) for q in range(3) for option in range(4)]
+    log_likelihoods(
+        tiny_model(), questions, SETTINGS["llada"], batch_size=1, progress=counts.append
+    )
+    assert counts == [4, 4, 4]  # as each question is done, not at the end
 
 
 # ---------------------------------------------------------------- is_greedy

@@ -99,3 +99,6 @@ def test_a_single_token_is_masked_once_where_that_is_exact() -> None:
     dream = draw_masks(LikelihoodSettings(128, 32, estimator="dream"), 1, 0, first_visible=False)
     assert dream.masked.shape == (128, 1)
     assert 0 < dream.masked.sum() < 128
+    # nothing predicts the first position of a sequence in Dream, so even one token stays visible
+    whole = LikelihoodSettings(128, 32, estimator="dream_whole")
+    assert not draw_masks(whole, 1, 0, first_visible=True).masked.any()
