@@ -30,7 +30,10 @@ def _compose(words: list[str]) -> int:
 
     from dllmquant_exp.sweep.callbacks import run_job
 
-    program, sys.argv = sys.argv, [sys.argv[0], *words]  # Hydra reads the command line there
+    # Hydra reads sys.argv, and its parser takes overrides in one piece only: -m goes first.
+    flags = [word for word in words if word in ("-m", "--multirun")][:1]
+    rest = [word for word in words if word not in ("-m", "--multirun")]
+    program, sys.argv = sys.argv, [sys.argv[0], *flags, *rest]
     try:
         decorate = hydra.main(
             version_base="1.3", config_path=str(config_folder()), config_name="config"

@@ -1,0 +1,207 @@
+"""The command line: help, subcommands, sweeps, and bad input with its message and exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from dllmquant_exp import cli
+from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.config import GROUPS, resolve, to_mapping
+from dllmquant_exp.models.checkpoints import random_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
+
+
+@pytest.fixture
+def call(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Call:
+    """call(words...): exit status, output and error stream of one command line, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "NETRC", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(words)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def small(checkpoint: Path, *words: str) -> list[str]:
+    return [f"model.checkpoint={checkpoint}", "limit=2", "tracking=off", "threads=1", *words]
+
+
+def test_help_teaches_every_group_option_setting_and_command(call: Call) -> None:
+    status, out, _ = call("--help")
+    assert status == 0
+    words = out.replace(",", " ").split()
+    for group in GROUPS:
+        assert group in words
+        for path in (config_folder() / group).glob("*.yaml"):
+            assert path.stem in words, path
+    for setting in ("runs_dir=runs", "data_root=null", "limit=null", "seed=0", "device=cpu"):
+        assert setting in words
+    for command in cli.COMMANDS:
+        assert command in words
+    assert out.count("python -m dllmquant_exp ") >= 5
+
+
+def test_every_setting_of_config_yaml_is_in_the_help() -> None:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = to_mapping(compose("config"))
+    named = {line.partition("=")[0] for line in cli.common_settings(config_folder())}
+    assert named == set(config) - set(GROUPS)
+
+
+def test_the_five_worked_commands_compose() -> None:
+    assert len(cli.EXAMPLES) == 5
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        for line, _ in cli.EXAMPLES:
+            words = [word for word in line.split() if word != "-m"]
+            if words[0] in cli.COMMANDS:
+                continue
+            first = [word.partition(",")[0] for word in words]
+            assert resolve(to_mapping(compose("config", first)), first).tasks
+
+
+def test_version(call: Call) -> None:
+    assert call("--version")[1] == "dllmquant-exp 0.1.0\n"
+
+
+def test_a_sweep_prints_its_table_and_a_second_call_redoes_nothing(
+    call: Call, checkpoint: Path, tmp_path: Path
+) -> None:
+    words = ["-m", "method=fp,rtn", "task=micro_piqa", *small(checkpoint)]
+    status, out, err = call(*words)
+    assert status == 0, err
+    assert "PIQA" in out and "change from fp" in out and "±" in out
+    cells = sorted(p.name for p in (tmp_path / "runs" / "default").iterdir())
+    assert [name[:-8] for name in cells] == [
+        "micro_llada-fp-micro_piqa-s0-", "micro_llada-rtn-micro_piqa-s0-",
+    ]  # fmt: skip
+    files = sorted((tmp_path / "runs").rglob("*"))
+    times = [f.stat().st_mtime_ns for f in files if f.is_file()]
+
+    again = call(*words)
+    assert again[:2] == (0, out)
+    assert again[2].count("1 already finished") == 2
+    assert sorted((tmp_path / "runs").rglob("*")) == files
+    assert [f.stat().st_mtime_ns for f in files if f.is_file()] == times
+
+    assert call("report")[:2] == (0, out)
+    csv = call("report", "format=csv")[1]
+    assert csv.splitlines()[0].startswith("table,row,task") and "rtn w4a4,micro_piqa" in csv
+
+
+def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
+    call: Call, checkpoint: Path, tmp_path: Path
+) -> None:
+    paths = f"model.checkpoint={tmp_path / 'nowhere'},{checkpoint}"
+    words = ["-m", "task=micro_piqa", *small(checkpoint)[1:], paths]
+    status, out, err = call(*words)
+    assert status == 1
+    assert "failed" in out and "neither a folder that exists" in " ".join(out.split())
+    assert "Traceback" not in err
+    results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
+    assert sorted(r["status"] for r in results) == ["failed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=foo"], "Available options in 'method':"),
+        (["limt=3"], "Could not override 'limt'"),
+        (["+limt=3"], "did you mean 'limit'"),
+        (["task=micro_gsm8k", "decoding.block_length=7"], "block_length = 7 does not divide"),
+        (["model.checkpoint=nowhere"], "neither a folder that exists nor a hub id"),
+        (["tracking=online"], "needs a W&B key"),
+        (["runs_dir=a_file/runs"], "the runs folder a_file/runs/default cannot be written"),
+        (["data_root=nowhere"], "data_root = nowhere is not a folder"),
+        (["task=piqa", "data_root=empty"], "piqa_val.jsonl"),
+        (["-m", "method=fp,foo"], "Available options in 'method':"),
+        (["-m", "method=fp,rtn", "runs_dir=a_file/runs"], "cannot be written"),
+        (["-m", "seed=0,1", "task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
+        (["frobnicate"], "'frobnicate' is not a command (there are: train, report"),
+        (["report", "sweep=nope"], "no sweep 'nope'"),
+        (["report", "swep=nope"], "did you mean 'sweep'"),
+        (["report", "nope"], "'nope' is not setting=value"),
+        (["random-checkpoint", "folder=x"], "needs architecture=..."),
+        (["random-checkpoint", "architecture=gpt", "folder=x"], "not one of: llada, dream"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    call: Call, checkpoint: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "empty").mkdir()
+    if words[0] == "-m" or "=" in words[0]:  # the words under test come last and win
+        words = [*small(checkpoint), *words]
+    status, out, err = call(*words)
+    assert status in (1, 2)
+    assert message in err
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.rglob("result.json"))
+    assert not [p for p in tmp_path.glob("runs/*/*") if p.name != ".hydra"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there, so its absence cannot show")
+def test_a_gpu_that_is_not_there(call: Call, tmp_path: Path) -> None:
+    for words in (["device=cuda"], ["-m", "device=cuda", "seed=0,1"]):
+        status, _, err = call(*words)
+        assert status == 2
+        assert "device = cuda, but torch" in err and "use device=cpu" in err
+        assert not (tmp_path / "runs").exists()
+
+
+def test_random_checkpoints_are_written_and_run(call: Call, tmp_path: Path) -> None:
+    words = ("architecture=llada", "folder=new", "d_model=32", "seed=5")
+    status, out, _ = call("random-checkpoint", *words)
+    assert (status, out) == (0, "wrote new\n")
+    status, _, err = call("task=micro_piqa", *small(tmp_path / "new", "method=fp"))
+    assert status == 0, err
+
+
+def test_a_crash_of_the_report_is_not_a_success(
+    call: Call, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra turns exceptions of callbacks into warnings; ours must not pass as success."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("the table broke")
+
+    monkeypatch.setattr("dllmquant_exp.reporting.tables.build_tables", crash)
+    status, _, err = call("task=micro_piqa", *small(checkpoint))
+    assert status == 1
+    assert "the table broke" in err
+
+
+def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
+    """The one test that pays for a process: exit status and message as a shell sees them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dllmquant_exp", "decoding.gen_length=0", "task=micro_gsm8k"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: task.tasks.micro_gsm8k")
+    assert list(tmp_path.iterdir()) == []
