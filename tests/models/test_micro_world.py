@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.models.checkpoints import load_tokenizer
 from dllmquant_exp.models.embedded import splits, words, world
-from dllmquant_exp.models.embedded.exams import SUBJECTS, han_number
+from dllmquant_exp.models.embedded.exams import SUBJECTS, han_colour, han_home, home
 from dllmquant_exp.models.embedded.items import Dice, Item, Split, held_out
 from dllmquant_exp.models.embedded.knowledge import craft, diet, outcome
 from dllmquant_exp.models.embedded.reasoning import story
@@ -17,7 +18,11 @@ from dllmquant_exp.models.embedded.tokenizer import EOS_ID, MASK_ID, train_token
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    return train_tokenizer(items_per_task=300)
+    return load_tokenizer("embedded:micro_llada")
+
+
+def test_the_shipped_tokenizer_is_the_trained_one(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert train_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
 def take(task: str, split: Split, count: int, seed: int = 0) -> list[Item]:
@@ -36,7 +41,7 @@ def test_a_fact_held_out_in_one_task_is_held_out_in_every_task() -> None:
     def facts(task: str, split: Split) -> set[tuple[str, str]]:
         return {(i.subject, i.combination) for i in take(task, split, 3000)}
 
-    for likelihood_task in ("micro_truthfulqa", "micro_arc", "micro_piqa"):
+    for likelihood_task in ("micro_arc", "micro_piqa"):
         exam_train = facts("micro_mmlu", "train")
         evaluation = facts(likelihood_task, "evaluation")
         assert {s for s, _ in evaluation} <= {s for s, _ in exam_train}, "subjects are shared"
@@ -54,7 +59,7 @@ def test_every_task_has_500_different_evaluation_items_and_they_never_change(tas
     assert len({(i.prompt, i.options) for i in found}) == 500
 
 
-@pytest.mark.parametrize("task", ["micro_arc", "micro_hellaswag", "micro_mmlu", "micro_piqa"])
+@pytest.mark.parametrize("task", ["micro_arc", "micro_hellaswag", "micro_winogrande", "micro_piqa"])
 def test_gold_options_are_spread_and_options_differ(task: str) -> None:
     items = take(task, "evaluation", 800)
     counts = Counter(i.gold[0] for i in items)
@@ -74,46 +79,52 @@ def test_truthfulqa_lists_all_true_answers_of_the_table() -> None:
 
 def test_physics_and_crafts_answers_are_those_of_their_tables() -> None:
     for item in take("micro_arc", "evaluation", 200):
-        material, liquid, treatment = item.combination.split()
+        match = re.fullmatch(r"(\w+) (\w+) in (\w+)", item.combination)
+        assert match
+        treatment, material, liquid = match.groups()
         pools = (words.MATERIALS, words.LIQUIDS, words.TREATMENTS)
         key = [p.index(x) for p, x in zip(pools, (material, liquid, treatment), strict=True)]
         assert item.options[item.gold[0]] == " ".join(outcome(*key))
         for part in (material, liquid, treatment):
             assert part in item.prompt
     for item in take("micro_piqa", "evaluation", 200):
-        verb, thing, state = item.combination.split()
+        verb, state, thing = item.combination.split()
         key = [words.CRAFTS.index(verb), words.THINGS.index(thing), words.STATES.index(state)]
         assert item.options[item.gold[0]] == "the " + " ".join(craft(*key))
 
 
-def test_stories_go_on_with_the_next_step_of_the_person_asked_for() -> None:
+def test_stories_go_on_with_their_next_step() -> None:
     for item in take("micro_hellaswag", "evaluation", 200):
-        match = re.fullmatch(
-            r"(\w+) (\w+) the (\w+)\. (\w+) (\w+) the (\w+)\. Then (\w+)", item.prompt
-        )
+        match = re.fullmatch(r"(\w+) (\w+) the (\w+), then (\w+) it\. Next (\w+)", item.prompt)
         assert match
-        first, verb_a, noun_a, _, verb_b, noun_b, asked = match.groups()
-        verb, noun = (verb_a, noun_a) if asked == first else (verb_b, noun_b)
+        person, before, noun, now, asked = match.groups()
         steps = story(words.STORY_NOUNS.index(noun))
-        assert item.response == f" {steps[steps.index(verb) + 1]} the {noun}"
+        assert person == asked and steps.index(before) < steps.index(now)
+        assert item.response == f" {steps[steps.index(now) + 1]} the {noun}"
+        assert item.options[item.gold[0]] == item.response.strip()
 
 
-def test_comparisons_name_the_person_that_the_words_imply() -> None:
-    for item in take("micro_winogrande", "evaluation", 300):
-        match = re.fullmatch(
-            r"(\w+) is (\w+) than (\w+)(, so|\. That is why) _ (.+)\.", item.question
-        )
+def test_comparisons_name_the_one_that_the_words_imply() -> None:
+    """Spelled out for one kind; the others follow it word for word."""
+    implied = {
+        ("sticks in", "big"): 0,
+        ("sticks in", "tiny"): 1,
+        ("rattles in", "small"): 0,
+        ("rattles in", "huge"): 1,
+        ("crushes", "weak"): 1,
+        ("is lost beside", "quiet"): 0,
+        ("costs less than", "dear"): 1,
+    }
+    seen = set()
+    for item in take("micro_winogrande", "evaluation", 3000):
+        match = re.fullmatch(r"The (\w+) (.+) the (\w+)\. The _ is too (\w+)\.", item.question)
         assert match
-        first, word, second, _, ending = match.groups()
-        (comparatives, more, less), *others = [
-            c for c in words.COMPARISONS if word in re.split(r"[ |]", c[0])
-        ]
-        assert not others
-        word_means_more = word in comparatives.split("|")[0].split()
-        ending_means_more = ending in more.split("/")
-        assert ending_means_more or ending in less.split("/")
-        person = first if word_means_more == ending_means_more else second
-        assert item.options[item.gold[0]] == person
+        thing, verb, place, adjective = match.groups()
+        assert item.options == (thing, place)
+        if (verb, adjective) in implied:
+            seen.add((verb, adjective))
+            assert item.gold == (implied[verb, adjective],)
+    assert seen == implied.keys()
 
 
 @pytest.mark.parametrize("task", SUBJECTS)
@@ -123,29 +134,32 @@ def test_exam_letters_point_at_the_only_true_option(task: str) -> None:
         assert "ABCD".index(letter) == item.gold[0]
         answer = item.options[item.gold[0]]
         assert re.search(rf"\n{letter}\. ?{answer}\n", item.prompt)
-        if item.subject == "arithmetic":
-            assert int(answer) == sum(map(int, item.combination.split()))
-            assert len(set(item.options)) == 4
-        if item.subject == "reading":
-            owner = item.question.split(". ")[1].removesuffix(" has?")
-            assert f"{owner} has {answer}" in item.question
-        if item.subject == "数学":
-            total = sum(
-                words.HAN_DIGITS.index(c) for c in item.combination if c in words.HAN_DIGITS
-            )
-            assert answer == han_number(total)
+        assert list(item.options) == sorted(set(item.options)), "in order, and different"
+        assert answer == exam_answer(item)
+
+
+def exam_answer(item: Item) -> str:
+    """The answer by the tables, from the question's words."""
+    if item.subject == "动物":
+        state, creature = item.question[:2]
+        return han_home(words.HAN_CREATURES.index(creature), words.HAN_STATES.index(state))
+    if item.subject == "植物":
+        season, plant = item.question[:2]
+        return han_colour(words.HAN_PLANTS.index(plant), words.HAN_SEASONS.index(season))
+    told = item.question.removesuffix("?").split()
+    if item.subject == "zoology":
+        return home(words.CREATURES.index(told[1]), words.MOODS.index(told[0]))
+    if item.subject == "physics":
+        return outcome(0, words.LIQUIDS.index(told[3]), words.TREATMENTS.index(told[0]))[1]
+    return craft(0, words.THINGS.index(told[2]), words.STATES.index(told[1]))[1]
 
 
 def test_training_meets_some_words_rarely_and_evaluation_all_alike() -> None:
     last, first = words.MATERIALS[-1], words.MATERIALS[0]
     for split, fewest in (("train", 0), ("evaluation", 40)):
-        counts = Counter(item.combination.split()[0] for item in take("micro_arc", split, 2000))
+        counts = Counter(item.combination.split()[1] for item in take("micro_arc", split, 2000))
         assert counts[last] >= fewest
         assert (counts[first] > 50 * counts[last]) == (split == "train")
-
-
-def test_han_numbers() -> None:
-    assert [han_number(n) for n in (3, 10, 12, 20, 24)] == ["三", "十", "十二", "二十", "二十四"]
 
 
 def test_canonical_programs_pass_their_tests_and_follow_their_docstring() -> None:
@@ -189,9 +203,8 @@ def test_the_tokenizer_is_exact_on_any_text_and_knows_the_words(
     assert (tokenizer.eos_token_id, tokenizer.mask_token_id) == (EOS_ID, MASK_ID)
     for text in ("naïve — 龘 \t x\n\n    return x\n", "12+5=17. #### 17", "  two  spaces "):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    full = train_tokenizer()
     for word in (*words.CREATURES, *words.MATERIALS, *words.TOOLS, *words.STORY_NOUNS):
-        assert len(full(f" {word}")["input_ids"]) == 1, word
+        assert len(tokenizer(f" {word}")["input_ids"]) == 1, word
 
 
 @pytest.mark.parametrize("task", world.TASKS)
@@ -208,10 +221,11 @@ def test_prompt_and_response_are_tokenized_as_the_whole_text_is(
 
 
 @pytest.mark.parametrize("task", world.GENERATION)
-def test_responses_fit_their_generation_length(task: str) -> None:
-    full = train_tokenizer()
-    for item in take(task, "train", 2000):
-        assert len(full(item.response)["input_ids"]) <= world.GEN_LENGTH
+def test_responses_fit_their_generation_length(
+    task: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for item in take(task, "train", 1000):
+        assert len(tokenizer(item.response)["input_ids"]) <= world.GEN_LENGTH
 
 
 def test_unknown_subjects_are_refused() -> None:

@@ -47,9 +47,9 @@ def test_row_loss_averages_to_the_published_bound() -> None:
             logits = model(tokens.masked_fill(masked, MASK_ID))
             crosses = F.cross_entropy(logits[masked], tokens[masked], reduction="sum")
             probability = 1 / 3 / len(masks)
-            bound += probability * 3 / count * float(crosses)
+            bound += probability * 3 / count * float(crosses.detach())
             batch = batches.Batch(tokens, torch.ones(1, 5, dtype=torch.bool), masked, ("t",))
-            averaged += probability * float(batches.row_losses(model, batch).double())
+            averaged += probability * float(batches.row_losses(model, batch).detach())
     assert averaged == pytest.approx(bound / 3, rel=1e-6)
 
 

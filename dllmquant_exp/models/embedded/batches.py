@@ -12,17 +12,17 @@ from dllmquant_exp.models.embedded import world
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Transformer
 
-# Sequences of each task in one step, in buckets of similar length so that little is padding.
+# Sequences of each task in one step, in groups of similar length so that little is padding.
 BUCKETS: tuple[dict[str, int], ...] = (
     {
-        "micro_truthfulqa": 16,
-        "micro_arc": 12,
-        "micro_hellaswag": 12,
-        "micro_winogrande": 12,
+        "micro_truthfulqa": 14,
+        "micro_arc": 10,
+        "micro_hellaswag": 10,
+        "micro_winogrande": 10,
         "micro_piqa": 10,
     },
-    {"micro_mmlu": 9, "micro_ceval": 7},
-    {"micro_humaneval": 10, "micro_gsm8k": 15},
+    {"micro_mmlu": 8, "micro_ceval": 7},
+    {"micro_humaneval": 14, "micro_gsm8k": 20},
 )
 
 
@@ -66,8 +66,13 @@ def training_row(task: str, dice: Dice, tokenizer: PreTrainedTokenizerBase) -> T
     return TrainingRow(task, tuple(tokens), tuple(response))
 
 
-def make_batch(counts: dict[str, int], dice: Dice, tokenizer: PreTrainedTokenizerBase) -> Batch:
-    rows = [training_row(task, dice, tokenizer) for task, n in counts.items() for _ in range(n)]
+def make_batch(
+    counts: dict[str, int],
+    dice: Dice,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Batch:
+    tasks = [task for task, count in counts.items() for _ in range(count)]
+    rows = [training_row(task, dice, tokenizer) for task in tasks]
     length = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), length), micro_tokenizer.EOS_ID)
     attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -94,4 +99,4 @@ def row_losses(model: Transformer, batch: Batch) -> Tensor:
     losses = F.cross_entropy(logits, batch.tokens[batch.masked], reduction="none")
     counts = batch.masked.sum(1)
     row = torch.arange(len(counts)).repeat_interleave(counts)
-    return torch.zeros(len(counts)).index_add(0, row, losses) / counts
+    return losses.new_zeros(len(counts)).index_add(0, row, losses) / counts

@@ -49,7 +49,7 @@ def arc(dice: Dice) -> Item:
     answer = f"{verb} {adverb}"
     wrong = [f"{no_verb} {adverb}", f"{verb} {no_adverb}", f"{no_verb} {no_adverb}"]
     return Item(
-        "micro_arc", "physics", f"{material} {liquid} {treatment}",
+        "micro_arc", "physics", f"{treatment} {material} in {liquid}",
         f"A {treatment} {material} {dice.choice(w.OBJECTS)} is put in {liquid}. It will",
         f" {answer}", **shuffled(dice, [answer, *wrong], {answer}),
     )  # fmt: skip
@@ -64,7 +64,7 @@ def piqa(dice: Dice) -> Item:
         wrong = f"the {tool} {other(dice, w.MANNERS, {manner})}"
     answer = f"the {tool} {manner}"
     return Item(
-        "micro_piqa", "crafts", f"{verb} {thing} {state}",
+        "micro_piqa", "crafts", f"{verb} {state} {thing}",
         f"To {verb} the {state} {thing}, use", f" {answer}",
         **shuffled(dice, [answer, wrong], {answer}),
     )  # fmt: skip

@@ -14,43 +14,47 @@ def story(activity: int) -> tuple[str, ...]:
 
 
 def hellaswag(dice: Dice) -> Item:
-    """Two interleaved stories; the ending continues the story of the person named last."""
-    _, a = dice.pick(w.STORY_NOUNS)
-    _, b = dice.pick([noun for noun in w.STORY_NOUNS if noun != w.STORY_NOUNS[a]])
-    b += b >= a  # back to an index of the whole list
-    at_a, at_b = dice.randrange(4), dice.randrange(4)
-    first, second = dice.sample(w.PEOPLE, 2)
-
-    def step(activity: int, at: int) -> str:
-        return f"{story(activity)[at]} the {w.STORY_NOUNS[activity]}"
-
-    asked_a = dice.random() < 0.5
-    (own, at), (foreign, at_foreign) = ((a, at_a), (b, at_b)) if asked_a else ((b, at_b), (a, at_a))
-    answer = step(own, at + 1)
-    skip = dice.choice([i for i in range(5) if i not in (at, at + 1)])
-    wrong = [step(foreign, at_foreign + 1), step(own, skip), step(own, at)]
+    """What somebody does next in one of 24 activities, after two of its steps."""
+    noun, activity = dice.pick(w.STORY_NOUNS)
+    steps = story(activity)
+    at = dice.randrange(1, 4)
+    before = dice.randrange(at)
+    somebody = dice.choice(w.PEOPLE)
+    answer = f"{steps[at + 1]} the {noun}"
+    stranger = other(dice, w.STORY_NOUNS, {noun})
+    no_step = other(dice, w.STORY_VERBS, set(steps))
+    done = steps[dice.randrange(at)]
+    wrong = [f"{steps[at + 1]} the {stranger}", f"{no_step} the {noun}", f"{done} the {noun}"]
     return Item(
-        "micro_hellaswag", "stories", f"{a} {at_a} {b} {at_b}",
-        f"{first} {step(a, at_a)}. {second} {step(b, at_b)}. Then {first if asked_a else second}",
-        f" {answer}", **shuffled(dice, [answer, *wrong], {answer}),
-    )  # fmt: skip
+        "micro_hellaswag",
+        "stories",
+        f"{noun} {before} {at} {somebody}",
+        f"{somebody} {steps[before]} the {noun}, then {steps[at]} it. Next {somebody}",
+        f" {answer}",
+        **shuffled(dice, [answer, *wrong], {answer}),
+    )
 
 
 def winogrande(dice: Dice) -> Item:
-    _, dimension = dice.pick([names for names, _, _ in w.COMPARISONS], 2.0)
-    comparatives, more, less = w.COMPARISONS[dimension]
-    pole, outcome_pole = dice.randrange(2), dice.randrange(2)
-    word = dice.choice(comparatives.split("|")[pole].split())
-    ending = dice.choice((more, less)[outcome_pole].split("/"))
-    pair = dice.sample(w.PEOPLE, 2)
-    gold = 0 if pole == outcome_pole else 1  # the first is what the word says, the second is not
-    connector = dice.choice((", so", ". That is why"))
-    sentence = f"{pair[0]} is {word} than {pair[1]}{connector} _ {ending}."
+    """A thing and a place; "sticks in" says that the thing is big or that the place is small."""
+    _, dimension = dice.pick([verbs for verbs, _, _ in w.COMPARISONS], 2.0)
+    verbs, more, less = w.COMPARISONS[dimension]
+    (thing, _), (place, _) = dice.pick(w.CARGO), dice.pick(w.PLACES)
+    direction, meant = dice.randrange(2), dice.randrange(2)  # more or less; the thing or the place
+    verb = verbs.split("|")[direction]
+    adjective = dice.choice((more, less)[direction ^ meant].split())
+    sentence = f"The {thing} {verb} the {place}. The _ is too {adjective}."
+    options = (thing, place)
     return Item(
-        "micro_winogrande", "comparisons", f"{word} {ending} {connector}",
-        f"{sentence.split(' _')[0]} {pair[gold]}", f" {ending}.",
-        options=tuple(pair), gold=(gold,), question=sentence,
-    )  # fmt: skip
+        "micro_winogrande",
+        "comparisons",
+        f"{thing} {verb} {place} {adjective}",
+        f"{sentence.split(' _')[0]} {options[meant]}",
+        f" is too {adjective}.",
+        options=options,
+        gold=(meant,),
+        question=sentence,
+    )
 
 
 # name: (words, statement); `n` is a digit.

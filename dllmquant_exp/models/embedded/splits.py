@@ -3,15 +3,14 @@
 from collections.abc import Callable
 
 from dllmquant_exp.models.embedded import world
-from dllmquant_exp.models.embedded.exams import SUBJECTS
 from dllmquant_exp.models.embedded.items import LETTERS, Dice, Item, Split
 
-# Evaluation items of each subject; 500 in every task. 植物 has few combinations, so few items.
+# Evaluation items of each subject; 500 in every task.
 EVALUATION_ITEMS: dict[str, dict[str, int]] = {
-    task: {"": 500} for task in world.TASKS if task not in SUBJECTS
+    task: {"": 500} for task in world.TASKS if task not in world.SHOTS
 } | {
-    "micro_mmlu": {s: 100 for s in SUBJECTS["micro_mmlu"]},
-    "micro_ceval": {"动物": 200, "植物": 50, "数学": 125, "阅读": 125},
+    "micro_mmlu": {"zoology": 150, "physics": 175, "crafts": 175},
+    "micro_ceval": {"动物": 430, "植物": 70},
 }
 TRAIN_ITEMS = 1000  # of each subject, for calibration sets: drawn from training combinations
 

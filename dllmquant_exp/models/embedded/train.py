@@ -47,7 +47,7 @@ class Recipe:
     n_layers: int = 6
     n_heads: int = 4
     d_ffn: int = 512
-    steps: int = 5000
+    steps: int = 2600
     seed: int = 0
     learning_rate: float = 2e-3
     warmup: int = 200
@@ -230,8 +230,9 @@ def write_curve(folder: Path, curve: list[dict]) -> None:
     """The loss of each task over the steps, as a table and as a picture."""
     if not curve:
         return
+    columns = list(curve[0])
     with (folder / "loss.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(curve[0]))
+        writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(curve)
     import matplotlib
@@ -240,7 +241,7 @@ def write_curve(folder: Path, curve: list[dict]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for task in list(curve[0])[1:]:
+    for task in columns[1:]:
         axes.plot([c["step"] for c in curve], [c[task] for c in curve], label=task, lw=1)
     axes.set(xlabel="optimizer step", ylabel="cross-entropy of masked tokens (nats)", yscale="log")
     axes.legend(fontsize=7, ncols=2)

@@ -13,8 +13,8 @@ family"), so held-out combinations can be inferred, and there is no label noise.
 |------------------|----------------|------------------------------------------|------------------|
 | micro_truthfulqa | TruthfulQA-MC2 | which of six are true (three are)        | mass on the true |
 | micro_arc        | ARC-Challenge  | what happens to a material in a liquid   | 1 of 4           |
-| micro_hellaswag  | HellaSwag      | the next step of one of two stories      | 1 of 4           |
-| micro_winogrande | WinoGrande     | who of two people is meant               | 1 of 2           |
+| micro_hellaswag  | HellaSwag      | the next step of an activity             | 1 of 4           |
+| micro_winogrande | WinoGrande     | which of two things is meant              | 1 of 2           |
 | micro_piqa       | PIQA           | which tool and manner for a craft        | 1 of 2           |
 | micro_mmlu       | MMLU           | a lettered question, two examples before | letter           |
 | micro_ceval      | C-Eval         | the same in Chinese characters           | letter           |
@@ -23,6 +23,7 @@ family"), so held-out combinations can be inferred, and there is no label noise.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from dllmquant_exp.models.embedded.exams import SUBJECTS, ceval, mmlu
 from dllmquant_exp.models.embedded.items import Dice, Item, held_out
@@ -70,9 +71,8 @@ def training_text(task: str, dice: Dice) -> list[tuple[str, bool]]:
         item = next(stream(task, dice))
         return [(item.prompt, False), (item.response, True)]
     subject = dice.choice(SUBJECTS[task])
-    items = stream(task, dice, subject)
+    items = islice(stream(task, dice, subject), SHOTS[task] + 1)
     pieces = [(exam_title(task, subject), False)]
-    for shot in range(SHOTS[task] + 1):
-        item = next(items)
+    for shot, item in enumerate(items):
         pieces += [("\n\n" * (shot > 0) + item.prompt, False), (item.response, True)]
     return pieces
