@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dllmquant_exp import cli
 
+INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+
 
 def config_folder() -> Path:
     """conf/ inside the installed package, else beside it in a checkout."""
@@ -39,6 +41,9 @@ def _compose(words: list[str]) -> int:
             version_base="1.3", config_path=str(config_folder()), config_name="config"
         )
         decorate(run_job)()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:

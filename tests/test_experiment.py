@@ -1,6 +1,7 @@
 """One job end to end on a random checkpoint: result files, resuming, failures, determinism."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,22 @@ def test_a_job_writes_a_result_per_task_that_says_how_it_was_made(
         assert value["timing"]["peak_memory_bytes"] > 50_000_000
         assert value["error"] is None and value["calibration_digest"] is None
         assert read_result(outcome.folder / "result.json").score == value["score"]
+
+
+def test_what_wandb_recorded_offline_is_what_the_result_file_says(
+    make: Any, recorded: Callable[[Path], dict[str, Any]]
+) -> None:
+    task = {"name": "one", "tasks": {TASKS[0]: option("task", TASKS[0])["tasks"][TASKS[0]]}}
+    (outcome,) = run(make(task=task, tracking=option("tracking", "offline")), keep_going=False)
+    value, found = result(outcome), recorded(outcome.folder)
+    (history,) = found["history"]
+    assert history["score"] == value["score"]
+    assert [history["score_low95"], history["score_high95"]] == value["interval95"]
+    assert history["items"] == value["n"]
+    assert history["token_forwards"] == value["token_forwards"]
+    assert history["seconds/evaluate"] == value["timing"]["wall_seconds"]["evaluate"]
+    assert {key: found["config"][key] for key in value["config"]} == value["config"]
+    assert (found["name"], found["group"], found["exit"]) == (outcome.folder.name, "s", 0)
 
 
 def test_the_same_seed_gives_the_same_file_apart_from_times(make: Any, tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def test_version(call: Call) -> None:
     assert call("--version")[1] == "dllmquant-exp 0.1.0\n"
 
 
+def test_flags_may_stand_anywhere(call: Call) -> None:
+    status, _, err = call("device=gpu", "-m", "seed=0,1")
+    assert (status, err) == (2, "error: device = 'gpu' is not one of: cpu, cuda, cuda:N\n")
+
+
 def test_a_sweep_prints_its_table_and_a_second_call_redoes_nothing(
     call: Call, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -162,8 +167,10 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert not [p for p in tmp_path.glob("runs/*/*") if p.name != ".hydra"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there, so its absence cannot show")
-def test_a_gpu_that_is_not_there(call: Call, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for words in (["device=cuda"], ["-m", "device=cuda", "seed=0,1"]):
         status, _, err = call(*words)
         assert status == 2
@@ -191,6 +198,18 @@ def test_a_crash_of_the_report_is_not_a_success(
     status, _, err = call("task=micro_piqa", *small(checkpoint))
     assert status == 1
     assert "the table broke" in err
+
+
+def test_an_interruption_says_how_to_go_on(
+    call: Call, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dllmquant_exp.experiment.evaluate_task", interrupt)
+    status, _, err = call("task=micro_piqa", *small(checkpoint))
+    assert status == 130
+    assert "the same command goes on" in err and "Traceback" not in err
 
 
 def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:

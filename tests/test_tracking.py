@@ -1,18 +1,16 @@
 """Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
 
-import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.proto import wandb_internal_pb2
 
 from dllmquant_exp import tracking
 from dllmquant_exp.tracking import TrackingError, TrackingSettings, check_tracking
 
 OFFLINE = TrackingSettings("offline", "test-project", None)
+Recorded = Callable[[Path], dict[str, Any]]
 ONLINE = TrackingSettings("online", "test-project", None)
 RESULT: dict[str, Any] = {
     "status": "finished",
@@ -24,50 +22,6 @@ RESULT: dict[str, Any] = {
     "truncated": 1,
     "timing": {"wall_seconds": {"load": 1.5, "evaluate": 2.25}, "peak_memory_bytes": 1 << 30},
 }
-
-
-def records(file: Path) -> Iterator[Any]:
-    """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    position, parts = 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:  # a block's rest is too short for a header
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        parts += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            yield record
-            parts = b""
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """What the one offline run under `folder` recorded: name, configuration, history, exit code."""
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found: dict[str, Any] = {"history": [], "summary": {}, "config": {}}
-    for record in records(file):
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            run = record.run
-            found |= {"name": run.display_name, "group": run.run_group, "project": run.project}
-            found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
-        elif kind == "history":
-            found["history"].append({
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            })  # fmt: skip
-        elif kind == "summary":
-            for item in record.summary.update:
-                key = item.key or "/".join(item.nested_key)
-                found["summary"][key] = json.loads(item.value_json)
-        elif kind == "exit":
-            found["exit"] = record.exit.exit_code
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_offline_record_holds_the_result(folder: Path) -> None:
+def test_an_offline_record_holds_the_result(folder: Path, recorded: Recorded) -> None:
     found = recorded(folder / "good")
     (history,) = found["history"]
     assert {key: value for key, value in history.items() if key[0] != "_"} == {
@@ -109,7 +63,7 @@ def test_an_offline_record_holds_the_result(folder: Path) -> None:
     assert found["summary"]["status"] == "finished"
 
 
-def test_a_failure_is_recorded_and_passed_on(folder: Path) -> None:
+def test_a_failure_is_recorded_and_passed_on(folder: Path, recorded: Recorded) -> None:
     found = recorded(folder / "bad")
     assert found["exit"] == 1
     assert found["summary"]["status"] == "failed"

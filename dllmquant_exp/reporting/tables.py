@@ -135,9 +135,9 @@ def _labels(cells: Sequence[CellResult]) -> list[str]:
     """What a reader must know before comparing these numbers with anything printed elsewhere."""
     notes, cell = [], cells[0]
     checkpoint = cell.config["model"]["checkpoint"]
-    if checkpoint.startswith("embedded:"):
+    if cell.embedded:
         notes.append(f"{cell.model} is an embedded stand-in, not one of the paper's models.")
-    else:
+    if not checkpoint.startswith("embedded:"):
         notes.append(f"checkpoint: {checkpoint}")
     if cell.decoding != "published":
         notes.append(f"decoding={cell.decoding}: not the published settings.")

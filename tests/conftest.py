@@ -1,0 +1,60 @@
+"""Fixtures that several rooms' tests use."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto import wandb_internal_pb2
+
+
+def _records(file: Path) -> Iterator[Any]:
+    """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:  # a block's rest is too short for a header
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """What the one offline run under `folder` recorded: name, configuration, history, exit code."""
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, Any] = {"history": [], "summary": {}, "config": {}}
+    for record in _records(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            found |= {"name": run.display_name, "group": run.run_group, "project": run.project}
+            found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "history":
+            found["history"].append({
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            })  # fmt: skip
+        elif kind == "summary":
+            for item in record.summary.update:
+                key = item.key or "/".join(item.nested_key)
+                found["summary"][key] = json.loads(item.value_json)
+        elif kind == "exit":
+            found["exit"] = record.exit.exit_code
+    return found
+
+
+@pytest.fixture(scope="session")
+def recorded() -> Callable[[Path], dict[str, Any]]:
+    """Reads back the offline W&B run of a cell's folder."""
+    return _recorded
