@@ -231,3 +231,16 @@ def test_responses_fit_their_generation_length(
 def test_unknown_subjects_are_refused() -> None:
     with pytest.raises(ValueError, match=r"micro_mmlu.zoology"):
         splits.rows("micro_mmlu", "alchemy")
+
+
+def test_asking_for_more_items_than_there_are_is_an_error_and_not_a_wait() -> None:
+    with pytest.raises(ValueError, match=r"micro_ceval 植物 has .* different items for train"):
+        splits.items("micro_ceval", "train", 1000, "植物")
+
+
+@pytest.mark.parametrize("task", splits.EVALUATION_ITEMS)
+def test_every_subject_has_rows_of_both_splits(task: str) -> None:
+    for subject, size in splits.EVALUATION_ITEMS[task].items():
+        rows = splits.rows(task, subject)
+        assert len(rows["test"]) == size and len(rows["dev"]) == splits.EXAMPLES
+        assert rows["test"][0].keys() == rows["dev"][0].keys()

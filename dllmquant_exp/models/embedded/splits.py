@@ -1,6 +1,7 @@
 """The micro-world's items as data sets in the fields of the tasks that they mirror."""
 
 from collections.abc import Callable
+from itertools import islice
 
 from dllmquant_exp.models.embedded import world
 from dllmquant_exp.models.embedded.items import LETTERS, Dice, Item, Split
@@ -12,7 +13,8 @@ EVALUATION_ITEMS: dict[str, dict[str, int]] = {
     "micro_mmlu": {"zoology": 150, "physics": 175, "crafts": 175},
     "micro_ceval": {"动物": 430, "植物": 70},
 }
-TRAIN_ITEMS = 1000  # of each subject, for calibration sets: drawn from training combinations
+EXAMPLES = 8  # training items that may precede a question of an exam
+DRAWS = 50  # draws per item asked for, before the micro-world is found too small
 
 
 def truthfulqa(item: Item) -> dict:
@@ -84,34 +86,35 @@ ROWS: dict[str, Callable[[Item], dict]] = {
 
 
 def items(task: str, split: Split, count: int, subject: str = "") -> list[Item]:
-    """`count` different items of a split, the same ones at every call."""
+    """`count` different items of a split, the same ones at every call.
+
+    Raises:
+        ValueError: the split has fewer.
+    """
     dice = Dice(f"{split} {task} {subject}", split)
     found: dict[tuple, Item] = {}
-    for item in world.stream(task, dice, subject or None):
+    for item in islice(world.stream(task, dice, subject or None), DRAWS * count):
         found.setdefault((item.prompt, item.options), item)
         if len(found) == count:
-            break
-    return list(found.values())
+            return list(found.values())
+    name = f"{task} {subject}".strip()
+    raise ValueError(f"{name} has {len(found)} different items for {split}, not {count}")
 
 
 def rows(task: str, subject: str = "") -> dict[str, list[dict]]:
     """The splits of a task (of one subject of an exam) as lists of rows.
 
-    `test`: held-out combinations; `train`: training combinations; `dev`: the first of them, the
-    examples that precede an exam question.
+    `test`: held-out combinations; `dev`: training combinations, for examples before a question.
 
     Raises:
         ValueError: no such task or subject.
     """
     sizes = EVALUATION_ITEMS.get(task, {})
     if subject not in sizes:
-        known = ", ".join(
-            f"{t}/{s}" if s else t for t in EVALUATION_ITEMS for s in EVALUATION_ITEMS[t]
-        )
-        raise ValueError(
-            f"no micro-world task {task!r} with subject {subject!r}; there are: {known}"
-        )
+        known = ", ".join(f"{t}/{s}" if s else t for t, n in EVALUATION_ITEMS.items() for s in n)
+        raise ValueError(f"no micro-world task {task!r}, subject {subject!r}; there are: {known}")
     row = ROWS[task]
-    train = [row(item) for item in items(task, "train", TRAIN_ITEMS, subject)]
-    test = [row(item) for item in items(task, "evaluation", sizes[subject], subject)]
-    return {"train": train, "dev": train[:8], "test": test}
+    return {
+        "dev": [row(item) for item in items(task, "train", EXAMPLES, subject)],
+        "test": [row(item) for item in items(task, "evaluation", sizes[subject], subject)],
+    }

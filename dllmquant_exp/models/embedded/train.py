@@ -47,7 +47,7 @@ class Recipe:
     n_layers: int = 6
     n_heads: int = 4
     d_ffn: int = 512
-    steps: int = 2600
+    steps: int = 2000
     seed: int = 0
     learning_rate: float = 2e-3
     warmup: int = 200
@@ -220,7 +220,7 @@ def train(recipe: Recipe, folder: Path) -> Path:
                 write_curve(folder, log["curve"])
             progress.advance(bar)
     final = folder / "final"
-    save_checkpoint(model, final, dtype=torch.float16, tokenizer=tokenizer)
+    save_checkpoint(model, final, dtype=torch.float16, tokenizer=tokenizer, overwrite=True)
     summary = {k: v for k, v in log.items() if k != "curve"} | {"losses": log["curve"][-1:]}
     (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
     return final
