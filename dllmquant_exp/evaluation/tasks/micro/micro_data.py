@@ -1,7 +1,5 @@
 """Data for the micro tasks' YAML files: lm-eval calls `load` with a file's dataset_kwargs."""
 
-from typing import Any
-
 import datasets
 
 from dllmquant_exp.evaluation.scoring import score_mc2, score_program
@@ -17,8 +15,11 @@ __all__ = [
 ]
 
 
-def load(task: str, subject: str = "", **_: Any) -> datasets.DatasetDict:
-    """All splits of one micro task, generated in memory (lm-eval adds its metadata keys)."""
+def load(task: str, subject: str = "", version: float = 1.0) -> datasets.DatasetDict:
+    """All splits of one micro task, generated in memory.
+
+    `version` is the task file's own, which lm-eval hands on; any other key is an error.
+    """
     return datasets.DatasetDict(
         {
             name: datasets.Dataset.from_list(rows)
