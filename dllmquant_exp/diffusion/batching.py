@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dllmquant_exp.diffusion.settings import DiffusionError
+from dllmquant_exp.diffusion.settings import DecodingSettings, DiffusionError
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
 
 Item = TypeVar("Item")
@@ -48,6 +48,20 @@ def check_row(what: str, tokens: Sequence[int], length: int, config: Transformer
             f"{what} has token ids from {min(tokens)} to {max(tokens)}, outside the vocabulary of "
             f"{config.vocab_size}; is this the model's own tokenizer?"
         )
+
+
+def check_prompts(
+    config: TransformerConfig,
+    prompts: Sequence[Sequence[int]],
+    settings: DecodingSettings,
+    seeds: Sequence[int],
+) -> None:
+    """Raise DiffusionError for what `generate` could not decode; see there."""
+    settings.validate(config.architecture)
+    if len(seeds) != len(prompts):
+        raise DiffusionError(f"{len(prompts)} prompts have {len(seeds)} seeds; give one each")
+    for i, prompt in enumerate(prompts):
+        check_row(f"prompt {i}", prompt, len(prompt) + settings.gen_length, config)
 
 
 class Predictor:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dllmquant_exp.diffusion.batching import Predictor, batches, check_row, pad_rows
+from dllmquant_exp.diffusion.batching import Predictor, batches, check_prompts, pad_rows
 from dllmquant_exp.diffusion.sampling import (
     categorical,
     confidence_of,
@@ -32,7 +32,7 @@ from dllmquant_exp.diffusion.sampling import (
     uniform,
 )
 from dllmquant_exp.diffusion.schedule import Step, steps_of
-from dllmquant_exp.diffusion.settings import DecodingSettings, DiffusionError
+from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import Transformer
 
 __all__ = ["DecodingSettings", "Generations", "decode", "generate"]
@@ -90,11 +90,7 @@ def generate(
             are not one per prompt; a model that returns NaN.
     """
     config = model.config
-    settings.validate(config.architecture)
-    if len(seeds) != len(prompts):
-        raise DiffusionError(f"{len(prompts)} prompts have {len(seeds)} seeds; give one each")
-    for i, prompt in enumerate(prompts):
-        check_row(f"prompt {i}", prompt, len(prompt) + settings.gen_length, config)
+    check_prompts(config, prompts, settings, seeds)
 
     def ended(_: int, prefix: list[int]) -> bool:
         return config.eos_token_id in prefix or (finished is not None and finished(prefix))
@@ -112,13 +108,20 @@ def decode(
     batch_size: int,
     ended: Callable[[int, list[int]], bool],
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[int, list[int], Tensor], None] | None = None,
 ) -> list[list[int]]:
-    """`generate` with an end of its own: `ended(i, prefix)` for prompt i, and no other rule."""
+    """`generate` with an end of its own: `ended(i, prefix)` for prompt i, and no other rule.
+
+    observe: called before every step with its number, the prompts still being decoded, and their
+        responses [rows, gen_length] as the model is about to see them.
+    """
     responses: list[list[int]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for indices in batches(longest_first, batch_size):
         rows = _Rows.start(predictor, prompts, settings, seeds, indices)
-        for step in steps_of(settings):
+        for number, step in enumerate(steps_of(settings)):
+            if observe is not None:
+                observe(number, rows.indices, rows.response())
             _commit(rows, step, settings, predictor)
             _retire(rows, rows.over(ended), responses, progress)
             if not rows.indices:

@@ -1,0 +1,230 @@
+"""Where calibration texts and prompts come from: training splits only.
+
+The embedded models' come from the micro-world's training combinations. For the official models
+they come from the training files of three of the paper's data sets, in the rows of the hub:
+`data_root` holds them as .jsonl or .jsonl.gz beside the evaluation files; without it the hub does.
+
+Disjoint from what is evaluated by construction, and checked once more by hash: `disjoint`.
+"""
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dllmquant_exp.calibration.states import CalibrationError
+from dllmquant_exp.models.embedded import splits, world
+from dllmquant_exp.models.embedded.items import Dice
+
+Row = Mapping[str, Any]
+DRAWS = 50  # texts drawn per text asked for, before a task is found too small
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """One training item.
+
+    prompt, response: what a model is given and what a good answer is
+    items: the texts that must not be in an evaluation, as `disjoint` wants them
+    """
+
+    prompt: str
+    response: str
+    items: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set's training split.
+
+    file: its name under `data_root`, without an ending; hub: data set and configuration
+    convert: a row -> prompt and response
+    item: a row, of any split -> the text that identifies it
+    """
+
+    file: str
+    hub: tuple[str, str | None]
+    fields: tuple[str, ...]
+    convert: Callable[[Row], tuple[str, str]]
+    item: Callable[[Row], str]
+
+
+def _winogrande(row: Row) -> tuple[str, str]:
+    """The sentence with its true option, split behind the option as in lm-eval's task."""
+    before, after = str(row["sentence"]).split("_", 1)
+    return before + str(row[f"option{row['answer']}"]), after
+
+
+def _piqa(row: Row) -> tuple[str, str]:
+    solution = row[f"sol{int(row['label']) + 1}"]
+    return f"Question: {row['goal']}\nAnswer:", f" {solution}"
+
+
+def _gsm8k(row: Row) -> tuple[str, str]:
+    return f"Question: {row['question']}\nAnswer:", f" {row['answer']}"
+
+
+OFFICIAL: dict[str, TrainingData] = {
+    "winogrande": TrainingData(
+        "winogrande_xl_train",
+        ("allenai/winogrande", "winogrande_xl"),
+        ("sentence", "option1", "option2", "answer"),
+        _winogrande,
+        lambda row: str(row["sentence"]),
+    ),
+    "piqa": TrainingData(
+        "piqa_train",
+        ("baber/piqa", None),
+        ("goal", "sol1", "sol2", "label"),
+        _piqa,
+        lambda row: f"{row['goal']} {row['sol1']} {row['sol2']}",
+    ),
+    "gsm8k": TrainingData(
+        "gsm8k_train",
+        ("openai/gsm8k", "main"),
+        ("question", "answer"),
+        _gsm8k,
+        lambda row: str(row["question"]),
+    ),
+}
+
+
+def embedded_texts(tasks: Sequence[str], count: int, *, seed: int) -> list[CalibrationText]:
+    """`count` different training texts of the micro-world, the tasks taking turns.
+
+    A smaller count gives the first of them.
+
+    Raises:
+        CalibrationError: an unknown task, or fewer different texts than asked for.
+    """
+    unknown = [task for task in tasks if task not in world.TASKS]
+    if unknown or not tasks:
+        raise CalibrationError(
+            f"no micro-world task {', '.join(unknown) or 'given'}; there are: "
+            f"{', '.join(world.TASKS)}"
+        )
+    streams = []
+    for n, task in enumerate(tasks):
+        wanted = len(range(n, count, len(tasks)))
+        dice = Dice(f"calibration {seed} {task}", "train")
+        found: dict[str, CalibrationText] = {}
+        for _ in range(DRAWS * wanted):
+            if len(found) == wanted:
+                break
+            text = _embedded_text(task, dice)
+            found.setdefault(text.text, text)
+        if len(found) < wanted:
+            raise CalibrationError(
+                f"{task} has {len(found)} different training texts in {DRAWS * wanted} draws, not "
+                f"{wanted}; ask for fewer, or add tasks"
+            )
+        streams.append(list(found.values()))
+    return [streams[i % len(tasks)][i // len(tasks)] for i in range(count)]
+
+
+def _embedded_text(task: str, dice: Dice) -> CalibrationText:
+    """Everything but the last response is the prompt; an exam's questions are items each."""
+    pieces = [text for text, _ in world.training_text(task, dice)]
+    body = pieces[1:] if task in world.SHOTS else pieces  # an exam begins with its title
+    items = tuple(
+        question.removeprefix("\n\n") + answer
+        for question, answer in zip(body[::2], body[1::2], strict=True)
+    )
+    return CalibrationText("".join(pieces[:-1]), pieces[-1], items)
+
+
+def embedded_evaluation_items(tasks: Iterable[str]) -> list[str]:
+    """What `disjoint` compares calibration on the micro-world with: all evaluation items."""
+    return [
+        item.prompt + item.response
+        for task in tasks
+        for subject, count in splits.EVALUATION_ITEMS[task].items()
+        for item in splits.items(task, "evaluation", count, subject)
+    ]
+
+
+def official_texts(
+    name: str, count: int, *, seed: int, data_root: Path | None
+) -> list[CalibrationText]:
+    """`count` items of a training split, in random order; a smaller count gives the first of them.
+
+    Raises:
+        CalibrationError: an unknown name, a file that is missing or broken, or too few rows.
+    """
+    if name not in OFFICIAL:
+        raise CalibrationError(
+            f"no training data {name!r} for calibration; there are: {', '.join(OFFICIAL)}"
+        )
+    data = OFFICIAL[name]
+    rows = _hub_rows(data) if data_root is None else _local_rows(data_root, data)
+    if len(rows) < count:
+        raise CalibrationError(f"{name} has {len(rows)} training rows, fewer than {count}")
+    order = random.Random(f"calibration {seed} {name}").sample(range(len(rows)), len(rows))
+    chosen = [rows[i] for i in order[:count]]
+    return [CalibrationText(*data.convert(row), (data.item(row),)) for row in chosen]
+
+
+def disjoint(prompts: Iterable[str], evaluation_items: Iterable[str]) -> None:
+    """Check that no calibration text is an evaluation item, by hash.
+
+    Case and white space do not count.
+
+    Raises:
+        CalibrationError: naming some that are.
+    """
+    evaluated = {_hash(item) for item in evaluation_items}
+    shared = [prompt for prompt in prompts if _hash(prompt) in evaluated]
+    if shared:
+        shown = "; ".join(repr(prompt[:80]) for prompt in islice(shared, 3))
+        raise CalibrationError(
+            f"{len(shared)} calibration texts are evaluation items, for example {shown}: calibrate "
+            "on a training split"
+        )
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()
+
+
+def _hub_rows(data: TrainingData) -> Sequence[Row]:
+    import datasets  # seconds to import, and not needed with data_root or an embedded model
+
+    path, config = data.hub
+    try:
+        rows: Sequence[Row] = datasets.load_dataset(path, config, split="train")
+    except Exception as error:  # the hub client raises many kinds
+        raise CalibrationError(
+            f"the training split of {path} cannot be read from the hub ({error}); set data_root to "
+            f"a folder with {data.file}.jsonl.gz"
+        ) from error
+    return rows
+
+
+def _local_rows(data_root: Path, data: TrainingData) -> Sequence[Row]:
+    paths = [data_root / f"{data.file}{ending}" for ending in (".jsonl.gz", ".jsonl")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise CalibrationError(
+            f"{paths[0]} is missing: calibration needs the training split in the hub's fields "
+            f"({', '.join(data.fields)}); put it there, or leave data_root unset to use the hub"
+        )
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+    except (OSError, EOFError, ValueError) as error:
+        raise CalibrationError(f"{path} cannot be read ({error}): fetch it again") from error
+    for number, row in enumerate(rows, start=1):
+        missing = [field for field in data.fields if field not in row]
+        if missing:
+            raise CalibrationError(f"{path}, line {number}: no field {', '.join(missing)}")
+    return rows

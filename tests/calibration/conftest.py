@@ -1,0 +1,118 @@
+"""A tiny random model, prompts, a toy tokenizer, and a log of what really went through a model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from dllmquant_exp.calibration.states import CalibrationState, unscored_state
+from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+
+VOCAB, EOS, PAD, MASK = 40, 37, 38, 39
+
+
+def _tiny_model(architecture: str = "llada", *, seed: int = 0, eos_logit: float = -50.0):
+    """d_model 16, 1 layer, float64, random weights; it never predicts the mask, nor (by default)
+    an end of text."""
+    config = TransformerConfig(
+        architecture=architecture,  # type: ignore[arg-type]
+        d_model=16,
+        n_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        d_ffn=24,
+        vocab_size=VOCAB,
+        max_length=64,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+        mask_token_id=MASK,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    model = Transformer(config).to(torch.float64).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(noise * (1.0 if name == "embedding.weight" else 0.5))
+    shift = torch.zeros(VOCAB, dtype=torch.float64)
+    shift[MASK], shift[EOS] = -50.0, eos_logit
+    model.head.register_forward_hook(lambda _module, _inputs, logits: logits + shift)
+    return model
+
+
+@pytest.fixture
+def tiny_model() -> Callable[..., Transformer]:
+    return _tiny_model
+
+
+@pytest.fixture
+def seen() -> Callable[[Transformer], list[list[int]]]:
+    """The rows that go through a model from now on, without their padding."""
+
+    def watch(model: Transformer) -> list[list[int]]:
+        rows: list[list[int]] = []
+
+        def note(_model: Any, args: tuple[Any, ...]) -> None:
+            rows.extend(row[real].tolist() for row, real in zip(*args[:2], strict=True))
+
+        model.register_forward_pre_hook(note)
+        return rows
+
+    return watch
+
+
+@pytest.fixture
+def prompts() -> list[list[int]]:
+    """30 prompts of 1 to 6 tokens."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(1, 7, (30,), generator=generator).tolist()
+    return [torch.randint(0, 37, (n,), generator=generator).tolist() for n in lengths]
+
+
+class ToyTokenizer:
+    """One token per letter; the last three ids are special."""
+
+    all_special_ids = (EOS, PAD, MASK)
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert not add_special_tokens
+        return {"input_ids": [ord(letter) % EOS for letter in text]}
+
+    def __len__(self) -> int:
+        return VOCAB
+
+
+@pytest.fixture
+def tokenizer() -> ToyTokenizer:
+    return ToyTokenizer()
+
+
+@pytest.fixture
+def state() -> Callable[..., CalibrationState]:
+    """A state with confidences: `state(tokens, masked, confidence, top, prompt_length)`."""
+
+    def make(
+        tokens: Sequence[int],
+        masked: Sequence[int] | None = None,
+        confidence: Sequence[float] | None = None,
+        top: Sequence[float] | None = None,
+        prompt_length: int = 0,
+    ) -> CalibrationState:
+        scores = list(confidence or [0.5] * len(tokens))
+        bare = unscored_state(
+            tokens, [bool(m) for m in masked or [0] * len(tokens)], prompt_length, block=1, step=2
+        )
+        return CalibrationState(
+            bare.tokens,
+            bare.masked,
+            prompt_length,
+            torch.tensor(scores),
+            torch.tensor(list(top or scores)),
+            block=1,
+            step=2,
+            ratio=0.25,
+        )
+
+    return make

@@ -1,0 +1,190 @@
+"""TMAS against a count, by loops, over what a hook saw go into the model."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dllmquant_exp.calibration import CalibrationError, TmasSettings, tmas
+from dllmquant_exp.calibration.tmas import reachable
+from dllmquant_exp.diffusion.decoding import generate
+from dllmquant_exp.diffusion.settings import DecodingSettings
+
+MASK = 39
+DECODING = DecodingSettings(20, 20, 5, "low_confidence")  # 4 blocks of 5 tokens, one a step
+SMALL = TmasSettings(samples=32)  # 8 a block: quotas 3 2 2 3
+PAPER = DecodingSettings(128, 64, 32, "low_confidence")  # as the paper, but steps divide
+
+
+def _algorithm_1(rows: list[list[list[int]]], prompts: list[list[int]], settings: TmasSettings):
+    """The states that Algorithm 1 keeps, and the counts, from the rows [prompt][step] of DECODING.
+
+    Written from the paper's text, with pre-step states and ascending blocks.
+    """
+    n = settings.samples // 4
+    p = [n * share for share in settings.proportions]
+    counts = [[0, 0, 0, 0] for _ in range(4)]
+    kept = []
+    for x, (prompt, steps) in enumerate(zip(prompts, rows, strict=True)):
+        for t, row in enumerate(steps):
+            if t % settings.stride != x % settings.stride:
+                continue
+            block = t // 5
+            response = row[len(prompt) :]
+            scope = response
+            if settings.ratio_scope == "block":
+                scope = response[5 * block : 5 * block + 5]
+            r = (len(scope) - scope.count(MASK)) / len(scope)
+            m = (r >= 0.2) + (r >= 0.5) + (r >= 0.8)
+            if counts[block][m] < (p[m] if settings.rounding == "ceil" else int(p[m])):
+                counts[block][m] += 1
+                kept.append(row)
+    return kept, counts
+
+
+@pytest.mark.parametrize("rounding", ["ceil", "floor"])
+@pytest.mark.parametrize(("scope", "stride"), [("block", 1), ("block", 3), ("response", 1)])
+def test_counts_are_those_of_the_recorded_trajectories(
+    scope: str,
+    stride: int,
+    rounding: str,
+    tiny_model: Callable[..., Any],
+    seen: Callable[..., list[list[int]]],
+    prompts: list[list[int]],
+) -> None:
+    prompts = prompts[:8]
+    settings = replace(SMALL, ratio_scope=scope, stride=stride, rounding=rounding)  # type: ignore[arg-type]
+    made = tmas(tiny_model(), prompts, DECODING, settings, seed=0, batch_size=4)
+    model = tiny_model()
+    rows = seen(model)
+    for prompt in prompts:
+        generate(model, [prompt], DECODING, seeds=[0], batch_size=1)
+    assert len(rows) == 20 * len(prompts)
+    steps = [rows[20 * i : 20 * i + 20] for i in range(len(prompts))]
+    kept, counts = _algorithm_1(steps, prompts, settings)
+    assert made.report["filled"] == counts
+    assert [state.tokens.tolist() for state in made.states] == kept
+    assert len(kept) == made.report["states"] == sum(map(sum, counts))
+
+
+def test_states_carry_where_they_are_from_and_scores(
+    tiny_model: Callable[..., Any], prompts: list[list[int]]
+) -> None:
+    made = tmas(tiny_model(), prompts, DECODING, SMALL, seed=0, batch_size=8)
+    for state in made.states:
+        masks = (state.tokens == MASK).tolist()
+        assert state.masked.tolist() == masks
+        block = masks[state.prompt_length + 5 * state.block :][:5]
+        assert state.ratio == (5 - sum(block)) / 5
+        assert state.step // 5 == state.block
+        assert state.is_scored
+    assert made.report["warnings"] == []
+    assert made.report["filled"] == made.report["quotas"] == [[3, 2, 2, 3]] * 4
+
+
+def test_quotas() -> None:
+    assert TmasSettings().quotas == (39, 26, 26, 39)  # 520 states in all
+    assert TmasSettings(rounding="floor").quotas == (38, 25, 25, 38)
+    eight = TmasSettings(blocks=8)
+    assert sum(eight.quotas) * 8 == 528
+    assert TmasSettings(samples=40).quotas == (3, 2, 2, 3)  # whole numbers stay what they are
+    assert TmasSettings(samples=128).quotas == (10, 7, 7, 10)
+
+
+def test_intervals_begin_at_their_threshold() -> None:
+    ratios = [0, 0.19, 1 / 5, 0.49, 5 / 10, 0.79, 12 / 15, 1]
+    assert [TmasSettings().interval(ratio) for ratio in ratios] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_the_whole_response_reading_fills_182_of_520_states() -> None:
+    """Counted in facts/paper.md, for B = 4 and r before the step.
+
+    Dream commits nothing in its first step: its third quarter begins at 63/128 < .5, which is one
+    more cell of 26.
+    """
+    settings = TmasSettings(ratio_scope="response")
+    quotas = settings.quotas
+    assert sum(quotas[interval] for _, interval in reachable(PAPER, settings)) == 182
+    dream = DecodingSettings(128, 128, 128, "entropy")
+    for scope in ("block", "response"):
+        cells = reachable(dream, TmasSettings(ratio_scope=scope))  # type: ignore[arg-type]
+        assert sum(quotas[interval] for _, interval in cells) == 182 + 26
+    assert len(reachable(PAPER, TmasSettings())) == 16
+
+
+def test_cells_out_of_reach_are_reported_and_not_waited_for(
+    tiny_model: Callable[..., Any], prompts: list[list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    decoding = DecodingSettings(20, 20, 20, "entropy")
+    with caplog.at_level(logging.WARNING):
+        made = tmas(tiny_model("dream"), prompts, decoding, SMALL, seed=0, batch_size=1)
+    (warning,) = made.report["warnings"]
+    assert "block 0 interval 3 (0/3)" in warning and warning in caplog.text
+    assert made.report["prompts_used"] < 10
+    assert all(state.block == state.step * 4 // 20 for state in made.states)
+
+
+def test_too_few_prompts_are_reported(
+    tiny_model: Callable[..., Any], prompts: list[list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tmas(tiny_model(), prompts[:1], DECODING, SMALL, seed=0, batch_size=4)
+    # one prompt gives r = 0 | .2, .4 | .6 | .8 in every block
+    assert made.report["filled"] == [[1, 2, 1, 1]] * 4
+    (warning,) = made.report["warnings"]
+    assert "all 1 prompts were decoded" in warning and "block 3 interval 2 (1/2)" in warning
+    assert warning in caplog.text
+
+
+def test_decoding_stops_when_the_quotas_are_full(
+    tiny_model: Callable[..., Any], seen: Callable[..., list[list[int]]], prompts: list[list[int]]
+) -> None:
+    model = tiny_model()
+    rows = seen(model)
+    made = tmas(model, prompts, DECODING, SMALL, seed=0, batch_size=2)
+    assert made.report["prompts_used"] == 3  # interval 3 gets one of its 3 from every prompt
+    assert len(rows) == 4 * 20 + len(made.states)  # two batches of two prompts, and the scores
+
+
+def test_same_seed_same_set_and_another_seed_another_one(
+    tiny_model: Callable[..., Any], prompts: list[list[int]]
+) -> None:
+    sampled = replace(DECODING, temperature=1.0)
+    first, again, other = (
+        tmas(tiny_model(), prompts, sampled, SMALL, seed=seed, batch_size=8) for seed in (0, 0, 1)
+    )
+    assert first.digest == again.digest != other.digest
+    split = tmas(tiny_model(), prompts, sampled, SMALL, seed=0, batch_size=3)
+    assert [s.tokens.tolist() for s in split.states] == [s.tokens.tolist() for s in first.states]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": 0}, "samples = 0"),
+        ({"stride": 0}, "stride = 0"),
+        ({"proportions": (0.3, 0.3, 0.3, 0.3)}, "sum to 1"),
+        ({"proportions": (-0.5, 0.5, 0.5, 0.5)}, "0 or more"),
+        ({"proportions": (0.5, 0.5)}, "3 thresholds make 4 intervals"),
+        ({"thresholds": (0.5, 0.2, 0.8)}, "increase strictly"),
+        ({"ratio_scope": "prompt"}, "ratio_scope = 'prompt' is not one of"),
+        ({"rounding": "round"}, "rounding = 'round' is not one of"),
+        ({"samples": 3, "rounding": "floor"}, "no state in any cell"),
+    ],
+)
+def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        TmasSettings(**change)
+
+
+def test_blocks_are_those_of_the_decode(
+    tiny_model: Callable[..., Any], prompts: list[list[int]]
+) -> None:
+    with pytest.raises(CalibrationError, match="gen_length / 8"):
+        tmas(tiny_model(), prompts, DECODING, TmasSettings(blocks=8), seed=0, batch_size=1)
+    short = DecodingSettings(3, 3, 3, "entropy")
+    with pytest.raises(CalibrationError, match="3 steps cannot be cut into 4"):
+        tmas(tiny_model("dream"), prompts, short, SMALL, seed=0, batch_size=1)
+    with pytest.raises(CalibrationError, match="empty"):
+        tmas(tiny_model(), [], DECODING, SMALL, seed=0, batch_size=1)
