@@ -16,6 +16,7 @@ changes what a row computes.
     tokens [B, T] -> embedding -> n_layers x (norm, attention, norm, FFN) -> norm -> head -> logits
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,6 +112,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     )
 
 
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), computed in float32 or better and cast back, then times the weight."""
 
@@ -133,6 +137,7 @@ class Block(nn.Module):
         d, bias = config.d_model, config.qkv_bias
         kv = config.n_kv_heads * config.head_dim
         self.head_dim = config.head_dim
+        self.attention: AttentionFunction = attention  # a quantized one can take its place
         self.attention_norm = RMSNorm(d, config.norm_eps)
         self.q_proj = nn.Linear(d, d, bias=bias)
         self.k_proj = nn.Linear(d, kv, bias=bias)
@@ -153,7 +158,7 @@ class Block(nn.Module):
 
         q = apply_rotary(heads(self.q_proj(x)), cos, sin)
         k = apply_rotary(heads(self.k_proj(x)), cos, sin)
-        mixed = attention(q, k, heads(self.v_proj(x)), mask)
+        mixed = self.attention(q, k, heads(self.v_proj(x)), mask)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""What a calibrated method sees: one block, its inputs, and how much each token counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dllmquant_exp.models.transformer import Transformer, rotary_angles
+from dllmquant_exp.quantization.quantizers import QuantizationError
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A padded batch of calibration states, as the model is given it.
+
+    Attributes:
+        tokens: [B, T] token ids.
+        attention_mask: [B, T] bool, True at real tokens.
+        weights: [B, T], how much each token counts: 1 for every real token, or CGQ's w_t (Eq. 10);
+            0 at padding.
+    """
+
+    tokens: Tensor
+    attention_mask: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class BlockBatch:
+    """A padded batch of calibration states on its way through the blocks.
+
+    Attributes:
+        hidden: [B, T, d_model], the block's input.
+        cos, sin: [T, head_dim / 2], the RoPE angles.
+        mask: [B, 1, 1, T] bool, True at real tokens; None where no row is padded.
+        weights: [B, T], see `TokenBatch`.
+    """
+
+    hidden: Tensor
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    weights: Tensor
+
+    def run(self, block: nn.Module) -> Tensor:
+        """The block's output, [B, T, d_model]."""
+        output: Tensor = block(self.hidden, self.cos, self.sin, self.mask)
+        return output
+
+    def advanced(self, block: nn.Module) -> "BlockBatch":
+        """The same states at the next block."""
+        return replace(self, hidden=self.run(block))
+
+
+def first_block_batches(model: Transformer, batches: Sequence[TokenBatch]) -> list[BlockBatch]:
+    """The inputs of the first block: embedded tokens.
+
+    Raises:
+        QuantizationError: no calibration states, or none that counts.
+    """
+    if not any(bool((batch.weights > 0).any()) for batch in batches):
+        raise QuantizationError(
+            "the calibration set is empty: there is no token that counts; give more samples"
+        )
+    found = []
+    for batch in batches:
+        x = model.embedding(batch.tokens.to(model.embedding.weight.device))
+        config = model.config
+        cos, sin = rotary_angles(x.shape[1], config.head_dim, config.rope_theta, x)
+        keep = batch.attention_mask.to(x.device)
+        mask = None if bool(keep.all()) else keep[:, None, None, :]
+        found.append(BlockBatch(x, cos, sin, mask, batch.weights.to(x.device)))
+    return found
+
+
+class _Reached(Exception):
+    """The linear that was waited for has its input; nothing behind it need be computed."""
+
+
+def linear_inputs(block: nn.Module, name: str, batch: BlockBatch) -> tuple[Tensor, Tensor]:
+    """What reaches a linear's weight, for the tokens that count.
+
+    Returns:
+        inputs [n, in_features], behind an online rotation if the linear has one, and weights [n].
+
+    Raises:
+        QuantizationError: inputs that are not finite.
+    """
+    linear = block.get_submodule(name)
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise _Reached
+
+    hook = linear.register_forward_pre_hook(stop)
+    try:
+        batch.run(block)
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    counts = batch.weights > 0
+    x = seen[0][counts]
+    rotation = getattr(linear, "rotation", None)
+    if rotation is not None:
+        x = rotation(x)
+    if not bool(torch.isfinite(x).all()):
+        raise QuantizationError(
+            f"calibration gives {name} inputs that are NaN or infinite; check the checkpoint, or "
+            "use dtype=float32"
+        )
+    return x, batch.weights[counts]

@@ -1,0 +1,264 @@
+"""GPTQ with a weighted Hessian: rounding errors of early columns are made up for by later ones.
+
+    H = (2/n) sum_t w_t x_t x_t^T          w_t = 1: GPTQ;  w_t of Eq. 10: CGQ
+
+The objective 1/2 tr(E H E^T), E = W - Wq, is the weighted mean squared error of the layer's output
+per token. Columns are rounded in order, and each sees the errors E of those before it:
+
+    H = (A + I) D (A + I)^T                A strictly upper triangular, D diagonal
+    Wq[:, k] = round(W[:, k] + E[:, :k] A[:k, k])
+    1/2 tr(E H E^T) = 1/2 sum_k D[k] |what rounding alone did to column k|^2
+
+That is GPTQ (Frantar et al. 2023): its Cholesky factor of H^-1 is D^-1/2 (A + I)^-1, and the
+recursions are the same (Chee et al. 2023, QuIP, Theorem 6). This form needs one factorization of H
+and no inverse, and rounds to the same values.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dllmquant_exp.quantization.quantizers import (
+    QuantizationError,
+    Quantizer,
+    parameters,
+    require,
+)
+
+MAX_ESCALATIONS = 6  # up to 10,000 times the mean diagonal from the default damping
+
+
+@dataclass(frozen=True)
+class GptqSettings:
+    """How GPTQ rounds.
+
+    Attributes:
+        damp: added to the diagonal of H, as a fraction of its mean; above 0.
+        act_order: round the columns in the order of descending diag(H), not as they stand.
+        block_size: columns that are rounded one by one before a matrix product passes their errors
+            on. Speed only: results differ by the rounding of sums.
+        dtype: of H and of the recursion, float32 or float64.
+    """
+
+    damp: float = 0.01
+    act_order: bool = False
+    block_size: int = 128
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.damp < math.inf:
+            raise QuantizationError(f"damp = {self.damp} must be a number above 0, such as 0.01")
+        if self.block_size < 1:
+            raise QuantizationError(f"block_size = {self.block_size} must be at least 1")
+        require("dtype", self.dtype, ("float32", "float64"))
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+
+@dataclass(frozen=True)
+class GptqResult:
+    """One rounded weight.
+
+    Attributes:
+        weight: [out, in], on its grid, in the original's type and on its device.
+        damping: what was added to each diagonal element of H.
+        escalations: how often the damping was raised by 10 because H could not be factorized.
+        dead_columns: inputs that were 0 at every calibration token; their weights are set to 0.
+        loss: weighted mean over tokens of ||W x - Wq x||^2, without the damping's share.
+    """
+
+    weight: Tensor
+    damping: float
+    escalations: int
+    dead_columns: int
+    loss: float
+
+
+def gptq(
+    weight: Tensor, hessian: Tensor, quantizer: Quantizer, settings: GptqSettings | None = None
+) -> GptqResult:
+    """Round one weight [out, in] against its Hessian [in, in]; see `gptq_shared`."""
+    return gptq_shared([weight], hessian, quantizer, settings)[0]
+
+
+def gptq_shared(
+    weights: Sequence[Tensor],
+    hessian: Tensor,
+    quantizer: Quantizer,
+    settings: GptqSettings | None = None,
+) -> list[GptqResult]:
+    """Round the weights of layers that share their input (q, k, v; gate, up), in one pass.
+
+    Each keeps ranges of its own. They are measured on the original weights, before any error is
+    passed on and whatever the order of the columns ("static groups").
+
+    Args:
+        weights: each [out_i, in]; not changed.
+        hessian: [in, in], symmetric, from `Hessian.matrix`; not changed.
+        quantizer: per_channel, per_tensor or per_group.
+        settings: the defaults when None.
+
+    Raises:
+        QuantizationError: shapes that do not fit, values that are not finite, a group size that
+            does not divide, or an H that no damping up to 10^6 times the first makes positive
+            definite.
+    """
+    settings = settings or GptqSettings()
+    _check(weights, hessian)
+    H = hessian.to(settings.torch_dtype)
+    dead = H.diagonal() == 0
+    alive = [weight.detach().masked_fill(dead, 0) for weight in weights]
+    order = (
+        torch.argsort(H.diagonal(), descending=True, stable=True) if settings.act_order else None
+    )
+    A, D, damping, escalations = _factorize(H, dead, order, settings.damp)
+    columns = _Columns.of(alive, quantizer, order, settings.torch_dtype)
+    rounded, errors, updated = _round_columns(columns, A, quantizer, settings.block_size)
+
+    loss = ((updated - rounded).square() * D[:, None]).sum(0) - damping * errors.square().sum(0)
+    back = rounded if order is None else torch.empty_like(rounded).index_copy_(0, order, rounded)
+    sizes = [len(weight) for weight in weights]
+    return [
+        GptqResult(
+            weight=part.T.to(weight.dtype).contiguous(),
+            damping=damping,
+            escalations=escalations,
+            dead_columns=int(dead.sum()),
+            loss=max(0.0, float(part_loss.double().sum()) / 2),
+        )
+        for weight, part, part_loss in zip(
+            weights, back.split(sizes, dim=1), loss.split(sizes), strict=True
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Weights and their grids, one row per column, in the order of rounding.
+
+    w: [in, rows], rows of all weights side by side: columns are contiguous here.
+    scale, zero: [groups, rows]; group[k] is the group of column k.
+    """
+
+    w: Tensor
+    scale: Tensor
+    zero: Tensor
+    group: list[int]
+
+    @staticmethod
+    def of(
+        weights: Sequence[Tensor], quantizer: Quantizer, order: Tensor | None, dtype: torch.dtype
+    ) -> "_Columns":
+        scales: list[Tensor] = []
+        zeros: list[Tensor] = []
+        for weight in weights:
+            measured = parameters(weight, quantizer)
+            # [1, 1], [out, 1] or [out, groups, 1] -> [groups, out]
+            shape = (len(weight), -1) if measured.scale.numel() > 1 else (1, 1)
+            for found, into in ((measured.scale, scales), (measured.zero, zeros)):
+                into.append(found.reshape(shape).expand(len(weight), -1).T.to(dtype))
+        w = torch.cat([weight.to(dtype) for weight in weights]).T
+        index = torch.arange(len(w), device=w.device) if order is None else order
+        size = quantizer.group_size or len(w)
+        return _Columns(
+            w[index].contiguous(),  # a copy, always
+            torch.cat(scales, dim=1),
+            torch.cat(zeros, dim=1),
+            (index // size).tolist(),
+        )
+
+
+def _round_columns(
+    columns: _Columns, A: Tensor, quantizer: Quantizer, block_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The recursion of the module's docstring, everything transposed: [in, rows].
+
+    Errors are passed on by halves: once the left half of a range is rounded, one matrix product
+    takes its errors to the right half. Ranges of `block_size` columns are rounded one by one.
+
+    Returns: rounded weights, E = W - Wq, and the weights as they were just before rounding.
+    """
+    W = columns.w
+    E, Q = W.clone(), torch.empty_like(W)
+    At = A.T.contiguous()
+    scale, low, high = (
+        tensor.unbind()
+        for tensor in (
+            columns.scale,
+            quantizer.lowest - columns.zero,
+            quantizer.highest - columns.zero,
+        )
+    )
+    step = torch.empty_like(W[0])
+
+    def one_by_one(start: int, stop: int) -> None:
+        for k in range(start, stop):
+            g, w, q = columns.group[k], W[k], Q[k]
+            if k > start:
+                w.addmv_(E[start:k].T, At[k, start:k])
+            torch.div(w, scale[g], out=step)
+            torch.clamp(step.round_(), low[g], high[g], out=step)
+            torch.mul(step, scale[g], out=q)
+            E[k].sub_(q)
+
+    def halves(start: int, stop: int) -> None:
+        if stop - start <= block_size:
+            return one_by_one(start, stop)
+        blocks = -(-(stop - start) // block_size)
+        middle = start + (blocks + 1) // 2 * block_size
+        halves(start, middle)
+        W[middle:stop].addmm_(At[middle:stop, start:middle], E[start:middle])
+        halves(middle, stop)
+
+    halves(0, len(W))
+    return Q, E, W
+
+
+def _factorize(
+    H: Tensor, dead: Tensor, order: Tensor | None, damp: float
+) -> tuple[Tensor, Tensor, float, int]:
+    """A [in, in] and D [in] with H + damping I = (A + I) D (A + I)^T, in `order`.
+
+    Returns also the damping, and how often it had to be raised by 10.
+    """
+    live = H.diagonal()[~dead]
+    mean = float(live.mean()) if len(live) else 1.0
+    # Any positive value does for a dead column: its weights are 0 and stay so.
+    H = H + torch.diag(dead.to(H.dtype) * mean)
+    if order is not None:
+        H = H[order][:, order]
+    flipped = H.flip(0, 1)  # lower factor of the flipped matrix = upper factor of H, flipped
+    for escalations in range(MAX_ESCALATIONS + 1):
+        damping = damp * 10**escalations * mean
+        damped = flipped.clone()
+        damped.diagonal().add_(damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not bool(failed) and bool(lower.isfinite().all()):
+            upper = lower.flip(0, 1)
+            root = upper.diagonal().clone()
+            return torch.triu(upper / root, 1), root.square(), damping, escalations
+    raise QuantizationError(
+        f"the Hessian is not positive definite even with {damping:.3g} added to its diagonal (mean "
+        f"{mean:.3g}); use more calibration tokens or dtype float64"
+    )
+
+
+def _check(weights: Sequence[Tensor], hessian: Tensor) -> None:
+    if not weights:
+        raise QuantizationError("no weights to round")
+    for weight in weights:
+        if weight.dim() != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
+            raise QuantizationError(
+                f"a weight of shape {list(weight.shape)} does not fit a Hessian of shape "
+                f"{list(hessian.shape)}"
+            )
+        if not bool(weight.isfinite().all()):
+            raise QuantizationError("the weight has NaN or infinite values")
+    if not bool(hessian.isfinite().all()):
+        raise QuantizationError("the Hessian has NaN or infinite values")

@@ -1,0 +1,230 @@
+"""QuaRot's rotations: the same function in a basis without outlier channels.
+
+    embedding -> x Q                                        residual stream: x becomes x Q
+    q, k, gate, up, head:   W <- W Q                        readers of the stream
+    v:                      W <- H_d^T W Q, b <- b H_d      each key-value head on its own
+    o:                      W <- Q^T W (H_heads (x) H_d)    its input is rotated by H_heads online
+    down:                   W <- Q^T W H_ffn                its input is rotated by H_ffn online
+
+A linear is y = x W^T with rows x, and Q = diag(s) H with random signs s: the signs come first, as
+in QuaRot's code (behind H they would only flip rotated channels). Norms must be fused before,
+since an RMSNorm commutes with a rotation only when its weight is 1. The embedding's mean is NOT
+subtracted (that is for LayerNorm; here it would change the function). The biases of q and k are
+added behind the rotation's reach and stay. With grouped-query attention a value head feeds several
+query heads, each of which then carries the same H_d.
+
+What is left to do while the model runs are the rotations in front of o and down
+(`RotatedLinear`), and of q and k after RoPE if keys are to be quantized (`RotatedAttention`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllmquant_exp.models.invariance import blocks_of, fuse_norms
+from dllmquant_exp.models.transformer import AttentionFunction, Block, Transformer
+from dllmquant_exp.quantization.hadamard import OnlineHadamard, split
+from dllmquant_exp.quantization.quantizers import QuantizationError
+
+__all__ = ["RotatedAttention", "RotatedLinear", "RotationReport", "fuse_norms", "rotate"]
+
+_CHUNK = 2**24  # numbers converted to float64 at a time: 128 MB
+
+
+class RotatedLinear(nn.Module):
+    """y = rotation(x) W^T + b: a linear whose weight is fused with the rotation's inverse.
+
+    Not an nn.Linear, so that code that knows linears only cannot drop the rotation unnoticed.
+
+    Args:
+        weight: [out_features, in_features].
+        bias: [out_features] or None.
+        rotation: [..., in_features] -> the same shape.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rotation: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.rotation = rotation
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in_features] -> [..., out_features]."""
+        return F.linear(self.rotation(x), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+
+class RotatedAttention(nn.Module):
+    """Attention whose q and k are rotated per head: q k^T stays, outliers of k are spread.
+
+    Args:
+        inner: the attention that follows, for example one that quantizes k.
+        head_dim: the rotation's size.
+
+    Raises:
+        QuantizationError: there is no H_head_dim.
+    """
+
+    def __init__(self, inner: AttentionFunction, head_dim: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rotation = OnlineHadamard(head_dim, name="head_dim")
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See `transformer.attention`; q and k behind RoPE."""
+        return self.inner(self.rotation(q), self.rotation(k), v, mask)
+
+
+@dataclass(frozen=True)
+class RotationReport:
+    """What `rotate` did.
+
+    Attributes:
+        seed: of the signs of Q.
+        sizes: each Hadamard matrix by its use, as (power of two, Paley order).
+        online: names of the linears that rotate their input at run time.
+        keys: whether q and k are rotated after RoPE.
+        weight_dtype: type the rotated weights are stored in. Each step rounds to it once; below
+            float32 the model's function moves visibly.
+    """
+
+    seed: int
+    sizes: dict[str, tuple[int, int]]
+    online: tuple[str, ...]
+    keys: bool
+    weight_dtype: str
+
+
+def rotate(model: Transformer, seed: int, *, keys: bool = False) -> RotationReport:
+    """Rotate a full-precision model in place; its outputs stay the same up to rounding.
+
+    Norms are fused first. Weights are converted to float64 some rows at a time.
+
+    Args:
+        model: on any device, in any floating-point type; fusing is done in float64.
+        seed: of the signs of Q; the same seed gives the same bytes.
+        keys: rotate q and k per head after RoPE, which helps only if keys are quantized.
+
+    Raises:
+        QuantizationError: a size without a Hadamard matrix, weights that are not finite, or a
+            model that is rotated or quantized already. The model is then untouched.
+    """
+    sizes = _sizes(model)
+    _check(model)
+    fuse_norms(model)
+    with torch.no_grad():
+        _rotate_residual(model, seed)
+        for block in blocks_of(model):
+            _rotate_heads(block)
+            _rotate_down(block)
+            if keys:
+                block.attention = RotatedAttention(block.attention, block.head_dim)
+    return RotationReport(
+        seed=seed,
+        sizes=sizes,
+        online=tuple(n for n, m in model.named_modules() if isinstance(m, RotatedLinear)),
+        keys=keys,
+        weight_dtype=str(model.embedding.weight.dtype).removeprefix("torch."),
+    )
+
+
+def _sizes(model: Transformer) -> dict[str, tuple[int, int]]:
+    config = model.config
+    return {
+        name: split(getattr(config, name), name)
+        for name in ("d_model", "n_heads", "head_dim", "d_ffn")
+    }
+
+
+def _check(model: Transformer) -> None:
+    for n, block in enumerate(blocks_of(model)):
+        for name, module in block.named_children():
+            if name.endswith("_proj") and not isinstance(module, nn.Linear):
+                raise QuantizationError(
+                    f"blocks.{n}.{name} is a {type(module).__name__}; rotate a model in full "
+                    "precision, once"
+                )
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise QuantizationError(
+                f"{name} holds NaN or infinite values, which a rotation would spread over whole "
+                "rows; check the checkpoint"
+            )
+
+
+Rotation = Callable[[Tensor], Tensor]  # rows [n, features] -> the same shape
+
+
+def _rotate_inputs(weight: Tensor, rotation: Rotation) -> None:
+    """W <- W R in place, for `rotation` x -> x R on rows; in float64, some rows at a time."""
+    for rows in weight.split(max(1, _CHUNK // weight.shape[1])):
+        rows.copy_(rotation(rows.double()))
+
+
+def _rotate_outputs(weight: Tensor, rotation: Rotation) -> None:
+    """W <- R^T W in place: outputs y = x W^T become y R."""
+    _rotate_inputs(weight.T, rotation)
+
+
+def _rotate_residual(model: Transformer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    device = model.embedding.weight.device
+    d = model.config.d_model
+    signs = torch.randint(2, (d,), generator=generator).to(device, torch.float64) * 2 - 1
+    hadamard = OnlineHadamard(d, name="d_model").to(device)
+
+    def q(x: Tensor) -> Tensor:
+        return hadamard(x * signs)
+
+    for embedding_or_head in (model.embedding, model.head):
+        _rotate_inputs(embedding_or_head.weight, q)
+    for block in blocks_of(model):
+        for reader in (block.q_proj, block.k_proj, block.v_proj, block.gate_proj, block.up_proj):
+            _rotate_inputs(reader.weight, q)
+        for writer in (block.o_proj, block.down_proj):
+            _rotate_outputs(writer.weight, q)
+
+
+def _rotate_heads(block: Block) -> None:
+    """H_d into v and o, per head; H_heads into o and online in front of it."""
+    v, o, d = block.v_proj, block.o_proj, block.head_dim
+    heads = o.in_features // d
+    inside = OnlineHadamard(d, name="head_dim").to(v.weight.device)
+    across = OnlineHadamard(heads, inner=d, name="n_heads").to(o.weight.device)
+
+    def per_head(x: Tensor) -> Tensor:
+        return inside(x.unflatten(-1, (-1, d))).flatten(-2)
+
+    _rotate_outputs(v.weight, per_head)
+    if v.bias is not None:
+        _rotate_inputs(v.bias[None], per_head)
+    _rotate_inputs(o.weight, lambda x: across(per_head(x)))
+    _set(block, "o_proj", RotatedLinear(o.weight, o.bias, across))
+
+
+def _rotate_down(block: Block) -> None:
+    down = block.down_proj
+    rotation = OnlineHadamard(down.in_features, name="d_ffn").to(down.weight.device)
+    _rotate_inputs(down.weight, rotation)
+    _set(block, "down_proj", RotatedLinear(down.weight, down.bias, rotation))
+
+
+def _set(block: Block, name: str, module: nn.Module) -> None:
+    """Replace a linear; its place is typed as nn.Linear, which a RotatedLinear must not be."""
+    setattr(block, name, module.train(block.training))

@@ -1,0 +1,136 @@
+"""GPTQ on the 28 linears of the shared tiny Llama: errors, and CPU time against the textbook.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/gptq_tiny_llama.py
+    OMP_NUM_THREADS=1 python tests/benchmarks/gptq_tiny_llama.py --linears 2 --variants plain
+
+Needs `tiny_llama.py` in --bench (default: ../shared/bench beside the repository). Every linear is
+rounded against the inputs of the full-precision model over 32 x 256 calibration tokens. Its error
+is ||W X - Wq X||^2 / ||W X||^2, on those inputs and on held-out ones. The CPU time is that of
+Hessians and rounding, in one process; the inputs are computed beforehand for both.
+
+    textbook   one Hessian per linear, the paper's loops (textbook_gptq.py)
+    plain      ours: q, k, v and gate, up share a Hessian and a pass
+    act_order  the same, columns in the order of diag(H)
+    clip_P     the same with clip search, |error|^P
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from textbook_gptq import textbook_gptq, textbook_hessian
+from torch import Tensor
+
+from dllmquant_exp.quantization.gptq import GptqSettings, gptq_shared
+from dllmquant_exp.quantization.hessian import Hessian
+from dllmquant_exp.quantization.quantizers import Quantizer, fake_quantize, parameters
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED_INPUT = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj"),
+    ("down_proj",),
+)
+PER_CHANNEL = Quantizer(4, True, "per_channel")
+BATCH = 2048  # tokens per call of a layer, as in the shared recipe: 8 x 256
+Weights = dict[str, Tensor]
+
+
+def main() -> None:
+    arguments = parse()
+    bench = load(arguments.bench / "tiny_llama.py")
+    model = bench.build_model("plain")
+    weights = {n: m.weight.detach() for n, m in bench.linears(model).items()}
+    weights = dict(list(weights.items())[: arguments.linears])
+    inputs = bench.collect_inputs(model, bench.calib())
+    heldout = bench.collect_inputs(model, bench.heldout())
+    fast = GptqSettings()
+    variants: dict[str, Callable[[], Weights]] = {
+        "rtn": lambda: {n: fake_quantize(w, PER_CHANNEL) for n, w in weights.items()},
+        "textbook": lambda: textbook(weights, inputs),
+        "plain": lambda: ours(weights, inputs, PER_CHANNEL, fast),
+        "act_order": lambda: ours(weights, inputs, PER_CHANNEL, replace(fast, act_order=True)),
+    }
+    for power in (2.0, 2.4):
+        clip = replace(PER_CHANNEL, clip_search=power)
+        variants[f"clip_{power}"] = lambda clip=clip: ours(weights, inputs, clip, fast)
+        variants[f"clip_{power}_act_order"] = lambda clip=clip: ours(
+            weights, inputs, clip, replace(fast, act_order=True)
+        )
+    chosen = arguments.variants or list(variants)
+    cpu = {}
+    for name in chosen:
+        start = time.process_time()
+        rounded = variants[name]()
+        cpu[name] = time.process_time() - start
+        errors = bench.summarise(bench.recon_errors(inputs, weights, rounded))
+        unseen = bench.summarise(bench.recon_errors(heldout, weights, rounded))
+        result = {"variant": name, "cpu_seconds": round(cpu[name], 2)}
+        result |= {"calibration": rounded_to(errors), "heldout": rounded_to(unseen)}
+        print(json.dumps(result), flush=True)
+    if "plain" in cpu and "textbook" in cpu:
+        ratio = cpu["plain"] / cpu["textbook"]
+        print(json.dumps({"plain over textbook, CPU time": round(ratio, 3)}))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bench", type=Path, default=REPOSITORY.parent / "shared" / "bench")
+    parser.add_argument("--linears", type=int, default=None, help="only the first ones")
+    parser.add_argument("--variants", nargs="*", default=None, help="default: all")
+    return parser.parse_args()
+
+
+def ours(weights: Weights, inputs: Weights, quantizer: Quantizer, how: GptqSettings) -> Weights:
+    result = {}
+    for layer in dict.fromkeys(name.rsplit(".", 2)[0] for name in weights):
+        for group in SHARED_INPUT:
+            names = [
+                n for n in weights if n.startswith(layer + ".") and n.rsplit(".", 1)[1] in group
+            ]
+            if not names:
+                continue
+            H = Hessian(weights[names[0]].shape[1], how.torch_dtype)
+            for x in inputs[names[0]].split(BATCH):
+                H.add(x)
+            rounded = gptq_shared([weights[n] for n in names], H.matrix(), quantizer, how)
+            result |= {n: r.weight for n, r in zip(names, rounded, strict=True)}
+    return {name: result[name] for name in weights}
+
+
+def textbook(weights: Weights, inputs: Weights) -> Weights:
+    result = {}
+    for name, weight in weights.items():
+        H = textbook_hessian(list(inputs[name].split(BATCH)))
+        measured = parameters(weight, PER_CHANNEL)
+        ends = (PER_CHANNEL.lowest, PER_CHANNEL.highest)
+        result[name] = textbook_gptq(weight, H, measured.scale, measured.zero, ends)
+    return result
+
+
+def rounded_to(errors: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in errors.items()}
+
+
+def load(path: Path) -> ModuleType:
+    if not path.is_file():
+        sys.exit(f"{path} is missing; give the folder of tiny_llama.py with --bench")
+    spec = importlib.util.spec_from_file_location("tiny_llama", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    with torch.no_grad():
+        main()
