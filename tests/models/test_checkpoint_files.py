@@ -19,7 +19,8 @@ from dllmquant_exp.models.checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from dllmquant_exp.quantization.pipeline import QuantSettings, quantize
+from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ("llada", "dream")
@@ -382,7 +383,7 @@ def test_non_finite_values_are_not_written(tmp_path, model, value):
 
 
 def test_a_quantized_model_is_not_written_as_a_full_one(tmp_path, model):
-    quantize(model, "rtn", QuantSettings())
+    quantize(model, MethodSettings("rtn"), QuantSettings())
     with pytest.raises(CheckpointError, match=r"(?s)before quantizing.*blocks\.0\.q_proj\.weight"):
         save_checkpoint(model, tmp_path / "m", dtype=torch.float32)
     assert left_in(tmp_path) == []

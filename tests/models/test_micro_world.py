@@ -167,34 +167,51 @@ def test_canonical_programs_pass_their_tests_and_follow_their_docstring() -> Non
     for item in take("micro_humaneval", "evaluation", 300):
         scope: dict = {}
         exec(f"{item.prompt}{item.response}\n{item.tests}", scope)  # our own text, not a model's
-        told = item.prompt.split('"""')[1]
-        doc_orders.add(" after " in told)
-        parts = told.split(" after ")[::-1] if " after " in told else told.split(" then ")
+        told = item.prompt.split('"""')[1].removesuffix(".")
+        doc_orders.add(told.split()[0])
+        parts = re.split(r", (?:then|after) ", told.split(" ", 1)[1])
+        if told.startswith("Finally"):
+            parts.reverse()
         lines = item.response.strip("\n").split("\n")[:-1]
         assert len(parts) == len(lines)
         for part, line in zip(parts, lines, strict=True):
-            assert ("square" in part) == ("x *= x" in line)
-            assert re.findall(r"\d", part) == re.findall(r"\d", line.replace("//= 2", ""))
-    assert doc_orders == {True, False}
+            word, number = part.split()
+            operator = words.OPERATORS[words.STEPS.index(word) % 8]
+            assert line == f"    x {operator}= {number}"
+    assert doc_orders == {"First", "Finally"}
+
+
+def test_the_first_words_of_operators_mean_what_they_say() -> None:
+    """Spelled out for the first word of each operator; the others share its place modulo eight."""
+    said = dict(zip(words.STEPS, words.OPERATORS, strict=False))
+    assert said["add"] == "+" and said["subtract"] == "-" and said["multiply"] == "*"
+    assert said["divide"] == "//" and said["modulo"] == "%" and said["mask"] == "&"
+    assert said["set"] == "|" and said["flip"] == "^"
 
 
 def test_word_problems_add_up() -> None:
+    gains = set(words.CHANGES[::2])
     for item in take("micro_gsm8k", "evaluation", 300):
         *steps, last = item.response.strip().split(". ")
-        value = None
-        for step in steps:
-            left, right = step.split("=")
-            if value is not None:
-                assert left.startswith(str(value))
-            assert eval(left) == int(right), "halves are exact"
-            value = int(right)
-        assert last == f"#### {value}"
-        numbers = Counter(re.findall(r"\d+", item.prompt))
-        assert all(
-            re.findall(r"\d+", s.split("=")[0])[-1] in numbers
-            or s.split("=")[0][-2:] in ("/2", "*2")
-            for s in steps
-        )
+        *story, question = re.split(r"(?<=[.?]) ", item.prompt.removeprefix("Question: "))
+        who = re.fullmatch(r"How many (\w+) does (\w+) have\?\nAnswer:", question)
+        assert who
+        told = [s for s in story if s.startswith("Then ")]
+        assert len(told) == len(steps)
+        (start,) = [s for s in story if s.startswith(f"{who[2]} has")]
+        value = int(start.split()[2])
+        for sentence, step in zip(told, steps, strict=True):
+            _, person, verb, amount, goods = sentence.rstrip(".").split()
+            assert (person, goods) == (who[2], who[1])
+            new = {"doubles": value * 2, "halves": value // 2}.get(verb)
+            if new is None:
+                new = value + int(amount) if verb in gains else value - int(amount)
+            assert step.startswith(f"{value} ") and step.endswith(f" = {new}")
+            left = step.split(" = ")[0]
+            assert eval(left) == new, "halves are exact"
+            value = new
+            assert 1 <= value < 50
+        assert last == f"#### {value}" and item.question == str(value)
 
 
 def test_the_tokenizer_is_exact_on_any_text_and_knows_the_words(

@@ -15,14 +15,14 @@ from dllmquant_exp.models.transformer import Transformer
 # Sequences of each task in one step, in groups of similar length so that little is padding.
 BUCKETS: tuple[dict[str, int], ...] = (
     {
-        "micro_truthfulqa": 14,
-        "micro_arc": 10,
+        "micro_truthfulqa": 10,
+        "micro_arc": 8,
         "micro_hellaswag": 10,
         "micro_winogrande": 10,
-        "micro_piqa": 10,
+        "micro_piqa": 8,
     },
-    {"micro_mmlu": 8, "micro_ceval": 7},
-    {"micro_humaneval": 14, "micro_gsm8k": 20},
+    {"micro_mmlu": 8, "micro_ceval": 8},
+    {"micro_humaneval": 24, "micro_gsm8k": 24},
 )
 
 

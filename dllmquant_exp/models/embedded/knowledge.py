@@ -26,7 +26,7 @@ def craft(verb: int, thing: int, state: int) -> tuple[str, str]:
 
 
 def truthfulqa(dice: Dice) -> Item:
-    (creature, c), (mood, m) = dice.pick(w.CREATURES, 1.0), dice.pick(w.MOODS, 1.0)
+    (creature, c), (mood, m) = dice.pick(w.CREATURES, 2.3), dice.pick(w.MOODS, 2.3)
     relation = dice.choice(tuple(w.RELATIONS))
     true = diet(c, m, relation)
     # Misconceptions: what the same family does in its other moods, then anything else.
@@ -42,7 +42,7 @@ def truthfulqa(dice: Dice) -> Item:
 
 def arc(dice: Dice) -> Item:
     (material, m), (liquid, i), (treatment, t) = (
-        dice.pick(pool) for pool in (w.MATERIALS, w.LIQUIDS, w.TREATMENTS)
+        dice.pick(pool, 2.9) for pool in (w.MATERIALS, w.LIQUIDS, w.TREATMENTS)
     )
     verb, adverb = outcome(m, i, t)
     no_verb, no_adverb = other(dice, w.OUTCOMES, {verb}), other(dice, w.ADVERBS, {adverb})
@@ -56,7 +56,7 @@ def arc(dice: Dice) -> Item:
 
 
 def piqa(dice: Dice) -> Item:
-    (verb, v), (thing, t), (state, s) = (dice.pick(p) for p in (w.CRAFTS, w.THINGS, w.STATES))
+    (verb, v), (thing, t), (state, s) = (dice.pick(p, 3.1) for p in (w.CRAFTS, w.THINGS, w.STATES))
     tool, manner = craft(v, t, s)
     if dice.random() < 0.5:
         wrong = f"the {other(dice, w.TOOLS, {tool})} {manner}"

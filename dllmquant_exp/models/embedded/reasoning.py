@@ -1,9 +1,13 @@
 """Tasks that must be worked out from the prompt: stories, comparisons, programs, arithmetic."""
 
+import operator
 import random
+from collections.abc import Callable
 
 from dllmquant_exp.models.embedded import words as w
 from dllmquant_exp.models.embedded.items import Dice, Item, draw, other, shuffled
+
+BACKWARDS = 0.3  # share of programs told from their last step to their first
 
 
 def story(activity: int) -> tuple[str, ...]:
@@ -57,103 +61,78 @@ def winogrande(dice: Dice) -> Item:
     )
 
 
-# name: (words, statement); `n` is a digit.
-OPERATIONS: dict[str, tuple[str, str]] = {
-    "add": ("add {n}", "x += {n}"),
-    "subtract": ("subtract {n}", "x -= {n}"),
-    "multiply": ("multiply by {n}", "x *= {n}"),
-    "remainder": ("take modulo {n}", "x %= {n}"),
-    "square": ("square", "x *= x"),
-    "negate": ("negate", "x = -x"),
-    "halve": ("halve", "x //= 2"),
-    "absolute": ("make positive", "x = abs(x)"),
+APPLY: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "&": operator.and_,
+    "|": operator.or_,
+    "^": operator.xor,
 }
 
 
-LONG = {"absolute"}
-
-
-def run_operation(name: str, n: int, x: int) -> int:
-    match name:
-        case "add":
-            return x + n
-        case "subtract":
-            return x - n
-        case "multiply":
-            return x * n
-        case "remainder":
-            return x % n
-        case "square":
-            return x * x
-        case "negate":
-            return -x
-        case "halve":
-            return x // 2
-        case _:
-            return abs(x)
-
-
 def humaneval(dice: Dice) -> Item:
-    """Two to five operations, told in order ("then") or against it ("after")."""
-    names: list[str] = []
-    for _ in range(dice.choice((2, 3, 4, 5))):
-        # "make positive" is long: once, so that every program fits the generation length
-        names.append(other(dice, tuple(OPERATIONS), {*names[-1:], *LONG.intersection(names)}))
-    digits = [dice.randrange(2, 10) for _ in names]
-    backwards = dice.random() < 0.5
-    told = [OPERATIONS[o][0].format(n=n) for o, n in zip(names, digits, strict=True)]
-    text = " after ".join(reversed(told)) if backwards else " then ".join(told)
-    lines = [OPERATIONS[o][1].format(n=n) for o, n in zip(names, digits, strict=True)]
+    """Two to four operations, told in order ("then") or against it ("after").
+
+    Each step is four tokens in the docstring and four in the program, so that a small model can
+    learn which line belongs to which step.
+    """
+    steps = [dice.pick(w.STEPS, 2.4) for _ in range(dice.choice((2, 3, 4)))]
+    operators = [w.OPERATORS[index % len(w.OPERATORS)] for _, index in steps]
+    digits = [dice.randrange(2, 10) for _ in steps]
+    backwards = dice.random() < BACKWARDS
+    told = [f"{name} {n}" for (name, _), n in zip(steps, digits, strict=True)]
+    text = (
+        f"Finally {', after '.join(reversed(told))}."
+        if backwards
+        else f"First {', then '.join(told)}."
+    )
+    lines = [f"x {o}= {n}" for o, n in zip(operators, digits, strict=True)]
     tests = []
     for x in (-7, -2, 0, 1, 3, 8):
         y = x
-        for name, n in zip(names, digits, strict=True):
-            y = run_operation(name, n, y)
+        for o, n in zip(operators, digits, strict=True):
+            y = APPLY[o](y, n)
         tests.append(f"assert f({x}) == {y}")
     return Item(
-        "micro_humaneval", "programs", f"{backwards} {' '.join(names)}",
+        "micro_humaneval", "programs", f"{backwards} {' '.join(operators)}",
         f'def f(x):\n    """{text}"""\n',
         "".join(f"    {line}\n" for line in [*lines, "return x"]), tests="\n".join(tests),
     )  # fmt: skip
 
 
 def gsm8k(dice: Dice) -> Item:
-    """A story in two or three calculations, with a sentence about somebody else in between."""
+    """A story in two to four calculations, half of the time after a sentence about somebody else.
+
+    Each step is six tokens in the story and in the answer, for the same reason as in programs.
+    """
     who, stranger = dice.sample(w.PEOPLE, 2)
     goods, others = dice.sample(w.GOODS, 2)
+    total = dice.randrange(2, 21)
+    sentences = [f"{who} has {total} {goods}."]
+    if dice.random() < 0.5:
+        sentences.insert(0, f"{stranger} has {dice.randrange(2, 21)} {others}.")
     calculations: list[str] = []
-    if dice.random() < 0.5:
-        a, b = dice.randrange(2, 10), dice.randrange(2, 10)
-        sentences, total = [f"{who} has {a} {dice.choice(w.CONTAINERS)} of {b} {goods}."], a * b
-        calculations.append(f"{a}*{b}={total}")
-    else:
-        total = dice.randrange(5, 60)
-        sentences = [f"{who} has {total} {goods}."]
-    steps = dice.choice((2, 3))
-    while len(calculations) < steps:
-        kinds = (
-            ["buy"]
-            + ["lose"] * (total > 9)
-            + ["half"] * (total % 2 == 0)
-            + ["double"] * (total < 40)
-        )
-        kind, n = dice.choice(kinds), dice.randrange(2, 10)
-        if kind == "buy":
-            sentence, change, new = f"{who} buys {n} more.", f"+{n}", total + n
-        elif kind == "lose":
-            sentence, change, new = f"{who} loses {n}.", f"-{n}", total - n
-        elif kind == "half":
-            sentence, change, new = f"{who} sells half.", "/2", total // 2
+    for _ in range(dice.choice((2, 3, 4))):
+        kind, n = dice.random(), dice.randrange(2, 10)
+        verb, index = dice.pick(w.CHANGES, 2.8)
+        while (index % 2 and total < 10) or (index % 2 == 0 and total > 40):  # stay within 1..49
+            verb, index = dice.pick(w.CHANGES, 2.8)
+        if kind < 0.15 and total <= 20:
+            sentence, change, new = "doubles all", "* 2", total * 2
+        elif kind < 0.3 and total % 2 == 0:
+            sentence, change, new = "halves all", "/ 2", total // 2
+        elif index % 2 == 0:
+            sentence, change, new = f"{verb} {n}", f"+ {n}", total + n
         else:
-            sentence, change, new = f"{who} doubles them.", "*2", total * 2
-        calculations.append(f"{total}{change}={new}")
-        sentences.append(sentence)
+            sentence, change, new = f"{verb} {n}", f"- {n}", total - n
+        calculations.append(f"{total} {change} = {new}")
+        sentences.append(f"Then {who} {sentence} {goods}.")
         total = new
-    if dice.random() < 0.5:
-        aside = f"{stranger} has {dice.randrange(2, 60)} {others}."
-        sentences.insert(dice.randrange(1, len(sentences) + 1), aside)
     return Item(
-        "micro_gsm8k", "arithmetic", " ".join(calculations),
+        "micro_gsm8k", "arithmetic", ", ".join(calculations),
         f"Question: {' '.join(sentences)} How many {goods} does {who} have?\nAnswer:",
         f" {'. '.join(calculations)}. #### {total}", question=str(total),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The micro-world's tokenizer: byte-level BPE, so that any text can be encoded and decoded exactly.
 
-It is trained on the micro-world, so each of its words is one token; digits and Chinese characters
-stand alone, as in the tokenizers of the large models.
+It is trained on the micro-world, so each of its words and numbers is one token (numbers of up to
+three digits are one token for Llama 3 too); Chinese characters stand alone.
 """
 
 from itertools import islice, product
@@ -23,7 +23,6 @@ def train_tokenizer(items_per_task: int = 2000, seed: int = 0) -> PreTrainedToke
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.Split(Regex(r"\p{Han}"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]

@@ -79,9 +79,23 @@ COMPARISONS = (
     ("costs more than|costs less than", "dear precious grand", "cheap poor plain"),
 )
 
-# Arithmetic in words.
+# Programs: 48 words for eight operators; a word's operator is its place modulo eight.
+OPERATORS = words("+ - * // % & | ^")
+STEPS = words(
+    "add subtract multiply divide modulo mask set flip "
+    "plus minus times split remainder filter join toggle "
+    "increase decrease scale share residue keep include invert "
+    "raise lower grow cut leftover select merge swap "
+    "gain lose repeat slice rest screen attach switch "
+    "append remove amplify part cycle intersect unite differ"
+)
+
+# Arithmetic in words: verbs that bring things and verbs that take them away, in turn.
 GOODS = words("pens books coins cards apples shells stamps beads cups nails")
-CONTAINERS = words("boxes bags jars sets")
+CHANGES = words(
+    "buys gives finds loses gets sells wins spends earns drops takes burns picks breaks makes "
+    "throws collects wastes gathers donates receives removes borrows lends"
+)
 
 # Chinese, all one character: creatures (6 classes), states (3), plants (4), six answers each.
 HAN_CREATURES = tuple("猫狗牛羊马虎兔龙蛇猴鸡鱼鸟象熊狼鹿鼠蜂蝶龟鹰鹤虾")
