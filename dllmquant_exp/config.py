@@ -4,31 +4,31 @@ Everything that can be known to be wrong before a model is loaded is refused her
 that says which setting, what it is and what would work.
 """
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dllmquant_exp.calibration.cgq import CgqSettings
+from dllmquant_exp.calibration.collect import CalibrationSettings
+from dllmquant_exp.components import COMPONENTS, resolve_components
 from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
+from dllmquant_exp.models.embedded.outliers import OutlierSettings
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.pipeline import METHODS, QuantSettings
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
-from dllmquant_exp.tracking import TrackingSettings, check_tracking
+from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
-FULL_PRECISION = "fp"
 DEFAULT_QUANT = "w4a4"
-GROUPS = ("model", "method", "quant", "task", "decoding", "tracking")
+GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
@@ -42,11 +42,14 @@ class ModelSettings:
     revision: str | None
     settings: str
     embedded: bool
+    outliers: OutlierSettings | None
 
-
-@dataclass(frozen=True)
-class MethodSettings:
-    name: str
+    def __post_init__(self) -> None:
+        if self.outliers is not None and not self.embedded:
+            raise ValueError(
+                "outliers are put into embedded models only (they are found with the micro-world's "
+                "texts); set model.outliers to null"
+            )
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class Experiment:
     method: MethodSettings
     quant_name: str  # empty for full precision
     quant: QuantSettings | None  # None for full precision
+    calibration: CalibrationSettings | None  # None where nothing is calibrated
+    cgq: CgqSettings | None
+    iaaq: IaaqSettings | None
     tasks: tuple[Task, ...]
     decoding: DecodingOverrides
     tracking: TrackingSettings
@@ -132,11 +138,15 @@ class Experiment:
                 "architecture": self.model.architecture,
                 "checkpoint": self.model.checkpoint,
                 "revision": self.model.revision,
+                "outliers": None if self.model.outliers is None else asdict(self.model.outliers),
             },
             "method": asdict(self.method),
             "quant": None if self.quant is None else asdict(self.quant),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            "cgq": None if self.cgq is None else asdict(self.cgq),
+            "iaaq": None if self.iaaq is None else asdict(self.iaaq),
             "task": {"name": task.name, "kind": task.kind, "settings": settings},
-            "data_root": common.data_root if task.kind == "official" else None,
+            "data_root": common.data_root if self.reads_data_root(task) else None,
             "limit": common.limit,
             "seed": common.seed,
             "device": common.device,
@@ -145,10 +155,20 @@ class Experiment:
             "threads": common.threads,
         }
 
+    def reads_data_root(self, task: Task) -> bool:
+        return task.kind == "official" or not (self.calibration is None or self.model.embedded)
+
+    @property
+    def row(self) -> str:
+        """The method and its components, as in `quarot+tmas+cgq`."""
+        tmas = self.calibration is not None and self.calibration.name == "tmas"
+        parts = {"tmas": tmas, "cgq": self.cgq is not None, "iaaq": self.iaaq is not None}
+        return "+".join([self.method.name, *(name for name, on in parts.items() if on)])
+
     def cell_name(self, task: Task) -> str:
         """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
         quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
-        parts = (self.model.name, self.method.name, quant, task.name, f"s{self.common.seed}")
+        parts = (self.model.name, self.row, quant, task.name, f"s{self.common.seed}")
         return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
 
 
@@ -174,19 +194,20 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
     Raises:
         ConfigError: the first section with problems, all of its problems.
     """
-    known = {*GROUPS, *(field.name for field in fields(CommonSettings))}
+    names = {field.name for field in fields(CommonSettings)}
+    known = {*GROUPS, *COMPONENTS, "row", *names}
     problems = [unknown_key(key, known, "config") for key in config if key not in known]
     problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
     if problems:
         raise ConfigError("; ".join(problems))
-    common = read(CommonSettings, config, "config", ignore=GROUPS)
-    model = read(ModelSettings, config["model"], "model")
+    common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, "row"))
+    model = read(ModelSettings, config["model"], "model", ignore=["calibration"])
     method = read(MethodSettings, config["method"], "method")
-    methods = sorted({FULL_PRECISION, *METHODS})
-    if method.name not in methods:
-        raise ConfigError(f"method.name = {method.name!r} is not one of: {', '.join(methods)}")
-    plain = method.name == FULL_PRECISION
     quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])
+    plain = not method.quantizes
+    calibration, cgq, iaaq = resolve_components(
+        config, overrides, method, None if plain else quant, model.architecture
+    )
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
     tasks = _resolve_tasks(config["task"], model, decoding)
     _check_effects(overrides, tasks)
@@ -195,6 +216,9 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         method=method,
         quant_name="" if plain else str(config["quant"].get("name", DEFAULT_QUANT)),
         quant=None if plain else quant,
+        calibration=calibration,
+        cgq=cgq,
+        iaaq=iaaq,
         tasks=tasks,
         decoding=decoding,
         tracking=read(TrackingSettings, config["tracking"], "tracking"),
@@ -261,59 +285,3 @@ def _check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:
                 f"{override} would change nothing: the chosen tasks are all evaluated by "
                 f"{' and '.join(variants)}"
             )
-
-
-def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
-    """Refuse what this machine cannot do: GPU, W&B key, data folder, runs folder.
-
-    Raises:
-        ConfigError: what is not there, and what would work instead.
-    """
-    check_device(common.device)
-    if common.data_root is not None and not Path(common.data_root).expanduser().is_dir():
-        raise ConfigError(
-            f"data_root = {common.data_root} is not a folder; it should hold the official tasks' "
-            "files, or be null to take them from the hub"
-        )
-    try:
-        check_tracking(tracking, os.environ)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    check_writable(Path(common.runs_dir) / common.sweep)
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of a `device` setting; ConfigError when this machine does not have it."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device = {device!r} is not one of: cpu, cuda, cuda:N")
-    wanted = torch.device(device)
-    if wanted.type == "cpu":
-        return wanted
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if (wanted.index or 0) >= count:
-        found = f"{count} GPU{'s' if count != 1 else ''}" if count else "no GPU"
-        raise ConfigError(
-            f"device = {device}, but torch {torch.__version__} finds {found} here; use device=cpu"
-            + (f" or cuda:0 to cuda:{count - 1}" if count else "")
-        )
-    return wanted
-
-
-def check_writable(folder: Path) -> None:
-    """Find out by writing; leaves no file, and no folder that was not there, when it fails."""
-    made = []
-    try:
-        for parent in [*reversed(folder.parents), folder]:
-            if not parent.exists():
-                parent.mkdir()
-                made.append(parent)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        for parent in reversed(made):
-            with suppress(OSError):
-                parent.rmdir()
-        raise ConfigError(
-            f"the runs folder {folder} cannot be written ({error.strerror}); set runs_dir to a "
-            "folder that can"
-        ) from error

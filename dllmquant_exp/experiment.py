@@ -17,22 +17,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp import provenance, tracking
-from dllmquant_exp.config import Experiment, Task, check_device
+from dllmquant_exp.config import Experiment, Task
 from dllmquant_exp.evaluation import TaskResult, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
     checkpoint_digest,
-    load_config,
-    load_model,
-    load_tokenizer,
     resolve_checkpoint,
 )
-from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.quantization.pipeline import QuantReport, quantize
+from dllmquant_exp.preparation import Preparation, Prepared
 from dllmquant_exp.reporting.results import (
     RESULT_FILE,
     SCHEMA_VERSION,
@@ -41,6 +36,7 @@ from dllmquant_exp.reporting.results import (
     write_result,
 )
 from dllmquant_exp.reporting.statistics import score_interval
+from dllmquant_exp.surroundings import check_device
 
 logger = logging.getLogger(__name__)
 
@@ -51,64 +47,6 @@ class Outcome:
 
     folder: Path
     status: Literal["finished", "failed", "skipped"]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model ready to be evaluated, and what it took."""
-
-    model: Transformer
-    tokenizer: PreTrainedTokenizerBase
-    report: QuantReport
-    digest: str
-    seconds: dict[str, float]  # load, quantize
-    peak_memory_bytes: int
-
-
-class Preparation:
-    """Loads and quantizes at most once; a failure is remembered, so that it costs once too."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self._experiment = experiment
-        self._made: Prepared | Exception | None = None
-
-    def get(self) -> Prepared:
-        if self._made is None:
-            try:
-                self._made = prepare(self._experiment)
-            except Exception as error:
-                self._made = error
-        if isinstance(self._made, Exception):
-            raise self._made
-        return self._made
-
-
-def prepare(experiment: Experiment) -> Prepared:
-    """Load the checkpoint and quantize it.
-
-    Raises:
-        CheckpointError: what is wrong with the checkpoint, or it is of another architecture.
-    """
-    settings, common = experiment.model, experiment.common
-    device = check_device(common.device)
-    provenance.restart_peak_memory(device)
-    start = time.perf_counter()
-    folder = resolve_checkpoint(settings.checkpoint, settings.revision)
-    architecture = load_config(folder).architecture
-    if architecture != settings.architecture:
-        raise CheckpointError(
-            f"{settings.checkpoint} is a {architecture} checkpoint, but model={settings.name} "
-            f"evaluates a {settings.architecture} model; choose a model option that fits it"
-        )
-    local = str(folder)
-    model = load_model(local, dtype=getattr(torch, common.dtype), device=device)
-    tokenizer = load_tokenizer(local)
-    digest = checkpoint_digest(folder)
-    loaded = time.perf_counter()
-    report = quantize(model, experiment.method.name, experiment.quant)
-    seconds = {"load": loaded - start, "quantize": time.perf_counter() - loaded}
-    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
-    return Prepared(model, tokenizer, report, digest, seconds, peak)
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
@@ -133,6 +71,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
                 outcomes.append(Outcome(folder, "skipped"))
             else:
                 outcomes.append(_run_cell(experiment, task, folder, preparation, keep_going))
+    if all(outcome.status != "failed" for outcome in outcomes):
+        preparation.finish()
     return outcomes
 
 
@@ -170,7 +110,7 @@ def _is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:
-    name = " ".join(filter(None, (experiment.method.name, experiment.quant_name)))
+    name = " ".join(filter(None, (experiment.row, experiment.quant_name)))
     done = len(experiment.tasks) - waiting
     logger.info(
         "%s, %s, seed %d: %d task%s%s",
@@ -263,7 +203,9 @@ def _measure(
         **_head(experiment, task, "finished"),
         **_measurements(measured),
         "quantization": prepared.report.to_dict(),
+        "calibration": prepared.calibration,
         "checkpoint_digest": prepared.digest,
+        "calibration_digest": prepared.calibration and prepared.calibration["digest"],
         "error": None,
         "timing": _timing(started_at, seconds) | peak,
     }
@@ -319,7 +261,7 @@ def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
             "name": experiment.cell_name(task),
             "model": experiment.model.name,
             "embedded": experiment.model.embedded,
-            "method": experiment.method.name,
+            "method": experiment.row,
             "quant": experiment.quant_name or None,
             "task": task.name,
             "label": task.label,
@@ -331,7 +273,6 @@ def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
         },
         "config": config,
         "config_hash": config_hash(config),
-        "calibration_digest": None,  # no method in this version calibrates
         "versions": provenance.versions(),
         "source": provenance.source(),
         "hardware": provenance.hardware(check_device(experiment.common.device)),

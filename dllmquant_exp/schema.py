@@ -22,8 +22,8 @@ def read(cls: type[T], section: Any, where: str, *, ignore: Iterable[str] = ()) 
     """Make a `cls` from a configuration section.
 
     Args:
-        cls: a dataclass whose field types are str, int, float, bool, Literal, mappings or unions
-            of these with None.
+        cls: a dataclass whose field types are str, int, float, bool, Literal, mappings, tuples,
+            other dataclasses or unions of these with None.
         section: the mapping to read.
         where: the section's place in the configuration, for messages.
         ignore: keys of the section that somebody else reads.
@@ -42,7 +42,7 @@ def read(cls: type[T], section: Any, where: str, *, ignore: Iterable[str] = ()) 
     for name, field in fields.items():
         if name in given:
             try:
-                values[name] = _convert(given[name], hints[name])
+                values[name] = _convert(given[name], hints[name], f"{where}.{name}")
             except TypeError as error:
                 problems.append(f"{where}.{name} = {given[name]!r} {error}")
         elif _required(field):
@@ -68,13 +68,13 @@ def _required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is missing and field.default_factory is missing
 
 
-def _convert(value: Any, hint: Any) -> Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as the type `hint`, or TypeError saying what belongs there."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _convert_union(value, arguments)
+        return _convert_union(value, arguments, where)
     if origin is Literal:
         if value in arguments:
             return value
@@ -83,6 +83,14 @@ def _convert(value: Any, hint: Any) -> Any:
         if isinstance(value, Mapping):
             return dict(value)
         raise TypeError("is not a group of settings")
+    if origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(item, arguments[0], where) for item in value)
+        raise TypeError("is not a list")
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, Mapping):
+            return read(hint, value, where)
+        raise TypeError("is not a group of settings")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is hint:
@@ -90,14 +98,14 @@ def _convert(value: Any, hint: Any) -> Any:
     raise TypeError(f"is not {_kind(hint)}")
 
 
-def _convert_union(value: Any, options: tuple[Any, ...]) -> Any:
+def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in options:
         return None
     real = [option for option in options if option is not type(None)]
     reasons = []
     for option in real:
         try:
-            return _convert(value, option)
+            return _convert(value, option, where)
         except TypeError as error:
             reasons.append(str(error))
     null = " (null is possible too)" if len(real) < len(options) else ""

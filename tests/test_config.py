@@ -11,22 +11,20 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from dllmquant_exp import config as configuration
+from dllmquant_exp import surroundings
 from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import (
     GROUPS,
     CommonSettings,
     DecodingOverrides,
     Experiment,
-    check_device,
-    check_surroundings,
-    check_writable,
     resolve,
     to_mapping,
 )
 from dllmquant_exp.diffusion.settings import REMASKING
 from dllmquant_exp.evaluation.settings import OVERRIDES
 from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.surroundings import check_device, check_surroundings, check_writable
 from dllmquant_exp.tracking import TrackingSettings
 
 CONF = config_folder()
@@ -53,6 +51,8 @@ def sections() -> dict[str, dict[str, Any]]:
     """Every option of every group; Hydra is asked only where a file composes others (slow)."""
 
     def section(group: str, name: str) -> dict[str, Any]:
+        if "${" in (CONF / group / f"{name}.yaml").read_text():
+            return composed(f"{group}={name}")[group]
         alone = OmegaConf.load(CONF / group / f"{name}.yaml")
         assert isinstance(alone, DictConfig)
         return to_mapping(compose(f"{group}/{name}")[group] if "defaults" in alone else alone)
@@ -140,7 +140,7 @@ def test_a_cells_hash_moves_with_what_can_change_its_result(config: dict[str, An
         assert cell_names(resolve({**config, key: value})) == names, key
     tracking = {**config["tracking"], "mode": "off"}
     assert cell_names(resolve({**config, "tracking": tracking})) == names
-    quant = {**config["quant"], "weight_clip_ratio": 0.9}
+    quant = {**config["quant"], "activation_clip_ratio": 0.9}
     assert not set(names) & set(cell_names(resolve({**config, "quant": quant})))
 
 
@@ -202,7 +202,7 @@ def set_in(config: dict[str, Any], path: str, value: Any) -> None:
         ("model.checkpont", "x", "model.checkpont is not a setting .did you mean 'checkpoint'"),
         ("model.architecture", "gpt", "model.architecture = 'gpt' is not one of: llada, dream"),
         ("model.settings", "llada", "has no settings for models of kind 'llada'"),
-        ("method.name", "awk", "method.name = 'awk' is not one of: fp, rtn"),
+        ("method.name", "awk", "name = 'awk', but these settings are those of fp or rtn"),
         ("quant.weight_bits", 1, "quant: weight_bits = 1 is not one of"),
         ("quant.wieght_bits", 4, "did you mean 'weight_bits'"),
         ("task", {"name": "none", "tasks": {}}, "task.tasks is empty"),
@@ -266,7 +266,7 @@ def test_folders_made_on_the_way_are_removed_when_writing_fails(
     def refuse(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(configuration.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(surroundings.tempfile, "TemporaryFile", refuse)
     with pytest.raises(ConfigError, match="No space left on device"):
         check_writable(tmp_path / "runs" / "sweep")
     assert list(tmp_path.iterdir()) == []

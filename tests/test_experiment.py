@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dllmquant_exp import experiment as module
+from dllmquant_exp import preparation
 from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
@@ -41,6 +42,7 @@ def make(tmp_path: Path, checkpoint: Path) -> Any:
             "model": {**option("model", model), "checkpoint": str(checkpoint)},
             "method": option("method", method),
             "quant": option("quant", "w4a4"),
+            "calibration": {"name": "random", "samples": 4, "texts": ["micro_arc"], "length": 8},
             "task": {
                 "name": "two",
                 "tasks": {t: option("task", t)["tasks"][t] for t in TASKS},
@@ -61,11 +63,11 @@ def result(outcome: Outcome) -> dict[str, Any]:
     return value
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def forbid(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError(f"{name} was called")
 
-    monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(where, name, refuse)
 
 
 def test_a_job_writes_a_result_per_task_that_says_how_it_was_made(
@@ -93,7 +95,7 @@ def test_a_job_writes_a_result_per_task_that_says_how_it_was_made(
         assert value["checkpoint_digest"].startswith("sha256:")
         assert value["versions"]["torch"] == torch.__version__
         assert value["hardware"]["threads"] == 1
-        assert set(value["timing"]["wall_seconds"]) == {"load", "quantize", "evaluate"}
+        assert set(value["timing"]["wall_seconds"]) == {"load", "calibrate", "quantize", "evaluate"}
         assert value["timing"]["peak_memory_bytes"] > 50_000_000
         assert value["error"] is None and value["calibration_digest"] is None
         assert read_result(outcome.folder / "result.json").score == value["score"]
@@ -127,8 +129,8 @@ def test_the_same_seed_gives_the_same_file_apart_from_times(make: Any, tmp_path:
 def test_a_second_call_redoes_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = run(make(), keep_going=False)
     before = [(o.folder / "result.json").stat().st_mtime_ns for o in outcomes]
-    forbid(monkeypatch, "load_model")
-    forbid(monkeypatch, "evaluate_task")
+    forbid(monkeypatch, preparation, "load_model")
+    forbid(monkeypatch, module, "evaluate_task")
     again = run(make(), keep_going=False)
     assert [o.status for o in again] == ["skipped", "skipped"]
     assert [(o.folder / "result.json").stat().st_mtime_ns for o in again] == before
@@ -137,8 +139,10 @@ def test_a_second_call_redoes_nothing(make: Any, monkeypatch: pytest.MonkeyPatch
 def test_only_the_unfinished_cell_runs_and_the_model_is_loaded_once(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads, load = [], module.load_model
-    monkeypatch.setattr(module, "load_model", lambda *a, **k: (loads.append(a), load(*a, **k))[1])
+    loads, load = [], preparation.load_model
+    monkeypatch.setattr(
+        preparation, "load_model", lambda *a, **k: (loads.append(a), load(*a, **k))[1]
+    )
     outcomes = run(make(), keep_going=False)
     assert len(loads) == 1
     (outcomes[1].folder / "result.json").unlink()
@@ -230,8 +234,8 @@ def test_a_wrong_checkpoint_costs_one_load_and_fails_every_cell_of_a_sweep(
         run(experiment, keep_going=False)
     assert not (tmp_path / "runs").exists()
     calls = []
-    prepare = module.prepare
-    monkeypatch.setattr(module, "prepare", lambda e: (calls.append(e), prepare(e))[1])
+    prepare = preparation.prepare
+    monkeypatch.setattr(preparation, "prepare", lambda e: (calls.append(e), prepare(e))[1])
     assert [o.status for o in run(experiment, keep_going=True)] == ["failed", "failed"]
     assert len(calls) == 1
 
@@ -249,7 +253,7 @@ def test_missing_data_files_are_named_before_anything_is_computed(
     tasks = {t: option("task", t)["tasks"][t] for t in ("piqa", "gsm8k")}
     (tmp_path / "data").mkdir()
     experiment = make(task={"name": "two", "tasks": tasks}, data_root=str(tmp_path / "data"))
-    forbid(monkeypatch, "load_model")
+    forbid(monkeypatch, preparation, "load_model")
     with pytest.raises(DataError, match=r"piqa_val\.jsonl.*gsm8k_test\.jsonl"):
         run(experiment, keep_going=False)
     assert not (tmp_path / "runs").exists()
@@ -268,3 +272,84 @@ def test_threads_are_set_for_the_job_and_put_back(
     run(make(threads=before + 1), keep_going=False)
     assert seen == [before + 1] * 2
     assert torch.get_num_threads() == before
+
+
+COMPONENTS: dict[str, Any] = {
+    "tmas": {
+        "enabled": True, "samples": 8, "blocks": 2, "proportions": [0.5, 0.5], "thresholds": [0.5],
+        "texts": ["micro_arc", "micro_gsm8k"], "gen_length": 8, "steps": 8,
+    },
+    "cgq": {"enabled": True},
+    "iaaq": {"enabled": True},
+}  # fmt: skip
+
+
+def quick(method: str) -> dict[str, Any]:
+    """A method without AWQ's searches over weight clips, which the random model does not need."""
+    return {"method": method, "quant": {**option("quant", "w4a4"), "weight_clip_search": None}}
+
+
+def test_a_calibrated_cell_says_what_it_was_calibrated_on(make: Any) -> None:
+    outcomes = run(make(**quick("quarot"), **COMPONENTS), keep_going=False)
+    for value in map(result, outcomes):
+        calibration = value["calibration"]
+        assert value["cell"]["method"] == "quarot+tmas+cgq+iaaq"
+        assert value["calibration_digest"] == calibration["digest"]
+        assert calibration["report"]["filled"] == [[2, 2], [2, 2]]
+        assert calibration["cgq"]["masked"]["tokens"] > 0
+        layers = value["quantization"]["layers"]
+        assert len(layers) == 14 and all(layer["gptq"] is not None for layer in layers)
+        assert value["quantization"]["rotation"]["seed"] == 0
+
+
+def test_cells_share_calibration_sets_and_leave_no_blocks_behind(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make(**quick("quarot"), **COMPONENTS)
+    run(experiment, keep_going=False)
+    cache = Path(experiment.common.runs_dir) / ".cache"
+    (stored,) = (cache / "calibration").iterdir()
+    assert stored.name.startswith("tmas-")
+    assert list((cache / "blocks").iterdir()) == []
+
+    def decode(*_: object, **__: object) -> None:
+        raise AssertionError("the states were sampled again")
+
+    monkeypatch.setattr("dllmquant_exp.calibration.collect.tmas", decode)
+    without = {k: v for k, v in COMPONENTS.items() if k == "tmas"}
+    outcomes = run(make(**quick("gptq"), **without), keep_going=False)
+    assert {o.status for o in outcomes} == {"finished"}
+
+
+def test_a_killed_quantization_goes_on_behind_its_last_block(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dllmquant_exp.quantization import pipeline
+
+    whole = result(run(make(**quick("gptq"), sweep="whole"), keep_going=False)[0])
+    rounded, calls = pipeline._round_block, []
+
+    def die(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rounded(*args)
+
+    monkeypatch.setattr(pipeline, "_round_block", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(**quick("gptq")), keep_going=False)
+    outcomes = run(make(**quick("gptq")), keep_going=False)
+    assert len(calls) == 3, "only the second block was rounded again"
+    again = result(outcomes[0])
+    assert again["items"] == whole["items"]
+    assert again["quantization"] == whole["quantization"]
+
+
+@pytest.mark.parametrize("name", ["llm_qat", "uniform_time"])
+def test_other_calibration_sets(make: Any, name: str) -> None:
+    decode = {"gen_length": 8, "steps": 8, "blocks": 2}
+    other = {"texts": ["micro_piqa"], "steps_per_prompt": 2} if name == "uniform_time" else {}
+    calibration = {"name": name, "samples": 6, **decode, **other}
+    outcomes = run(make(**quick("gptq"), calibration=calibration), keep_going=False)
+    found = result(outcomes[0])["calibration"]
+    assert found["report"]["states"] == 6 and found["cgq"] is None

@@ -1,228 +1,271 @@
-"""Quantization methods, applied to a whole model in place.
+"""A quantization method applied to a whole model in place, block by block.
 
-    fp    nothing is touched
-    rtn   round to nearest: every block linear's weight on its own grid, without calibration
+    fp     nothing is touched
+    rtn    every weight to the nearest value of its grid
+    awq    scales and clips found on calibration states, then to the nearest
+    gptq   rounding errors passed on, by second moments of the calibration inputs
+    quarot rotated, then gptq
+
+A method is a composition (`MethodSettings`), so awq followed by gptq is one too. Blocks that are
+done feed the next ones, with quantized weights and activations as they are (as GPTQ, AWQ and QuaRot
+do); inside a block the order is q, k, v; o; gate, up; down. In memory at a time are the model, the
+inputs of one block and one second moment.
 
 Seven linears per block are quantized in both architectures: q, k, v, o, gate, up and down
 projections. Head and embedding are weight-only and have bits of their own (16 = untouched).
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, get_args
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dllmquant_exp.models.transformer import Transformer, at_least_float32
-from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
+from dllmquant_exp.models.invariance import blocks_of
+from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
+from dllmquant_exp.quantization.attention import QuantizedAttention, fix_alphas
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.awq import awq_block
+from dllmquant_exp.quantization.blockwise import (
+    BlockBatch,
+    TokenBatch,
+    first_block_batches,
+    linear_inputs,
+)
+from dllmquant_exp.quantization.gptq import gptq_shared
+from dllmquant_exp.quantization.hessian import Hessian
+from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
 from dllmquant_exp.quantization.quantizers import (
-    BITS,
     OFF,
-    Granularity,
-    Grid,
+    Parameters,
     QuantizationError,
     Quantizer,
     fake_quantize,
-    require,
 )
+from dllmquant_exp.quantization.reports import LayerReport, QuantReport
+from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, rotate
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
-BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_WEIGHT_GRANULARITIES = ("per_channel", "per_tensor", "per_group")
-_ACTIVATION_GRANULARITIES = ("per_token", "per_tensor", "per_group")
-
-
-@dataclass(frozen=True)
-class QuantSettings:
-    """What is quantized and how; the same for every method, so that methods can be compared.
-
-    Attributes:
-        weight_bits, activation_bits: of the block linears; 2 to 8, or 16 for "not quantized".
-        weight_granularity: per_channel | per_tensor | per_group (groups along the inputs).
-        activation_granularity: per_token | per_tensor | per_group (groups along the features).
-            Ranges are measured on each call; per_tensor means one range per request, padding
-            excluded, so that an answer does not depend on what shares its batch.
-        group_size: for the granularities that are per_group, else None.
-        weight_grid: full_range | restricted | max_over_7, see quantizers.py. Weights are symmetric.
-        weight_clip_ratio, activation_clip_ratio: fraction of the measured range that is kept.
-        activation_symmetric: signed integers without a zero point instead of unsigned with one.
-        head_bits, embedding_bits: weight only, symmetric, one range per row (token); 16 = off.
-
-    Raises:
-        QuantizationError: at construction, naming the setting.
-    """
-
-    weight_bits: int = 4
-    weight_granularity: Granularity = "per_channel"
-    group_size: int | None = None
-    weight_grid: Grid = "full_range"
-    weight_clip_ratio: float = 1.0
-    activation_bits: int = 4
-    activation_granularity: Granularity = "per_token"
-    activation_symmetric: bool = False
-    activation_clip_ratio: float = 1.0
-    head_bits: int = OFF
-    embedding_bits: int = OFF
-
-    def __post_init__(self) -> None:
-        for name in ("weight_bits", "activation_bits", "head_bits", "embedding_bits"):
-            require(name, getattr(self, name), (*BITS, OFF))
-        require("weight_granularity", self.weight_granularity, _WEIGHT_GRANULARITIES)
-        require("activation_granularity", self.activation_granularity, _ACTIVATION_GRANULARITIES)
-        require("weight_grid", self.weight_grid, get_args(Grid))
-        for name in ("weight_clip_ratio", "activation_clip_ratio"):
-            if not 0 < getattr(self, name) <= 1:
-                raise QuantizationError(f"{name} = {getattr(self, name)} must be in (0, 1]")
-        grouped = "per_group" in (self.weight_granularity, self.activation_granularity)
-        if grouped and (self.group_size is None or self.group_size < 1):
-            raise QuantizationError(
-                f"group_size = {self.group_size} must be at least 1 with a per_group granularity"
-            )
-        if not grouped and self.group_size is not None:
-            raise QuantizationError(
-                f"group_size = {self.group_size} has no effect without a per_group granularity; "
-                "set it to null"
-            )
-
-    @property
-    def weight(self) -> Quantizer | None:
-        """Quantizer of the block linears' weights, or None when they are not quantized."""
-        if self.weight_bits == OFF:
-            return None
-        return Quantizer(
-            bits=self.weight_bits,
-            symmetric=True,
-            granularity=self.weight_granularity,
-            group_size=self.group_size if self.weight_granularity == "per_group" else None,
-            grid=self.weight_grid,
-            clip_ratio=self.weight_clip_ratio,
-        )
-
-    @property
-    def activation(self) -> Quantizer | None:
-        """Quantizer of the block linears' inputs, or None when they are not quantized."""
-        if self.activation_bits == OFF:
-            return None
-        per_tensor = self.activation_granularity == "per_tensor"
-        return Quantizer(
-            bits=self.activation_bits,
-            symmetric=self.activation_symmetric,
-            granularity="per_request" if per_tensor else self.activation_granularity,
-            group_size=self.group_size if self.activation_granularity == "per_group" else None,
-            clip_ratio=self.activation_clip_ratio,
-        )
-
-    def rows(self, bits: int) -> Quantizer | None:
-        """Quantizer of the embedding's or the head's rows at `bits`, or None at 16."""
-        if bits == OFF:
-            return None
-        return Quantizer(
-            bits=bits, symmetric=True, granularity="per_channel", grid=self.weight_grid
-        )
+# Layers that share an input share its second moment; each group sees the ones before it quantized.
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+BLOCK_LINEARS = tuple(name for group in GROUPS for name in group)
 
 
-@dataclass(frozen=True)
-class LayerReport:
-    """One weight that a method touched.
-
-    Attributes:
-        name: in the model, for example `blocks.3.down_proj`.
-        parameters: number of weights.
-        weight_bits, activation_bits: 16 where not quantized.
-        relative_weight_error: ||W - Wq||^2 / ||W||^2 (Frobenius norms).
-    """
-
-    name: str
-    parameters: int
-    weight_bits: int
-    activation_bits: int
-    relative_weight_error: float
+def needs_calibration(
+    method: MethodSettings, settings: QuantSettings | None, iaaq: IaaqSettings | None = None
+) -> bool:
+    """True where `quantize` measures calibration states."""
+    if not method.quantizes or settings is None:
+        return False
+    solved = settings.weight is not None and (method.awq or method.gptq is not None)
+    return solved or settings.static or (iaaq is not None and iaaq.mode == "static")
 
 
-@dataclass(frozen=True)
-class QuantReport:
-    """What a method did to a model.
-
-    Attributes:
-        method: fp or rtn.
-        settings: None for fp, which has none.
-        layers: in the model's order; empty for fp.
-        block_linears: how many of the layers are block linears (seven per block).
-        mean_relative_weight_error: over those block linears; None when there are none.
-    """
-
-    method: str
-    settings: QuantSettings | None
-    layers: tuple[LayerReport, ...]
-    block_linears: int
-    mean_relative_weight_error: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists and numbers, for a result file."""
-        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
-
-
-def quantize(model: Transformer, method: str, settings: QuantSettings | None) -> QuantReport:
+def quantize(
+    model: Transformer,
+    method: MethodSettings,
+    settings: QuantSettings | None,
+    *,
+    calibration: Sequence[TokenBatch] = (),
+    iaaq: IaaqSettings | None = None,
+    work_folder: Path | None = None,
+) -> QuantReport:
     """Quantize `model` in place.
 
     Args:
         model: in full precision, on any device and in any floating-point type.
-        method: one of `METHODS`.
-        settings: how; fp has no settings and takes None or ignores them by definition.
+        method: what is done; see the module's docstring.
+        settings: what is quantized; fp has no settings and takes None or ignores them.
+        calibration: states, where `needs_calibration`.
+        iaaq: IA-AQ's search for V's scale, or None.
+        work_folder: where finished blocks are kept, so that a killed call goes on behind them when
+            it is called again with the same arguments (the caller's promise). None keeps nothing.
 
     Returns:
         A report of every weight touched.
 
     Raises:
-        QuantizationError: an unknown method, a model that is quantized already, or a group size
-            that does not divide a layer's inputs. The model is then untouched.
+        QuantizationError: settings that do not fit the model or each other, a model that is
+            quantized already, or calibration that is missing, empty or not finite.
     """
-    if method not in METHODS:
-        raise QuantizationError(f"method {method!r} is not one of: {', '.join(METHODS)}")
-    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
-        raise QuantizationError("the model is quantized already; load it again in full precision")
-    if method == "fp":
-        return QuantReport("fp", None, (), 0, None)
-    if settings is None:
-        raise QuantizationError(f"method {method!r} needs quantization settings")
-    _check_groups(model, settings)
+    _check(model, method, settings, calibration, iaaq)
+    if not method.quantizes or settings is None:
+        return QuantReport(method.name, None, (), 0, None)
     with torch.no_grad():
-        return _APPLY[method](model, settings)
+        return _quantize(model, method, settings, calibration, iaaq, work_folder)
 
 
-def rtn(model: Transformer, settings: QuantSettings) -> QuantReport:
-    """Round every weight to the nearest value of its grid; see `quantize`."""
-    layers = []
-    if settings.weight is not None or settings.activation is not None:
-        for n, block in enumerate(model.blocks):
-            padding = _padding_of(block, settings.activation)
-            for name in BLOCK_LINEARS:
-                linear = block.get_submodule(name)
-                assert isinstance(linear, nn.Linear)
-                weight, error = _rounded(linear.weight, settings.weight)
-                quantized = QuantizedLinear(weight, linear.bias, settings.activation, padding)
-                setattr(block, name, quantized)
-                layers.append(
-                    LayerReport(
-                        name=f"blocks.{n}.{name}",
-                        parameters=weight.numel(),
-                        weight_bits=settings.weight_bits,
-                        activation_bits=settings.activation_bits,
-                        relative_weight_error=error,
-                    )
-                )
+def _quantize(
+    model: Transformer,
+    method: MethodSettings,
+    settings: QuantSettings,
+    calibration: Sequence[TokenBatch],
+    iaaq: IaaqSettings | None,
+    work_folder: Path | None,
+) -> QuantReport:
+    rotation = method.rotation
+    rotated = None if rotation is None else rotate(model, rotation.seed, keys=rotation.keys)
+    calibrated = needs_calibration(method, settings, iaaq)
+    batches = first_block_batches(model, calibration) if calibrated else []
+    layers: list[LayerReport] = []
+    awq: list[dict[str, Any]] = []
+    alphas: list[list[Any]] = []
+    blocks = list(blocks_of(model))
+    title = f"quantizing, {method.name}"
+    for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
+        made = _kept(work_folder, n, block, lambda: _round_block(block, batches, method, settings))  # noqa: B023
+        layers += [
+            LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
+            for layer in made["layers"]
+        ]
+        awq += made["awq"]
+        ranges, after = _advance(block, batches, settings)
+        _install(block, settings, iaaq, ranges)
+        if iaaq is not None and iaaq.mode == "static":
+            alphas.append(fix_alphas(block, batches).flatten().tolist())
+        batches = after
     errors = [layer.relative_weight_error for layer in layers]
     return QuantReport(
-        method="rtn",
+        method=method.name,
         settings=settings,
         layers=(*layers, *_quantize_ends(model, settings)),
         block_linears=len(layers),
         mean_relative_weight_error=sum(errors) / len(errors) if errors else None,
+        rotation=None if rotated is None else asdict(rotated),
+        awq=tuple(awq),
+        alphas=tuple(alphas),
+        notes=tuple(_notes(layers)),
     )
 
 
-_APPLY: dict[str, Callable[[Transformer, QuantSettings], QuantReport]] = {"rtn": rtn}
-METHODS = ("fp", *_APPLY)
+def _round_block(
+    block: Block, batches: Sequence[BlockBatch], method: MethodSettings, settings: QuantSettings
+) -> dict[str, Any]:
+    """Round a block's weights in place, in full precision otherwise; what was done, as JSON."""
+    if settings.weight is None and settings.activation is None:
+        return {"layers": [], "awq": []}
+    awq = []
+    if method.awq and settings.weight is not None:
+        awq.append(asdict(awq_block(block, batches, settings.weight, settings.activation)))
+    layers: list[dict[str, Any]] = []
+    for group in GROUPS:
+        weights = [_weight(block, name) for name in group]
+        rounded = [weight.detach().clone() for weight in weights]
+        details: list[dict[str, Any] | None] = [None] * len(group)
+        if settings.weight is not None and method.gptq is not None:
+            hessian = Hessian(weights[0].shape[1], method.gptq.torch_dtype, weights[0].device)
+            for batch in batches:
+                hessian.add(*linear_inputs(block, group[0], batch))
+            results = gptq_shared(weights, hessian.matrix(), settings.weight, method.gptq)
+            rounded = [result.weight for result in results]
+            mean = hessian.total_weight / hessian.tokens
+            details = [
+                {k: v for k, v in vars(result).items() if k != "weight"}
+                | {"tokens": hessian.tokens, "mean_token_weight": mean}
+                for result in results
+            ]
+        elif settings.weight is not None:
+            rounded = [fake_quantize(weight, settings.weight) for weight in weights]
+        for name, weight, value, detail in zip(group, weights, rounded, details, strict=True):
+            layer = LayerReport(
+                name=name,
+                parameters=weight.numel(),
+                weight_bits=settings.weight_bits,
+                activation_bits=settings.activation_bits,
+                relative_weight_error=_relative_error(weight, value),
+                gptq=detail,
+            )
+            layers.append(asdict(layer))
+            weight.copy_(value)
+    return {"layers": layers, "awq": awq}
+
+
+def _weight(block: Block, name: str) -> Tensor:
+    weight = block.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _kept(
+    folder: Path | None, n: int, block: Block, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """`make()` and the block it leaves behind; read from `folder` where it was done before."""
+    if folder is None:
+        return make()
+    report, weights = folder / f"block_{n}.json", folder / f"block_{n}.safetensors"
+    if report.exists():  # written last, so the weights are whole
+        block.load_state_dict(load_file(weights))
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+    made = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in block.state_dict().items()}, weights)
+    partial = report.with_suffix(".partial")
+    partial.write_text(json.dumps(made))
+    partial.replace(report)
+    return made
+
+
+def _advance(
+    block: Block, batches: Sequence[BlockBatch], settings: QuantSettings
+) -> tuple[dict[str, Parameters], list[BlockBatch]]:
+    """Run the rounded block on: static ranges of its linears' inputs, and the next one's inputs."""
+    if not settings.static or settings.activation is None:
+        return {}, [batch.advanced(block) for batch in batches]
+    padding = Padding()
+    observers = {name: RangeObserver(padding) for name in BLOCK_LINEARS}
+    hooks = [block.register_forward_pre_hook(padding.read)]
+    for name, observer in observers.items():
+        hooks.append(block.get_submodule(name).register_forward_pre_hook(observer.read))
+    after = [batch.advanced(block) for batch in batches]
+    for hook in hooks:
+        hook.remove()
+    return {name: o.parameters(settings.activation) for name, o in observers.items()}, after
+
+
+def _install(
+    block: Block,
+    settings: QuantSettings,
+    iaaq: IaaqSettings | None,
+    ranges: dict[str, Parameters],
+) -> None:
+    """Put the quantization of activations and of attention in place."""
+    if settings.weight is not None or settings.activation is not None:
+        padding = _padding_of(block, settings.activation)
+        for name in BLOCK_LINEARS:
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear | RotatedLinear)
+            quantized = QuantizedLinear(
+                linear.weight,
+                linear.bias,
+                settings.activation,
+                padding,
+                ranges.get(name),
+                getattr(linear, "rotation", None),
+            )
+            setattr(block, name, quantized)
+    if settings.attention is not None:
+        quantized_attention = QuantizedAttention(settings.attention, iaaq)
+        if isinstance(block.attention, RotatedAttention):
+            block.attention.inner = quantized_attention
+        else:
+            block.attention = quantized_attention
+
+
+def _notes(layers: Sequence[LayerReport]) -> list[str]:
+    raised = [x for x in layers if x.gptq is not None and x.gptq["escalations"]]
+    if not raised:
+        return []
+    most = max(x.gptq["escalations"] for x in raised if x.gptq is not None)
+    return [
+        f"GPTQ raised the damping by up to 10^{most} for {len(raised)} of {len(layers)} linears, "
+        f"whose second moments could not be factorized: {', '.join(x.name for x in raised[:7])}"
+    ]
 
 
 def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerReport]:
@@ -234,22 +277,19 @@ def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerRep
             continue
         module = model.get_submodule(name)
         assert isinstance(module, nn.Embedding | nn.Linear)
-        weight, error = _rounded(module.weight, quantizer)
-        module.weight = nn.Parameter(weight, requires_grad=False)
-        reports.append(LayerReport(name, weight.numel(), bits, OFF, error))
+        rounded = fake_quantize(module.weight.detach(), quantizer)
+        error = _relative_error(module.weight.detach(), rounded)
+        module.weight = nn.Parameter(rounded, requires_grad=False)
+        reports.append(LayerReport(name, rounded.numel(), bits, OFF, error))
     return reports
 
 
-def _rounded(weight: Tensor, quantizer: Quantizer | None) -> tuple[Tensor, float]:
-    """The weight on its grid and ||W - Wq||^2 / ||W||^2, 0 for a weight of zeros."""
-    weight = weight.detach()
-    if quantizer is None:
-        return weight, 0.0
-    rounded = fake_quantize(weight, quantizer)
+def _relative_error(weight: Tensor, rounded: Tensor) -> float:
+    """||W - Wq||^2 / ||W||^2, 0 for a weight of zeros."""
     wide = weight.to(at_least_float32(weight.dtype))
     norm = float(wide.square().sum(dtype=torch.float64))
     error = float((wide - rounded).square().sum(dtype=torch.float64))
-    return rounded, error / norm if norm > 0 else 0.0
+    return error / norm if norm > 0 else 0.0
 
 
 def _padding_of(block: nn.Module, activation: Quantizer | None) -> Padding | None:
@@ -261,7 +301,27 @@ def _padding_of(block: nn.Module, activation: Quantizer | None) -> Padding | Non
     return padding
 
 
-def _check_groups(model: Transformer, settings: QuantSettings) -> None:
+def _check(
+    model: Transformer,
+    method: MethodSettings,
+    settings: QuantSettings | None,
+    calibration: Sequence[TokenBatch],
+    iaaq: IaaqSettings | None,
+) -> None:
+    if any(isinstance(module, QuantizedLinear | QuantizedAttention) for module in model.modules()):
+        raise QuantizationError("the model is quantized already; load it again in full precision")
+    if not method.quantizes:
+        return
+    if settings is None:
+        raise QuantizationError(f"method {method.name!r} needs quantization settings")
+    if iaaq is not None and settings.attention is None:
+        raise QuantizationError(
+            "IA-AQ searches V's scale, but quant.attention is null and leaves V unquantized"
+        )
+    if needs_calibration(method, settings, iaaq) and not calibration:
+        raise QuantizationError(
+            f"method {method.name!r} needs calibration states, and there are none"
+        )
     if settings.group_size is None:
         return
     for n, block in enumerate(model.blocks):

@@ -28,8 +28,9 @@ PAPER_COLUMNS = (
     "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",
 )  # fmt: skip
 REFERENCE = "fp"
-METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "quarot")
-ROW_KEYS = ("method", "quant", "task", "seed", "data_root")  # the rest must agree in one table
+METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq")  # what makes a row
+ROW_KEYS = (*RECIPE, "task", "seed", "data_root")  # the rest must agree in one table
 CSV_COLUMNS = (
     "table", "row", "task", "state", "items",
     "score", "low", "high", "change", "change_low", "change_high",
@@ -99,22 +100,34 @@ def _build(cells: list[CellResult]) -> Table:
 
 
 def _row_key(cell: CellResult) -> RowKey:
-    recipe = [cell.config.get("method"), cell.config.get("quant")]
-    return (cell.method, cell.quant, canonical_json(recipe))
+    return (cell.method, cell.quant, canonical_json(_recipe(cell)))
+
+
+def _recipe(cell: CellResult) -> dict[str, object]:
+    """Every setting that makes a row, as `calibration.samples`; those of quant without a prefix."""
+    found: dict[str, object] = {}
+    for section in RECIPE:
+        values = cell.config.get(section)
+        if not isinstance(values, Mapping):
+            found[section] = values
+            continue
+        prefix = "" if section == "quant" else f"{section}."
+        found |= {f"{prefix}{key}": value for key, value in values.items()}
+    return found
 
 
 def _row_names(by_row: Mapping[RowKey, Sequence[CellResult]]) -> dict[RowKey, str]:
     """Method and bits, and what differs where that alone would name two rows alike."""
     names = {}
     for key, cells in by_row.items():
-        quant = cells[0].config.get("quant") or {}
+        recipe = _recipe(cells[0])
         twins = [
-            other[0].config.get("quant") or {}
+            _recipe(other[0])
             for twin, other in by_row.items()
             if twin[:2] == key[:2] and twin != key
         ]
-        different = [k for k in quant if any(t.get(k) != quant[k] for t in twins)]
-        names[key] = "\n".join([*filter(None, key[:2]), *(f"{k}={quant[k]}" for k in different)])
+        different = [k for k in recipe if any(t.get(k) != recipe[k] for t in twins)]
+        names[key] = "\n".join([*filter(None, key[:2]), *(f"{k}={recipe[k]}" for k in different)])
     return names
 
 
@@ -127,8 +140,11 @@ def _columns(cells: Iterable[CellResult]) -> list[tuple[str, str]]:
     return sorted({(cell.task, cell.label) for cell in cells}, key=place)
 
 
-def _rank(method: str) -> int:
-    return METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
+def _rank(row: str) -> tuple[int, int]:
+    """Methods in the paper's order, each followed by itself with more and more components."""
+    method, *components = row.split("+")
+    known = method in METHOD_ORDER
+    return METHOD_ORDER.index(method) if known else len(METHOD_ORDER), len(components)
 
 
 def _labels(cells: Sequence[CellResult]) -> list[str]:
@@ -137,6 +153,12 @@ def _labels(cells: Sequence[CellResult]) -> list[str]:
     checkpoint = cell.config["model"]["checkpoint"]
     if cell.embedded:
         notes.append(f"{cell.model} is an embedded stand-in, not one of the paper's models.")
+    if cell.config["model"].get("outliers") is not None:
+        strength = cell.config["model"]["outliers"]["strength"]
+        notes.append(
+            f"Outlier channels were put into {cell.model} (strength {strength:g}) without changing "
+            "its function."
+        )
     if not checkpoint.startswith("embedded:"):
         notes.append(f"checkpoint: {checkpoint}")
     if cell.decoding != "published":

@@ -33,13 +33,14 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp import config as configuration
     from dllmquant_exp import experiment
+    from dllmquant_exp.surroundings import check_surroundings
 
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
     try:
         overrides = list(hydra.overrides.task)
         resolved = configuration.resolve(configuration.to_mapping(config), overrides)
-        configuration.check_surroundings(resolved.common, resolved.tracking)
+        check_surroundings(resolved.common, resolved.tracking)
         keep_going = hydra.mode == RunMode.MULTIRUN
         for cell in experiment.run(resolved, keep_going=keep_going):
             outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
@@ -73,7 +74,8 @@ class RunReport(Callback):
     @_never_silent
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a configuration that cannot run, before Hydra makes a folder."""
-        from dllmquant_exp.config import check_surroundings, resolve, to_mapping
+        from dllmquant_exp.config import resolve, to_mapping
+        from dllmquant_exp.surroundings import check_surroundings
 
         experiment = resolve(to_mapping(config), list(config.hydra.overrides.task))
         check_surroundings(experiment.common, experiment.tracking)
@@ -81,8 +83,9 @@ class RunReport(Callback):
     @_never_silent
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse what no job of the sweep could do; what a job is made of, the job checks."""
-        from dllmquant_exp.config import CommonSettings, check_surroundings, to_mapping
+        from dllmquant_exp.config import CommonSettings, to_mapping
         from dllmquant_exp.schema import read
+        from dllmquant_exp.surroundings import check_surroundings
         from dllmquant_exp.tracking import TrackingSettings
 
         values = to_mapping(config)

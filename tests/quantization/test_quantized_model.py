@@ -10,10 +10,16 @@ import torch
 import yaml
 
 from dllmquant_exp.models.checkpoints import random_model
+from dllmquant_exp.models.embedded import world
 from dllmquant_exp.models.transformer import TransformerConfig
+from dllmquant_exp.quantization.attention_settings import AttentionSettings
 from dllmquant_exp.quantization.linear import QuantizedLinear
-from dllmquant_exp.quantization.pipeline import METHODS, QuantSettings, quantize
+from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.quantizers import QuantizationError
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.schema import read
+
+FP, RTN = MethodSettings("fp"), MethodSettings("rtn")
 
 ARCHITECTURES = ("llada", "dream")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -53,7 +59,7 @@ def model(request):
 
 def test_seven_linears_per_block_and_nothing_else(model):
     original = copy.deepcopy(model)
-    report = quantize(model, "rtn", QuantSettings())
+    report = quantize(model, RTN, QuantSettings())
     expected = [f"blocks.{n}.{name}" for n in range(LAYERS) for name in LINEARS]
     quantized = [n for n, m in model.named_modules() if isinstance(m, QuantizedLinear)]
     assert sorted(quantized) == sorted(expected)
@@ -70,7 +76,7 @@ def test_seven_linears_per_block_and_nothing_else(model):
 
 def test_biases_are_kept(model):
     original = copy.deepcopy(model)
-    quantize(model, "rtn", QuantSettings())
+    quantize(model, RTN, QuantSettings())
     for before, after in zip(original.blocks, model.blocks, strict=True):
         for name in LINEARS:
             bias = before.get_submodule(name).bias
@@ -99,7 +105,7 @@ def integer_linear(x, weight, bias, weight_bits, activation_bits):
 @pytest.mark.parametrize("bits", [(4, 4), (8, 8), (3, 3), (4, 8)])
 def test_every_linear_is_the_integer_product(model, bits):
     original = copy.deepcopy(model)
-    quantize(model, "rtn", QuantSettings(weight_bits=bits[0], activation_bits=bits[1]))
+    quantize(model, RTN, QuantSettings(weight_bits=bits[0], activation_bits=bits[1]))
     calls = {}
 
     def record(name):
@@ -128,7 +134,7 @@ def test_quantized_logits_differ_less_with_more_bits(model):
     errors = []
     for bits in (3, 4, 6, 8):
         quantized = copy.deepcopy(model)
-        quantize(quantized, "rtn", QuantSettings(weight_bits=bits, activation_bits=bits))
+        quantize(quantized, RTN, QuantSettings(weight_bits=bits, activation_bits=bits))
         errors.append(float((quantized(tokens, mask, mask) - exact).norm() / exact.norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0.3
@@ -137,7 +143,7 @@ def test_quantized_logits_differ_less_with_more_bits(model):
 
 def test_weight_only_leaves_the_inputs_alone(model):
     reference = copy.deepcopy(model)
-    report = quantize(model, "rtn", QuantSettings(activation_bits=16))
+    report = quantize(model, RTN, QuantSettings(activation_bits=16))
     for n, name in ((n, name) for n in range(LAYERS) for name in LINEARS):
         layer = model.blocks[n].get_submodule(name)
         assert layer.activation is None
@@ -149,7 +155,7 @@ def test_weight_only_leaves_the_inputs_alone(model):
 
 def test_activations_only_leave_the_weights_alone(model):
     original = copy.deepcopy(model)
-    report = quantize(model, "rtn", QuantSettings(weight_bits=16))
+    report = quantize(model, RTN, QuantSettings(weight_bits=16))
     assert report.mean_relative_weight_error == 0
     for name in LINEARS:
         full = original.blocks[0].get_submodule(name)
@@ -158,7 +164,7 @@ def test_activations_only_leave_the_weights_alone(model):
     assert not torch.allclose(model(tokens, mask), original(tokens, mask))
 
 
-@pytest.mark.parametrize("arguments", [("fp", QuantSettings()), ("fp", None)])
+@pytest.mark.parametrize("arguments", [(FP, QuantSettings()), (FP, None)])
 def test_fp_touches_nothing(model, arguments):
     original = copy.deepcopy(model)
     report = quantize(model, *arguments)
@@ -169,7 +175,7 @@ def test_fp_touches_nothing(model, arguments):
 
 
 def test_sixteen_bits_everywhere_touch_nothing(model):
-    report = quantize(model, "rtn", QuantSettings(weight_bits=16, activation_bits=16))
+    report = quantize(model, RTN, QuantSettings(weight_bits=16, activation_bits=16))
     assert report.layers == ()
     assert report.mean_relative_weight_error is None
 
@@ -178,7 +184,7 @@ def test_sixteen_bits_everywhere_touch_nothing(model):
 def test_embedding_and_head_have_bits_of_their_own(model, end):
     original = copy.deepcopy(model)
     report = quantize(
-        model, "rtn", QuantSettings(weight_bits=16, activation_bits=16, **{f"{end}_bits": 8})
+        model, RTN, QuantSettings(weight_bits=16, activation_bits=16, **{f"{end}_bits": 8})
     )
     assert [layer.name for layer in report.layers] == [end]
     assert report.layers[0].weight_bits == 8
@@ -195,7 +201,7 @@ def test_embedding_and_head_have_bits_of_their_own(model, end):
 
 def test_reported_errors_are_those_of_the_weights(model):
     original = copy.deepcopy(model)
-    report = quantize(model, "rtn", QuantSettings())
+    report = quantize(model, RTN, QuantSettings())
     errors = []
     for layer in report.layers:
         weight = original.get_submodule(layer.name).weight
@@ -223,7 +229,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_an_answer_does_not_depend_on_its_batch(model, kind):
-    quantize(model, "rtn", SETTINGS[kind])
+    quantize(model, RTN, SETTINGS[kind])
     tokens, mask = batch()
     logits = model(tokens, mask)
     for row, kept, together in zip(tokens, mask, logits, strict=True):
@@ -236,7 +242,7 @@ def test_settings_reach_the_layers():
     outputs = []
     for settings in SETTINGS.values():
         model = make("llada")
-        quantize(model, "rtn", settings)
+        quantize(model, RTN, settings)
         outputs.append(model(tokens, mask, mask))
     changes = (
         {"weight_grid": "restricted"},
@@ -249,14 +255,14 @@ def test_settings_reach_the_layers():
     )
     for change in changes:
         model = make("llada")
-        quantize(model, "rtn", QuantSettings(**change))
+        quantize(model, RTN, QuantSettings(**change))
         outputs.append(model(tokens, mask, mask))
     for i, first in enumerate(outputs):
         assert not any(torch.allclose(first, second) for second in outputs[:i])
 
 
 def test_padding_is_forgotten_when_a_batch_has_none(model):
-    quantize(model, "rtn", QuantSettings(activation_granularity="per_tensor"))
+    quantize(model, RTN, QuantSettings(activation_granularity="per_tensor"))
     tokens, mask = batch()
     before = model(tokens)
     model(tokens, mask)
@@ -264,7 +270,7 @@ def test_padding_is_forgotten_when_a_batch_has_none(model):
 
 
 def test_copies_do_not_share_their_padding(model):
-    quantize(model, "rtn", QuantSettings(activation_granularity="per_tensor"))
+    quantize(model, RTN, QuantSettings(activation_granularity="per_tensor"))
     twin = copy.deepcopy(model)
     tokens, mask = batch()
     expected = model(tokens, mask)
@@ -276,7 +282,7 @@ def test_copies_do_not_share_their_padding(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_types(dtype):
     model = make("dream", dtype)
-    quantize(model, "rtn", QuantSettings())
+    quantize(model, RTN, QuantSettings())
     tokens, mask = batch()
     logits = model(tokens, mask)
     assert logits.dtype == dtype
@@ -287,10 +293,10 @@ def test_narrow_types(dtype):
 @pytest.mark.parametrize(
     ("method", "settings", "named"),
     [
-        ("awq", QuantSettings(), "method 'awq' is not one of: fp, rtn"),
-        ("rtn", None, "needs quantization settings"),
+        (MethodSettings("awq", awq=True), QuantSettings(), "'awq' needs calibration states"),
+        (RTN, None, "needs quantization settings"),
         (
-            "rtn",
+            RTN,
             QuantSettings(weight_granularity="per_group", group_size=32),
             r"group_size = 32 does not divide the 48 inputs of blocks\.0\.down_proj",
         ),
@@ -302,13 +308,12 @@ def test_errors_leave_the_model_alone(model, method, settings, named):
         quantize(model, method, settings)
     tokens, mask = batch()
     assert torch.equal(model(tokens, mask), original(tokens, mask))
-    assert METHODS == ("fp", "rtn")
 
 
 def test_a_model_is_not_quantized_twice(model):
-    quantize(model, "rtn", QuantSettings())
+    quantize(model, RTN, QuantSettings())
     with pytest.raises(QuantizationError, match="quantized already"):
-        quantize(model, "rtn", QuantSettings())
+        quantize(model, RTN, QuantSettings())
 
 
 @pytest.mark.parametrize(
@@ -342,22 +347,42 @@ BITS = {"w4a4": (4, 4), "w8a8": (8, 8), "w4a16": (4, 16), "w3a3": (3, 3)}
 def test_quant_presets(name):
     preset = yaml.safe_load((CONF / "quant" / f"{name}.yaml").read_text())
     assert preset.pop("name") == name
+    if preset["attention"] is not None:
+        preset["attention"] = AttentionSettings(**preset["attention"])
     settings = QuantSettings(**preset)
     assert set(preset) == set(vars(settings))
     assert (settings.weight_bits, settings.activation_bits) == BITS[name]
-    defaults = vars(QuantSettings()) | {"weight_bits": None, "activation_bits": None}
-    assert vars(settings) | {"weight_bits": None, "activation_bits": None} == defaults
+    bits = {"weight_bits": None, "activation_bits": None, "attention": None}
+    defaults = vars(QuantSettings(weight_clip_search=2.4))
+    assert vars(settings) | bits == defaults | bits
+    activation_bits, attention = settings.activation_bits, settings.attention
+    if activation_bits == 16:
+        assert attention is None
+    else:
+        assert attention is not None
+        assert (attention.p_bits, attention.v_bits) == (activation_bits, activation_bits)
 
 
-def test_method_presets_are_the_methods():
-    names = {p.stem: yaml.safe_load(p.read_text()) for p in (CONF / "method").glob("*.yaml")}
-    assert names == {method: {"name": method} for method in METHODS}
+def test_method_presets_are_what_their_names_say():
+    def preset(name):
+        section = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+        return read(MethodSettings, section, "method")
+
+    names = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    assert names == {"fp", "rtn", "awq", "gptq", "awq_gptq", "quarot"}
+    made = {name: preset(name) for name in names}
+    assert all(method.name == name for name, method in made.items())
+    assert not made["fp"].quantizes and made["rtn"].quantizes
+    assert {n for n, m in made.items() if m.awq} == {"awq", "awq_gptq"}
+    assert {n for n, m in made.items() if m.gptq} == {"gptq", "awq_gptq", "quarot"}
+    assert {n for n, m in made.items() if m.rotation} == {"quarot"}
 
 
 @pytest.mark.parametrize(
     ("name", "architecture", "checkpoint", "settings"),
     [
         ("micro_llada", "llada", "embedded:micro_llada", "micro"),
+        ("micro_llada_plain", "llada", "embedded:micro_llada", "micro"),
         ("llada_8b", "llada", "GSAI-ML/LLaDA-8B-Base", "llada_base"),
         ("llada_8b_instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "llada_instruct"),
         ("llada_1_5", "llada", "GSAI-ML/LLaDA-1.5", "llada_1_5"),
@@ -367,11 +392,16 @@ def test_method_presets_are_the_methods():
 )
 def test_model_presets(name, architecture, checkpoint, settings):
     preset = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    embedded = checkpoint.startswith("embedded:")
+    calibration = preset.pop("calibration")
+    assert set(calibration) == {"texts", "length", "gen_length", "steps"}
+    assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
+    assert (preset.pop("outliers") is not None) == (name == "micro_llada")
     assert preset == {
         "name": name,
         "architecture": architecture,
         "checkpoint": checkpoint,
         "revision": None,
         "settings": settings,
-        "embedded": checkpoint.startswith("embedded:"),
+        "embedded": embedded,
     }

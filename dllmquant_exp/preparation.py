@@ -1,0 +1,192 @@
+"""From a checkpoint to the model that is evaluated.
+
+    checkpoint -> model (outliers) -> calibration set (CGQ's weights) -> quantized model
+
+Calibration sets are kept under `<runs_dir>/.cache` and shared by all cells that need the same one.
+Quantized blocks are kept there too while a job runs, so that a killed one goes on behind them.
+"""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp import provenance
+from dllmquant_exp.calibration.cgq import batch_weights, weight_report
+from dllmquant_exp.calibration.collect import collect
+from dllmquant_exp.calibration.states import CalibrationSet, batches
+from dllmquant_exp.config import Experiment
+from dllmquant_exp.models.checkpoints import (
+    CheckpointError,
+    checkpoint_digest,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_checkpoint,
+)
+from dllmquant_exp.models.embedded.outliers import add_outliers
+from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.reports import QuantReport
+from dllmquant_exp.reporting.results import config_hash
+from dllmquant_exp.surroundings import check_device
+
+CALIBRATION_BATCH = 16  # states at once; results depend on it by rounding only
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be evaluated, and what it took.
+
+    calibration: digest and reports of the calibration set; None where nothing was calibrated.
+    seconds: wall time of load, calibrate and quantize.
+    """
+
+    model: Transformer
+    tokenizer: PreTrainedTokenizerBase
+    report: QuantReport
+    calibration: Mapping[str, Any] | None
+    digest: str
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+
+
+class Preparation:
+    """Loads and quantizes at most once; a failure is remembered, so that it costs once too."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._made: Prepared | Exception | None = None
+
+    def get(self) -> Prepared:
+        if self._made is None:
+            try:
+                self._made = prepare(self._experiment)
+            except Exception as error:
+                self._made = error
+        if isinstance(self._made, Exception):
+            raise self._made
+        return self._made
+
+    def finish(self) -> None:
+        """Every cell of the job is done: the blocks kept for resuming are not needed any more."""
+        if isinstance(self._made, Prepared):
+            shutil.rmtree(_work_folder(self._experiment, self._made.digest), ignore_errors=True)
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Load the checkpoint, collect its calibration set and quantize it.
+
+    Raises:
+        CheckpointError: what is wrong with the checkpoint, or it is of another architecture.
+        CalibrationError, QuantizationError: data or settings that cannot be used.
+    """
+    device = check_device(experiment.common.device)
+    provenance.restart_peak_memory(device)
+    start = time.perf_counter()
+    folder = resolve_checkpoint(experiment.model.checkpoint, experiment.model.revision)
+    tokenizer = load_tokenizer(str(folder))
+    model = _load(experiment, folder, tokenizer, device)
+    digest = checkpoint_digest(folder)
+    loaded = time.perf_counter()
+    calibration = _collect(experiment, model, tokenizer, digest)
+    calibrated = time.perf_counter()
+    report = quantize(
+        model,
+        experiment.method,
+        experiment.quant,
+        calibration=[] if calibration is None else _token_batches(experiment, model, calibration),
+        iaaq=experiment.iaaq,
+        work_folder=None if calibration is None else _work_folder(experiment, digest),
+    )
+    seconds = {
+        "load": loaded - start,
+        "calibrate": calibrated - loaded,
+        "quantize": time.perf_counter() - calibrated,
+    }
+    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
+    described = None if calibration is None else _describe(experiment, calibration)
+    return Prepared(model, tokenizer, report, described, digest, seconds, peak)
+
+
+def _load(
+    experiment: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Transformer:
+    settings = experiment.model
+    architecture = load_config(folder).architecture
+    if architecture != settings.architecture:
+        raise CheckpointError(
+            f"{settings.checkpoint} is a {architecture} checkpoint, but model={settings.name} "
+            f"evaluates a {settings.architecture} model; choose a model option that fits it"
+        )
+    dtype = getattr(torch, experiment.common.dtype)
+    if settings.outliers is None:
+        return load_model(str(folder), dtype=dtype, device=device)
+    # In float64, so that what is rounded to `dtype` is the exact function of the checkpoint.
+    model = load_model(str(folder), dtype=torch.float64, device=device)
+    add_outliers(model, tokenizer, settings.outliers)
+    return model.to(dtype)
+
+
+def _collect(
+    experiment: Experiment, model: Transformer, tokenizer: PreTrainedTokenizerBase, digest: str
+) -> CalibrationSet | None:
+    settings, common = experiment.calibration, experiment.common
+    if settings is None:
+        return None
+    outliers = experiment.model.outliers
+    return collect(
+        settings,
+        model,
+        tokenizer,
+        model_key=config_hash(
+            {
+                "checkpoint": digest,
+                "outliers": None if outliers is None else asdict(outliers),
+                "dtype": common.dtype,
+                "device": common.device,
+                "threads": torch.get_num_threads(),
+            }
+        ),
+        embedded=experiment.model.embedded,
+        data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
+        seed=common.seed,
+        batch_size=CALIBRATION_BATCH,
+        needs_scores=experiment.cgq is not None and experiment.cgq.score,
+        folder=Path(common.runs_dir) / ".cache" / "calibration",
+    )
+
+
+def _token_batches(
+    experiment: Experiment, model: Transformer, calibration: CalibrationSet
+) -> list[TokenBatch]:
+    return [
+        TokenBatch(batch.tokens, batch.attention_mask, batch_weights(batch, experiment.cgq))
+        for batch in batches(calibration, CALIBRATION_BATCH, model.config.pad_token_id)
+    ]
+
+
+def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, Any]:
+    cgq = experiment.cgq
+    return {
+        "name": calibration.name,
+        "digest": calibration.digest,
+        "report": dict(calibration.report),
+        "cgq": None if cgq is None else weight_report(calibration, cgq),
+    }
+
+
+def _work_folder(experiment: Experiment, digest: str) -> Path:
+    """Where quantized blocks are kept: named by everything that decides them."""
+    config = experiment.cell_config(experiment.tasks[0])
+    for key in ("task", "limit", "batch_size"):
+        del config[key]
+    config |= {"checkpoint_digest": digest, "threads": torch.get_num_threads()}
+    root = Path(experiment.common.runs_dir) / ".cache" / "blocks"
+    return root / f"{experiment.row}-{config_hash(config)[:16]}"

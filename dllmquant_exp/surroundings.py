@@ -1,0 +1,69 @@
+"""What this machine can do for a run: GPU, W&B key, data folder, runs folder."""
+
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from dllmquant_exp.config import CommonSettings
+from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.tracking import TrackingSettings, check_tracking
+
+
+def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
+    """Refuse what this machine cannot do: GPU, W&B key, data folder, runs folder.
+
+    Raises:
+        ConfigError: what is not there, and what would work instead.
+    """
+    check_device(common.device)
+    if common.data_root is not None and not Path(common.data_root).expanduser().is_dir():
+        raise ConfigError(
+            f"data_root = {common.data_root} is not a folder; it should hold the official tasks' "
+            "files, or be null to take them from the hub"
+        )
+    try:
+        check_tracking(tracking, os.environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    check_writable(Path(common.runs_dir) / common.sweep)
+
+
+def check_device(device: str) -> torch.device:
+    """The torch device of a `device` setting; ConfigError when this machine does not have it."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device = {device!r} is not one of: cpu, cuda, cuda:N")
+    wanted = torch.device(device)
+    if wanted.type == "cpu":
+        return wanted
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (wanted.index or 0) >= count:
+        found = f"{count} GPU{'s' if count != 1 else ''}" if count else "no GPU"
+        raise ConfigError(
+            f"device = {device}, but torch {torch.__version__} finds {found} here; use device=cpu"
+            + (f" or cuda:0 to cuda:{count - 1}" if count else "")
+        )
+    return wanted
+
+
+def check_writable(folder: Path) -> None:
+    """Find out by writing; leaves no file, and no folder that was not there, when it fails."""
+    made = []
+    try:
+        for parent in [*reversed(folder.parents), folder]:
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        for parent in reversed(made):
+            with suppress(OSError):
+                parent.rmdir()
+        raise ConfigError(
+            f"the runs folder {folder} cannot be written ({error.strerror}); set runs_dir to a "
+            "folder that can"
+        ) from error

@@ -1,0 +1,133 @@
+"""Rows, methods and the paper's components: what composes, what is refused, and their names."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.schema import ConfigError
+
+CONF = config_folder()
+ROWS = {  # row -> method and components, as the paper's Tables 2 and 5 add them up
+    "fp": "fp",
+    "rtn": "rtn",
+    "awq": "awq",
+    "awq_tmas": "awq+tmas",
+    "awq_tmas_cgq": "awq+tmas+cgq",
+    "dllmquant_plus": "awq+tmas+cgq+iaaq",
+    "quarot": "quarot",
+    "quarot_tmas": "quarot+tmas",
+    "quarot_tmas_cgq": "quarot+tmas+cgq",
+    "dllmquant_plusplus": "quarot+tmas+cgq+iaaq",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_is_ready() -> Iterator[None]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def made(*overrides: str) -> Experiment:
+    return resolve(to_mapping(compose("config", list(overrides))), overrides)
+
+
+def test_every_row_file_is_known() -> None:
+    assert {path.stem for path in (CONF / "row").glob("*.yaml")} == set(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_is_its_method_and_components(row: str) -> None:
+    by_row = made(f"row={row}", "task=micro_arc")
+    assert by_row.row == ROWS[row]
+    method, *components = ROWS[row].split("+")
+    by_hand = made(f"method={method}", *(f"+{name}=on" for name in components), "task=micro_arc")
+    (task,) = by_row.tasks
+    assert by_row.cell_name(task) == by_hand.cell_name(task)
+
+
+def test_components_that_are_off_are_as_good_as_absent() -> None:
+    off = made("method=quarot", "+tmas=off", "+cgq=off", "+iaaq=off")
+    absent = made("method=quarot")
+    assert off.row == absent.row == "quarot"
+    assert off.cell_config(off.tasks[0]) == absent.cell_config(absent.tasks[0])
+
+
+def test_calibration_is_random_segments_unless_tmas_takes_its_place() -> None:
+    random, tmas = made("method=gptq").calibration, made("method=gptq", "+tmas=on").calibration
+    assert random is not None and tmas is not None
+    assert (random.name, random.samples, random.tmas) == ("random", 128, None)
+    assert (tmas.name, tmas.samples) == ("tmas", 512)
+    assert tmas.tmas is not None and tmas.tmas.quotas == (39, 26, 26, 39)
+    assert random.texts == tmas.texts, "from the same training texts"
+
+
+def test_real_models_calibrate_on_their_own_texts_and_lengths() -> None:
+    for model in ("llada_8b", "dream_7b"):
+        calibration = made(f"model={model}", "task=nine", "method=quarot", "+tmas=on").calibration
+        assert calibration is not None
+        assert (calibration.texts, calibration.steps) == (("winogrande",), 100)
+
+
+def test_cells_differ_where_components_do() -> None:
+    words = [
+        "",
+        "+cgq=on",
+        "+cgq=on cgq.score=false",
+        "+cgq=on cgq.unmasked_score=zero",
+        "+iaaq=on",
+    ]
+    experiments = [made("method=gptq", *word.split()) for word in words]
+    names = {experiment.cell_name(experiment.tasks[0]) for experiment in experiments}
+    assert len(names) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=rtn", "+tmas=on"], "tmas chooses calibration states, and method=rtn"),
+        (["method=fp", "+tmas=on"], "tmas chooses calibration states"),
+        (["method=rtn", "+cgq=on"], "cgq weights the tokens"),
+        (["method=fp", "+iaaq=on"], "iaaq searches the scale of quantized values"),
+        (["method=awq", "quant=w4a16", "+iaaq=on"], "iaaq searches the scale"),
+        (["method=awq", "quant.attention.v_bits=16", "+iaaq=on"], "v_bits = 16"),
+        (["method=rtn", "calibration=uniform_time"], "calibration has no effect with method=rtn"),
+        (["method=awq", "+tmas=on", "calibration=random"], "tmas takes the place of calibration"),
+        (["method=gptq", "+tmas=on", "tmas.blocks=5"], "blocks = 5"),
+        (["method=gptq", "+tmas=on", "tmas.samples=0"], "samples = 0"),
+        (["method=gptq", "+cgq=on", "cgq.score=false", "cgq.mask=false"], "both off"),
+        (["method=gptq", "+cgq=off", "+cgq.score=false"], "cgq is off"),
+        (["method=gptq", "method.gptq.damp=0"], "damp = 0"),
+        (["method=gptq", "quant.weight_bits=9"], "weight_bits = 9"),
+        (["method=gptq", "+iaaq=on", "iaaq.alphas=[1.0]"], "at least two different numbers"),
+        (["method=gptq", "calibration.samples=0"], "samples = 0 must be at least 1"),
+        (["method=gptq", "calibration.length=null"], "random needs length"),
+        (["quant.activation_ranges=static"], "needs activation_granularity = per_tensor"),
+        (["model.outliers.strength=0"], "strength = 0"),
+        (["model=llada_8b", "task=nine", "model.outliers={strength: 2.0, ffn_channels: 1, "
+          "value_channels: 1}"], "embedded models only"),
+    ],
+)  # fmt: skip
+def test_what_would_have_no_effect_or_cannot_be_is_refused(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(*overrides)
+
+
+def test_the_composed_configuration_is_not_changed_by_resolving_it() -> None:
+    config = to_mapping(compose("config", ["row=dllmquant_plusplus"]))
+    before = copy.deepcopy(config)
+    resolve(config)
+    assert config == before
+
+
+def test_every_config_file_says_how_to_use_it() -> None:
+    for group in ("method", "calibration", "tmas", "cgq", "iaaq", "row", "quant"):
+        for path in Path(CONF / group).glob("*.yaml"):
+            lines = path.read_text().splitlines()
+            assert any(line.startswith("# python -m dllmquant_exp") for line in lines[:2]), path
