@@ -45,6 +45,7 @@ class Prepared:
     """A model ready to be evaluated, and what it took.
 
     calibration: digest and reports of the calibration set; None where nothing was calibrated.
+    work_folder: where the quantized blocks are kept; None where nothing was calibrated.
     seconds: wall time of load, calibrate and quantize.
     """
 
@@ -52,6 +53,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     report: QuantReport
     calibration: Mapping[str, Any] | None
+    work_folder: Path | None
     digest: str
     seconds: dict[str, float]
     peak_memory_bytes: int
@@ -76,8 +78,8 @@ class Preparation:
 
     def finish(self) -> None:
         """Every cell of the job is done: the blocks kept for resuming are not needed any more."""
-        if isinstance(self._made, Prepared):
-            shutil.rmtree(_work_folder(self._experiment, self._made.digest), ignore_errors=True)
+        if isinstance(self._made, Prepared) and self._made.work_folder is not None:
+            shutil.rmtree(self._made.work_folder, ignore_errors=True)
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -97,13 +99,14 @@ def prepare(experiment: Experiment) -> Prepared:
     loaded = time.perf_counter()
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()
+    work_folder = None if calibration is None else _work_folder(experiment, digest)
     report = quantize(
         model,
         experiment.method,
         experiment.quant,
         calibration=[] if calibration is None else _token_batches(experiment, model, calibration),
         iaaq=experiment.iaaq,
-        work_folder=None if calibration is None else _work_folder(experiment, digest),
+        work_folder=work_folder,
     )
     seconds = {
         "load": loaded - start,
@@ -112,7 +115,7 @@ def prepare(experiment: Experiment) -> Prepared:
     }
     peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
     described = None if calibration is None else _describe(experiment, calibration)
-    return Prepared(model, tokenizer, report, described, digest, seconds, peak)
+    return Prepared(model, tokenizer, report, described, work_folder, digest, seconds, peak)
 
 
 def _load(
