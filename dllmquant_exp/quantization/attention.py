@@ -100,7 +100,7 @@ class QuantizedAttention(nn.Module):
     def _quantized_weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         p = attention_weights(q, k, mask)
         quantizer = self.settings.probabilities
-        return p if quantizer is None else fake_quantize(p, quantizer)
+        return p if quantizer is None else quantize_probabilities(p, quantizer)
 
     def _quantized_values(self, v: Tensor, mask: Tensor | None, alpha: Tensor | None) -> Tensor:
         if self.settings.values is None:
@@ -140,6 +140,21 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
         return scores.softmax(-1)
     # A request without any real token has no softmax; like PyTorch's attention, give it zeros.
     return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+
+
+def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> Tensor:
+    """`fake_quantize(p, quantizer)` of rows that are 0 or more, in place.
+
+    Their zero point is 0 and nothing is below the grid. P is the largest tensor of a block on long
+    sequences, so that each pass over it that can be saved counts.
+    """
+    peak = p.amax(-1, keepdim=True) * quantizer.clip_ratio
+    scale = peak / quantizer.highest
+    scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
+    p.div_(scale).round_()
+    if quantizer.clip_ratio < 1:
+        p.clamp_(max=quantizer.highest)
+    return p.mul_(scale)
 
 
 def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings) -> Parameters:

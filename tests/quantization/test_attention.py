@@ -18,11 +18,17 @@ from dllmquant_exp.quantization.attention import (
     alpha_losses,
     attention_weights,
     fix_alphas,
+    quantize_probabilities,
     value_parameters,
 )
 from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.blockwise import BlockBatch
-from dllmquant_exp.quantization.quantizers import OFF, QuantizationError
+from dllmquant_exp.quantization.quantizers import (
+    OFF,
+    QuantizationError,
+    Quantizer,
+    fake_quantize,
+)
 
 HEADS, HEAD_DIM = 4, 8
 LENGTHS = (6, 3, 5)
@@ -453,3 +459,14 @@ def test_groups_of_keys_must_divide_a_head():
     module = QuantizedAttention(AttentionSettings(k_bits=4, k_group=3))
     with pytest.raises(QuantizationError, match="group_size = 3 does not divide 8 features"):
         module(*tensors(2))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("clip_ratio", [1.0, 0.8])
+def test_probabilities_are_rounded_as_any_other_tensor_is(bits: int, clip_ratio: float) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    p = (4 * torch.randn(3, 2, 9, 11, generator=generator)).softmax(-1)
+    p[0, 1, 2] = 0  # a row of zeros, as at padding
+    quantizer = Quantizer(bits, False, "per_token", clip_ratio=clip_ratio)
+    wanted = fake_quantize(p, quantizer)
+    assert torch.equal(quantize_probabilities(p.clone(), quantizer), wanted)
