@@ -52,6 +52,9 @@ _SHARED: dict[ValueGranularity, tuple[int, ...]] = {
 }
 
 
+_LARGEST_P = 2**24  # numbers, 64 MB in float32
+
+
 class QuantizedAttention(nn.Module):
     """A drop-in for transformer.attention with quantized K, P and V.
 
@@ -78,7 +81,16 @@ class QuantizedAttention(nn.Module):
         """q: [B, heads, T, D]; k, v: [B, kv_heads, T, D]; mask: [B, 1, 1, T], True at real tokens.
 
         Returns [B, heads, T, D]; rows at padding are finite, but mean nothing.
+
+        Requests do not see each other, so a few at a time bound the memory that P takes.
         """
+        at_once = max(1, _LARGEST_P // (q.shape[1] * q.shape[2] ** 2))
+        masks = [None] * len(q) if mask is None else mask.split(at_once)
+        parts = zip(q.split(at_once), k.split(at_once), v.split(at_once), masks, strict=False)
+        return torch.cat([self._attend(*part) for part in parts])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """`forward` of some of the requests."""
         k = self._quantized_keys(k)
         if self.settings.probabilities is None and self.iaaq is None:
             return attention(q, k, self._quantized_values(v, mask, None).to(v.dtype), mask)

@@ -470,3 +470,16 @@ def test_probabilities_are_rounded_as_any_other_tensor_is(bits: int, clip_ratio:
     quantizer = Quantizer(bits, False, "per_token", clip_ratio=clip_ratio)
     wanted = fake_quantize(p, quantizer)
     assert torch.equal(quantize_probabilities(p.clone(), quantizer), wanted)
+
+
+@pytest.mark.parametrize("largest", [1, 2 * 4 * 36])
+@pytest.mark.parametrize("padded", [True, False])
+def test_requests_in_parts_are_the_same_as_all_at_once(
+    largest: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v, mask = tensors(2)
+    module = QuantizedAttention(AttentionSettings(), IaaqSettings())
+    arguments = (q, k, v, mask if padded else None)
+    whole = module(*arguments)
+    monkeypatch.setattr("dllmquant_exp.quantization.attention._LARGEST_P", largest)
+    torch.testing.assert_close(module(*arguments), whole, rtol=1e-12, atol=1e-12)
