@@ -5,7 +5,7 @@ absence leave it out. One that would change nothing is refused, not ignored.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from dllmquant_exp.calibration.cgq import CgqSettings
@@ -72,11 +72,9 @@ def _calibration(
     if tmas is None:
         settings = read(CalibrationSettings, config["calibration"], "calibration", ignore=["tmas"])
     else:
-        own = {key: config["tmas"][key] for key in ("texts", "gen_length", "steps")}
-        values = {"name": "tmas", "samples": tmas.samples, **own}
-        settings = replace(
-            read(CalibrationSettings, {**values, "tmas": asdict(tmas)}, "tmas"), tmas=tmas
-        )
+        own = {key: config["tmas"].get(key) for key in ("texts", "gen_length", "steps")}
+        values = {"name": "tmas", "samples": tmas.samples, **own, "tmas": asdict(tmas)}
+        settings = read(CalibrationSettings, values, "tmas")
     if settings.gen_length is not None:
         try:
             settings.decoding(architecture)
@@ -106,6 +104,12 @@ def _check_components(
         )
     if tmas is not None and any(word.startswith("calibration") for word in overrides):
         raise ConfigError("tmas takes the place of calibration=...; choose one of them")
+    solves = method.awq or method.gptq is not None
+    if quant is not None and quant.weight_bits == OFF and solves:
+        raise ConfigError(
+            f"method={method.name} is about rounding weights, and quant.weight_bits = 16 leaves "
+            "them as they are; quantize the weights, or use method=rtn"
+        )
     weighted = quant is not None and quant.weight_bits != OFF and (method.awq or method.gptq)
     if cgq is not None and not weighted:
         raise ConfigError(

@@ -98,6 +98,8 @@ def test_cells_differ_where_components_do() -> None:
         (["method=rtn", "calibration=uniform_time"], "calibration has no effect with method=rtn"),
         (["method=awq", "+tmas=on", "calibration=random"], "tmas takes the place of calibration"),
         (["method=gptq", "+tmas=on", "tmas.blocks=5"], "blocks = 5"),
+        (["method=gptq", "+tmas=on", "~tmas.texts"], "tmas needs texts"),
+        (["method=gptq", "quant.weight_bits=16"], "quant.weight_bits = 16 leaves them"),
         (["method=gptq", "+tmas=on", "tmas.samples=0"], "samples = 0"),
         (["method=gptq", "+cgq=on", "cgq.score=false", "cgq.mask=false"], "both off"),
         (["method=gptq", "+cgq=off", "+cgq.score=false"], "cgq is off"),

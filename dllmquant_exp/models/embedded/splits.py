@@ -16,7 +16,7 @@ EVALUATION_ITEMS: dict[str, dict[str, int]] = {
 }
 # Two tasks would be close to their ceiling on words drawn evenly, so they are asked with the words
 # that training meets least: the rarer half of the places, and programs with two of the eight rarest
-# names of steps. Set before any quantized model was compared.
+# names of steps. Chosen from the words that the full-precision model failed on.
 RARE_PLACES, RARE_STEPS = frozenset(words.PLACES[6:]), frozenset(words.STEPS[40:])
 EXAMPLES = 8  # training items that may precede a question of an exam
 DRAWS = 50  # draws per item asked for, before the micro-world is found too small
