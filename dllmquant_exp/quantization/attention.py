@@ -9,19 +9,23 @@
   terms of a sum
 
 Ranges are measured on each call and for each request, without its padding, so that an answer does
-not depend on what shares its batch. As in linear.py, the arithmetic is floating point on values
-that a low-bit format represents exactly.
+not depend on what shares its batch. Where P and V are both quantized, their integers are multiplied
+and the scales applied to the sums. Such products are exact (below 2^24 in float32), so that neither
+padding nor the shape of a batch can change them, not even in the last bit.
 
 IA-AQ (Eq. 7-9) multiplies V's scale by the alpha that minimises || P (V_hat(alpha) - V) ||_F^2, the
 error of V weighted by the quantized softmax output. Eq. 7 leaves out the dequantization; without it
 the norm compares integers with reals. All ranges of V that share an alpha share one norm, so that
-each norm can be minimised on its own.
+each norm can be minimised on its own. P is the largest tensor of a block on long sequences: it is
+computed for a few rows at a time, which stay in the cache, and multiplied with V and every V_hat at
+once.
 
 With grouped-query attention, the G query heads that read one head of K and V are folded into the
 rows: [B, kv_heads * G, T, D] -> [B, kv_heads, G * T, D]. Neither K nor V is ever repeated.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +43,6 @@ from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
     Quantizer,
     fake_quantize,
-    from_integers,
     to_integers,
     value_range,
 )
@@ -52,7 +55,8 @@ _SHARED: dict[ValueGranularity, tuple[int, ...]] = {
 }
 
 
-_LARGEST_P = 2**24  # numbers, 64 MB in float32
+_P_AT_ONCE = 2**20  # numbers of P, 4 MB in float32
+_ROWS_AT_ONCE = 64  # of each head, at least: matrix products of fewer rows are slow
 
 
 class QuantizedAttention(nn.Module):
@@ -66,7 +70,7 @@ class QuantizedAttention(nn.Module):
         QuantizationError: IA-AQ without a quantized V, or finer than it.
     """
 
-    choice: Tensor | None  # static mode: index of the alpha, shaped like `alpha_losses` of one B
+    choice: Tensor | None  # static mode: index of the alpha, shaped like `losses` of one request
 
     def __init__(self, settings: AttentionSettings, iaaq: IaaqSettings | None = None) -> None:
         super().__init__()
@@ -81,62 +85,101 @@ class QuantizedAttention(nn.Module):
         """q: [B, heads, T, D]; k, v: [B, kv_heads, T, D]; mask: [B, 1, 1, T], True at real tokens.
 
         Returns [B, heads, T, D]; rows at padding are finite, but mean nothing.
-
-        Requests do not see each other, so a few at a time bound the memory that P takes.
         """
-        at_once = max(1, _LARGEST_P // (q.shape[1] * q.shape[2] ** 2))
-        masks = [None] * len(q) if mask is None else mask.split(at_once)
-        parts = zip(q.split(at_once), k.split(at_once), v.split(at_once), masks, strict=False)
-        return torch.cat([self._attend(*part) for part in parts])
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """`forward` of some of the requests."""
-        k = self._quantized_keys(k)
         if self.settings.probabilities is None and self.iaaq is None:
-            return attention(q, k, self._quantized_values(v, mask, None).to(v.dtype), mask)
-        p = self._quantized_weights(q, k, mask)
-        v_hat = self._quantized_values(v, mask, self._alpha(p, v, mask))
-        return (p @ v_hat.to(p.dtype)).reshape(q.shape).to(q.dtype)
+            values, scale = self._on_grid(v, mask, None)
+            return attention(q, self._quantized_keys(k), (values * scale).to(v.dtype), mask)
+        parts = [self._attend(*part) for part in _requests_at_once(q, k, v, mask)]
+        return torch.cat(parts).to(q.dtype)
 
     def losses(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Eq. 7 for each candidate: [alphas, B, kv_heads | 1, 1, D | 1]; see `alpha_losses`."""
         if self.iaaq is None:
             raise QuantizationError("IA-AQ is off, so that there are no alphas to compare")
-        p = self._quantized_weights(q, self._quantized_keys(k), mask)
-        return alpha_losses(p, v, mask, self.settings, self.iaaq)
+        parts = [
+            alpha_losses(*self._candidates(q, k, v, mask), mask, self.iaaq.granularity)
+            for q, k, v, mask in _requests_at_once(q, k, v, mask)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """`forward` of some of the requests, in float32 or better."""
+        if self.iaaq is not None and self.iaaq.mode == "online":
+            outputs, exact = self._candidates(q, k, v, mask)
+            best = alpha_losses(outputs, exact, mask, self.iaaq.granularity).argmin(0)
+            return outputs.gather(0, best.expand_as(exact)[None])[0].reshape(q.shape)
+        values, scale = self._on_grid(v, mask, self._fixed_alpha(v))
+        return (self._product(q, k, values, mask) * scale).reshape(q.shape)
+
+    def _candidates(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """P V_hat(alpha) [alphas, B, kv_heads, G * T, D] and P V [B, kv_heads, G * T, D]."""
+        assert self.iaaq is not None
+        grids = [self._on_grid(v, mask, alpha) for alpha in self.iaaq.alphas]
+        wide = v.to(at_least_float32(v.dtype))
+        products = self._product(q, k, torch.cat([*(n for n, _ in grids), wide], -1), mask)
+        *quantized, exact = products.split(v.shape[-1], -1)
+        scaled = [part * scale for part, (_, scale) in zip(quantized, grids, strict=True)]
+        return torch.stack(scaled), exact
+
+    def _product(self, q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """P times `values` [B, kv_heads, T, any], a few rows of P at a time."""
+        k = self._quantized_keys(k)
+        requests, heads, length, _ = q.shape
+        rows = max(_ROWS_AT_ONCE, _P_AT_ONCE // (requests * heads * length))
+        parts = []
+        for part in q.split(rows, dim=2):
+            p = attention_weights(part, k, mask)
+            if self.settings.probabilities is None:
+                product = p @ values
+            else:
+                p, scale = quantize_probabilities(p, self.settings.probabilities)
+                product = (p @ values).mul_(scale)
+            parts.append(product.unflatten(2, (-1, part.shape[2])))  # [B, kv_heads, G, rows, any]
+        return torch.cat(parts, dim=3).flatten(2, 3)
 
     def _quantized_keys(self, k: Tensor) -> Tensor:
         quantizer = self.settings.keys(k.shape[-1])
         return k if quantizer is None else fake_quantize(k, quantizer)
 
-    def _quantized_weights(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-        p = attention_weights(q, k, mask)
-        quantizer = self.settings.probabilities
-        return p if quantizer is None else quantize_probabilities(p, quantizer)
-
-    def _quantized_values(self, v: Tensor, mask: Tensor | None, alpha: Tensor | None) -> Tensor:
+    def _on_grid(
+        self, v: Tensor, mask: Tensor | None, alpha: Tensor | float | None
+    ) -> tuple[Tensor, Tensor]:
+        """V's integers without their zero point, and alpha * s_hat; V and 1 where V is not
+        quantized. The zero point does not depend on alpha: both ends of the range shrink alike."""
+        wide = v.to(at_least_float32(v.dtype))
         if self.settings.values is None:
-            return v
+            return wide, wide.new_ones(())
         measured = value_parameters(v, mask, self.settings)
-        return _on_grid(v, self.settings.values, measured, 1.0 if alpha is None else alpha)
+        scaled = Parameters(measured.scale * (1.0 if alpha is None else alpha), measured.zero)
+        integers = to_integers(wide, self.settings.values, scaled)
+        return integers.sub_(scaled.zero), scaled.scale
 
-    def _alpha(self, p: Tensor, v: Tensor, mask: Tensor | None) -> Tensor | None:
+    def _fixed_alpha(self, v: Tensor) -> Tensor | None:
         """Broadcastable to V [B, kv_heads, T, D]; None without IA-AQ."""
         if self.iaaq is None:
             return None
-        if self.iaaq.mode == "online":
-            choice = alpha_losses(p, v, mask, self.settings, self.iaaq).argmin(0)
-        elif self.choice is not None:
-            choice = self.choice
-        else:
+        if self.choice is None:
             raise QuantizationError(
                 "static IA-AQ has no alphas yet: call fix_alphas with calibration batches first, "
                 "or use mode online"
             )
-        return torch.tensor(self.iaaq.alphas, dtype=p.dtype, device=p.device)[choice]
+        wide = at_least_float32(v.dtype)
+        return torch.tensor(self.iaaq.alphas, dtype=wide, device=v.device)[self.choice]
 
     def extra_repr(self) -> str:
         return f"{self.settings}, {self.iaaq}"
+
+
+def _requests_at_once(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """A few requests at a time: they do not see each other, and P is bounded."""
+    _, heads, length, _ = q.shape
+    size = max(1, _P_AT_ONCE // (heads * length * min(length, _ROWS_AT_ONCE)))
+    masks = itertools.repeat(None) if mask is None else mask.split(size)
+    return zip(q.split(size), k.split(size), v.split(size), masks, strict=False)
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
@@ -154,11 +197,11 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
 
 
-def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> Tensor:
-    """`fake_quantize(p, quantizer)` of rows that are 0 or more, in place.
+def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
+    """Integers, in place, and scale [..., 1] of rows [..., T] that are 0 or more.
 
-    Their zero point is 0 and nothing is below the grid. P is the largest tensor of a block on long
-    sequences, so that each pass over it that can be saved counts.
+    Those of `fake_quantize`: the zero point is 0 and nothing lies below the grid. Each pass over P
+    that can be saved counts.
     """
     peak = p.amax(-1, keepdim=True) * quantizer.clip_ratio
     scale = peak / quantizer.highest
@@ -166,7 +209,7 @@ def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> Tensor:
     p.div_(scale).round_()
     if quantizer.clip_ratio < 1:
         p.clamp_(max=quantizer.highest)
-    return p.mul_(scale)
+    return p, scale
 
 
 def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings) -> Parameters:
@@ -179,29 +222,24 @@ def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings
 
 
 def alpha_losses(
-    p: Tensor, v: Tensor, mask: Tensor | None, settings: AttentionSettings, iaaq: IaaqSettings
+    outputs: Tensor, exact: Tensor, mask: Tensor | None, granularity: ValueGranularity
 ) -> Tensor:
     """|| P (V_hat(alpha) - V) ||_F^2 of Eq. 7, for each candidate and whatever shares an alpha.
 
     Args:
-        p: [B, kv_heads, G * T, T], the quantized softmax output.
-        v: [B, kv_heads, T, D], not quantized.
-        mask: [B, 1, 1, T]; rows and keys at padding do not count.
+        outputs: [alphas, B, kv_heads, G * T, D], P V_hat(alpha).
+        exact: [B, kv_heads, G * T, D], P V.
+        mask: [B, 1, 1, T]; rows at padding do not count.
+        granularity: what shares an alpha.
 
     Returns:
-        [alphas, B, kv_heads | 1, 1, D | 1], in float32 or better: size 1 where an alpha is shared.
+        [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared.
     """
-    assert settings.values is not None
-    measured = value_parameters(v, mask, settings)
+    squares = (outputs - exact).square_()
     if mask is not None:
-        rows = mask.repeat(1, 1, 1, p.shape[2] // p.shape[3]).transpose(2, 3)  # [B, 1, G * T, 1]
-        p = p.masked_fill(~rows, 0)
-    losses = []
-    for alpha in iaaq.alphas:
-        v_hat = _on_grid(v, settings.values, measured, alpha)
-        error = p @ (v_hat - v).to(p.dtype)
-        losses.append(error.square().sum(_SHARED[iaaq.granularity], keepdim=True))
-    return torch.stack(losses)
+        groups = exact.shape[2] // mask.shape[3]
+        squares *= mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
+    return squares.sum([dim + 1 for dim in _SHARED[granularity]], keepdim=True)
 
 
 def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
@@ -249,12 +287,3 @@ def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
         hook.remove()
         module.choice = before
     return torch.tensor(module.iaaq.alphas, dtype=torch.float64, device=before.device)[before]
-
-
-def _on_grid(
-    v: Tensor, quantizer: Quantizer, measured: Parameters, alpha: Tensor | float
-) -> Tensor:
-    """V_hat(alpha): `v` on the grid of scale alpha * s_hat. The zero point does not depend on
-    alpha, since both ends of the range shrink alike."""
-    scaled = Parameters(measured.scale * alpha, measured.zero)
-    return from_integers(to_integers(v, quantizer, scaled), quantizer, scaled)

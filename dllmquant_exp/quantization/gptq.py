@@ -22,11 +22,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dllmquant_exp.quantization.hessian import all_finite
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
+    QuantizedWeight,
     Quantizer,
     parameters,
     require,
+    row_scales,
 )
 
 MAX_ESCALATIONS = 6  # up to 10,000 times the mean diagonal from the default damping
@@ -66,13 +69,15 @@ class GptqResult:
     """One rounded weight.
 
     Attributes:
-        weight: [out, in], on its grid, in the original's type and on its device.
+        rounded: [out, in], whole numbers and scales.
+        weight: [out, in], their values in the original's type.
         damping: what was added to each diagonal element of H.
         escalations: how often the damping was raised by 10 because H could not be factorized.
         dead_columns: inputs that were 0 at every calibration token; their weights are set to 0.
         loss: weighted mean over tokens of ||W x - Wq x||^2, without the damping's share.
     """
 
+    rounded: QuantizedWeight
     weight: Tensor
     damping: float
     escalations: int
@@ -119,23 +124,27 @@ def gptq_shared(
     )
     A, D, damping, escalations = _factorize(H, dead, order, settings.damp)
     columns = _Columns.of(alive, quantizer, order, settings.torch_dtype)
-    rounded, errors, updated = _round_columns(columns, A, quantizer, settings.block_size)
+    numbers, errors, updated = _round_columns(columns, A, quantizer, settings.block_size)
 
+    rounded = numbers * columns.scale[columns.group]
     loss = ((updated - rounded).square() * D[:, None]).sum(0) - damping * errors.square().sum(0)
-    back = rounded if order is None else torch.empty_like(rounded).index_copy_(0, order, rounded)
-    sizes = [len(weight) for weight in weights]
-    return [
-        GptqResult(
-            weight=part.T.to(weight.dtype).contiguous(),
-            damping=damping,
-            escalations=escalations,
-            dead_columns=int(dead.sum()),
-            loss=max(0.0, float(part_loss.double().sum()) / 2),
+    back = numbers if order is None else torch.empty_like(numbers).index_copy_(0, order, numbers)
+    results, low = [], 0
+    for weight in weights:
+        rows = slice(low, low := low + len(weight))
+        scale = columns.scale[:, rows].T.contiguous()
+        found = QuantizedWeight(back[:, rows].T.to(torch.int8).contiguous(), scale)
+        results.append(
+            GptqResult(
+                rounded=found,
+                weight=found.values(weight.dtype),
+                damping=damping,
+                escalations=escalations,
+                dead_columns=int(dead.sum()),
+                loss=max(0.0, float(loss[rows].double().sum()) / 2),
+            )
         )
-        for weight, part, part_loss in zip(
-            weights, back.split(sizes, dim=1), loss.split(sizes), strict=True
-        )
-    ]
+    return results
 
 
 @dataclass(frozen=True)
@@ -159,10 +168,8 @@ class _Columns:
         zeros: list[Tensor] = []
         for weight in weights:
             measured = parameters(weight, quantizer)
-            # [1, 1], [out, 1] or [out, groups, 1] -> [groups, out]
-            shape = (len(weight), -1) if measured.scale.numel() > 1 else (1, 1)
             for found, into in ((measured.scale, scales), (measured.zero, zeros)):
-                into.append(found.reshape(shape).expand(len(weight), -1).T.to(dtype))
+                into.append(row_scales(found, len(weight)).T.to(dtype))
         w = torch.cat([weight.to(dtype) for weight in weights]).T
         index = torch.arange(len(w), device=w.device) if order is None else order
         size = quantizer.group_size or len(w)
@@ -182,10 +189,10 @@ def _round_columns(
     Errors are passed on by halves: once the left half of a range is rounded, one matrix product
     takes its errors to the right half. Ranges of `block_size` columns are rounded one by one.
 
-    Returns: rounded weights, E = W - Wq, and the weights as they were just before rounding.
+    Returns: whole numbers, E = W - Wq, and the weights as they were just before rounding.
     """
     W = columns.w
-    E, Q = W.clone(), torch.empty_like(W)
+    E, N = W.clone(), torch.empty_like(W)
     At = A.T.contiguous()
     scale, low, high = (
         tensor.unbind()
@@ -199,13 +206,12 @@ def _round_columns(
 
     def one_by_one(start: int, stop: int) -> None:
         for k in range(start, stop):
-            g, w, q = columns.group[k], W[k], Q[k]
+            g, w, n = columns.group[k], W[k], N[k]
             if k > start:
                 w.addmv_(E[start:k].T, At[k, start:k])
             torch.div(w, scale[g], out=step)
-            torch.clamp(step.round_(), low[g], high[g], out=step)
-            torch.mul(step, scale[g], out=q)
-            E[k].sub_(q)
+            torch.clamp(step.round_(), low[g], high[g], out=n)
+            E[k].sub_(torch.mul(n, scale[g], out=step))
 
     def halves(start: int, stop: int) -> None:
         if stop - start <= block_size:
@@ -217,7 +223,7 @@ def _round_columns(
         halves(middle, stop)
 
     halves(0, len(W))
-    return Q, E, W
+    return N, E, W
 
 
 def _factorize(
@@ -258,7 +264,7 @@ def _check(weights: Sequence[Tensor], hessian: Tensor) -> None:
                 f"a weight of shape {list(weight.shape)} does not fit a Hessian of shape "
                 f"{list(hessian.shape)}"
             )
-        if not bool(weight.isfinite().all()):
+        if not all_finite(weight):
             raise QuantizationError("the weight has NaN or infinite values")
-    if not bool(hessian.isfinite().all()):
+    if not all_finite(hessian):
         raise QuantizationError("the Hessian has NaN or infinite values")

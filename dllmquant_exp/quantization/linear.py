@@ -1,5 +1,6 @@
 """A linear layer with quantized weights and inputs, their ranges dynamic or calibrated (static)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +8,7 @@ from dllmquant_exp.models.transformer import at_least_float32
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
+    QuantizedWeight,
     Quantizer,
     Range,
     from_integers,
@@ -17,17 +19,19 @@ from dllmquant_exp.quantization.quantizers import (
 
 
 class QuantizedLinear(nn.Module):
-    """y = Q(R x) W^T + b, with W already rounded to its grid.
+    """y = Q(R x) W^T + b, with W on its grid.
 
     Q measures its ranges anew on each call, unless they are given. R is the identity or an online
     rotation, whose inverse W already contains.
 
-    The arithmetic is floating point on values that a low-bit format represents exactly, so results
-    are those of the integer product up to rounding of the sums.
+    The integers of input and weight are multiplied, and their scales applied to the sums, as a
+    low-bit kernel does. In floating point such sums are exact as long as they stay below 2^24
+    (float32), so that they depend neither on the shape of the batch nor on the number of threads.
+    Groups along the features have a scale per group; their values are multiplied instead.
 
     Args:
-        weight: [out_features, in_features], the dequantized weight, kept as a buffer: there is
-            nothing to train, and it moves and casts with the module.
+        weight: [out_features, in_features]; kept as buffers, since there is nothing to train, and
+            they move and cast with the module.
         bias: [out_features] or None, not quantized.
         activation: how the input is quantized; None leaves it alone.
         padding: where the current batch is padded. Needed only where a range spans several tokens
@@ -36,27 +40,35 @@ class QuantizedLinear(nn.Module):
             quantizer: calls then use them as they are. None measures each call.
         rotation: applied to x before it is quantized (QuaRot's online Hadamard); a module, so that
             it moves with this one.
+        dtype: of the whole numbers of a quantized weight, which is the type of x.
 
     Raises:
         QuantizationError: `measured` without a `per_tensor` quantizer, or of several values.
     """
 
-    weight: Tensor
+    numbers: Tensor  # the weight's whole numbers; the weight itself where it is not quantized
+    weight_scale: Tensor | None
     bias: Tensor | None
     activation_scale: Tensor | None
     activation_zero: Tensor | None
 
     def __init__(
         self,
-        weight: Tensor,
+        weight: Tensor | QuantizedWeight,
         bias: Tensor | None = None,
         activation: Quantizer | None = None,
         padding: "Padding | None" = None,
         measured: Parameters | None = None,
         rotation: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach())
+        if isinstance(weight, QuantizedWeight):
+            self.register_buffer("numbers", weight.numbers.to(dtype))
+            self.register_buffer("weight_scale", weight.scale)
+        else:
+            self.register_buffer("numbers", weight.detach())
+            self.register_buffer("weight_scale", None)
         self.register_buffer("bias", None if bias is None else bias.detach())
         if measured is not None:
             _require_static(activation, measured)
@@ -69,21 +81,45 @@ class QuantizedLinear(nn.Module):
 
     @property
     def in_features(self) -> int:
-        return self.weight.shape[1]
+        return self.numbers.shape[1]
 
     @property
     def out_features(self) -> int:
-        return self.weight.shape[0]
+        return self.numbers.shape[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight's values, [out_features, in_features]."""
+        if self.weight_scale is None:
+            return self.numbers
+        return QuantizedWeight(self.numbers, self.weight_scale).values(self.numbers.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features]."""
         if self.rotation is not None:
             x = self.rotation(x)
+        scales = []  # of the sums
+        if self.weight_scale is not None and self.weight_scale.shape[1] == 1:
+            weight = self.numbers
+            scales.append(self.weight_scale[:, 0])
+        else:
+            weight = self.weight
+        dtype = x.dtype
         if self.activation is not None:
             measured = self._measure(x, self.activation)
-            integers = to_integers(x, self.activation, measured)
-            x = from_integers(integers, self.activation, measured).to(x.dtype)
-        return F.linear(x, self.weight, self.bias)
+            x = to_integers(x, self.activation, measured)
+            if self.activation.group_size is None:
+                x.sub_(measured.zero)
+                scales.append(measured.scale)
+            else:
+                x = from_integers(x, self.activation, measured)
+        y = F.linear(x.to(dtype), weight)
+        if scales:
+            y = y.to(at_least_float32(dtype))
+            for scale in scales:
+                y.mul_(scale)
+            y = y.to(dtype)
+        return y if self.bias is None else y.add_(self.bias)
 
     def _measure(self, x: Tensor, activation: Quantizer) -> Parameters:
         if self.activation_scale is None or self.activation_zero is None:

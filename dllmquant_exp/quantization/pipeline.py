@@ -44,8 +44,10 @@ from dllmquant_exp.quantization.quantizers import (
     OFF,
     Parameters,
     QuantizationError,
+    QuantizedWeight,
     Quantizer,
     fake_quantize,
+    quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
 from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, rotate
@@ -118,14 +120,19 @@ def _quantize(
     blocks = list(blocks_of(model))
     title = f"quantizing, {method.name}"
     for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
-        made = _kept(work_folder, n, block, lambda: _round_block(block, batches, method, settings))  # noqa: B023
+        made, weights = _kept(
+            work_folder,
+            n,
+            block,
+            lambda: _round_block(block, batches, method, settings),  # noqa: B023
+        )
         layers += [
             LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
             for layer in made["layers"]
         ]
         awq += made["awq"]
         ranges, after = _advance(block, batches, settings)
-        _install(block, settings, iaaq, ranges)
+        _install(block, settings, iaaq, weights, ranges)
         if iaaq is not None and iaaq.mode == "static":
             alphas.append(fix_alphas(block, batches).flatten().tolist())
         batches = after
@@ -143,35 +150,43 @@ def _quantize(
     )
 
 
+# What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
+Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
+
+
 def _round_block(
     block: Block, batches: Sequence[BlockBatch], method: MethodSettings, settings: QuantSettings
-) -> dict[str, Any]:
-    """Round a block's weights in place, in full precision otherwise; what was done, as JSON."""
+) -> Rounded:
+    """Round a block's weights in place, in full precision otherwise."""
     if settings.weight is None and settings.activation is None:
-        return {"layers": [], "awq": []}
+        return {"layers": [], "awq": []}, {}
     awq = []
     if method.awq and settings.weight is not None:
         awq.append(asdict(awq_block(block, batches, settings.weight, settings.activation)))
     layers: list[dict[str, Any]] = []
+    found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
         weights = [_weight(block, name) for name in group]
-        rounded = [weight.detach().clone() for weight in weights]
         details: list[dict[str, Any] | None] = [None] * len(group)
         if settings.weight is not None and method.gptq is not None:
             hessian = Hessian(weights[0].shape[1], method.gptq.torch_dtype, weights[0].device)
             for batch in batches:
                 hessian.add(*linear_inputs(block, group[0], batch))
             results = gptq_shared(weights, hessian.matrix(), settings.weight, method.gptq)
-            rounded = [result.weight for result in results]
+            found |= {name: result.rounded for name, result in zip(group, results, strict=True)}
             mean = hessian.total_weight / hessian.tokens
             details = [
-                {k: v for k, v in vars(result).items() if k != "weight"}
+                {k: v for k, v in vars(result).items() if k not in ("weight", "rounded")}
                 | {"tokens": hessian.tokens, "mean_token_weight": mean}
                 for result in results
             ]
         elif settings.weight is not None:
-            rounded = [fake_quantize(weight, settings.weight) for weight in weights]
-        for name, weight, value, detail in zip(group, weights, rounded, details, strict=True):
+            found |= {
+                name: quantize_weight(weight, settings.weight)
+                for name, weight in zip(group, weights, strict=True)
+            }
+        for name, weight, detail in zip(group, weights, details, strict=True):
+            value = found[name].values(weight.dtype) if name in found else weight
             layer = LayerReport(
                 name=name,
                 parameters=weight.numel(),
@@ -182,7 +197,7 @@ def _round_block(
             )
             layers.append(asdict(layer))
             weight.copy_(value)
-    return {"layers": layers, "awq": awq}
+    return {"layers": layers, "awq": awq}, found
 
 
 def _weight(block: Block, name: str) -> Tensor:
@@ -191,24 +206,30 @@ def _weight(block: Block, name: str) -> Tensor:
     return weight
 
 
-def _kept(
-    folder: Path | None, n: int, block: Block, make: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+def _kept(folder: Path | None, n: int, block: Block, make: Callable[[], Rounded]) -> Rounded:
     """`make()` and the block it leaves behind; read from `folder` where it was done before."""
     if folder is None:
         return make()
-    report, weights = folder / f"block_{n}.json", folder / f"block_{n}.safetensors"
-    if report.exists():  # written last, so the weights are whole
-        block.load_state_dict(load_file(weights))
-        found: dict[str, Any] = json.loads(report.read_text())
-        return found
-    made = make()
+    report, tensors = folder / f"block_{n}.json", folder / f"block_{n}.safetensors"
+    if report.exists():  # written last, so the tensors are whole
+        kept = load_file(tensors, device=str(_weight(block, "q_proj").device))
+        found = {
+            name: QuantizedWeight(kept.pop(f"{name}.numbers"), kept.pop(f"{name}.scale"))
+            for name in BLOCK_LINEARS
+            if f"{name}.numbers" in kept
+        }
+        block.load_state_dict(kept)
+        return json.loads(report.read_text()), found
+    made, found = make()
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in block.state_dict().items()}, weights)
+    state = block.state_dict()
+    for name, weight in found.items():
+        state |= {f"{name}.numbers": weight.numbers, f"{name}.scale": weight.scale}
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tensors)
     partial = report.with_suffix(".partial")
     partial.write_text(json.dumps(made))
     partial.replace(report)
-    return made
+    return made, found
 
 
 def _advance(
@@ -232,6 +253,7 @@ def _install(
     block: Block,
     settings: QuantSettings,
     iaaq: IaaqSettings | None,
+    weights: dict[str, QuantizedWeight],
     ranges: dict[str, Parameters],
 ) -> None:
     """Put the quantization of activations and of attention in place."""
@@ -241,12 +263,13 @@ def _install(
             linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear | RotatedLinear)
             quantized = QuantizedLinear(
-                linear.weight,
+                weights.get(name, linear.weight),
                 linear.bias,
                 settings.activation,
                 padding,
                 ranges.get(name),
                 getattr(linear, "rotation", None),
+                linear.weight.dtype,
             )
             setattr(block, name, quantized)
     if settings.attention is not None:

@@ -223,6 +223,34 @@ def from_integers(integers: Tensor, quantizer: Quantizer, measured: Parameters) 
     return (grouped - measured.zero).mul_(measured.scale).reshape(integers.shape)
 
 
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight [out, in] as whole numbers (int8) times scales [out, groups].
+
+    The numbers are what a low-bit format stores; in bfloat16, values alone would not tell them.
+    """
+
+    numbers: Tensor
+    scale: Tensor
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """[out, in]."""
+        groups = self.numbers.unflatten(1, (self.scale.shape[1], -1))
+        return (groups * self.scale[..., None]).flatten(1).to(dtype)
+
+
+def quantize_weight(weight: Tensor, quantizer: Quantizer) -> QuantizedWeight:
+    """A weight [out, in] rounded to the nearest of its symmetric grid."""
+    measured = parameters(weight, quantizer)
+    integers = to_integers(weight, quantizer, measured)
+    return QuantizedWeight(integers.to(torch.int8), row_scales(measured.scale, len(weight)))
+
+
+def row_scales(scale: Tensor, rows: int) -> Tensor:
+    """The scale (or zero point) of a weight's `Parameters` as [rows, groups]."""
+    return scale.reshape(rows if scale.numel() > 1 else 1, -1).expand(rows, -1).contiguous()
+
+
 def fake_quantize(x: Tensor, quantizer: Quantizer, keep: Tensor | None = None) -> Tensor:
     """`x` rounded to the values its own grid can represent; same shape and type.
 

@@ -15,7 +15,6 @@ from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import Block, TransformerConfig, attention, rotary_angles
 from dllmquant_exp.quantization.attention import (
     QuantizedAttention,
-    alpha_losses,
     attention_weights,
     fix_alphas,
     quantize_probabilities,
@@ -237,9 +236,8 @@ def test_losses_are_those_of_the_loops(granularity):
 
 def test_iaaq_changes_alpha_and_nothing_else():
     q, k, v, mask = tensors(2)
-    p = attention_weights(q, k, mask)
     settings = AttentionSettings()
-    losses = alpha_losses(p, v, mask, settings, IaaqSettings(alphas=(1.0, 0.8)))
+    losses = QuantizedAttention(settings, IaaqSettings(alphas=(1.0, 0.8))).losses(q, k, v, mask)
     assert losses.shape == (2, len(LENGTHS), 2, 1, 1)
     measured = value_parameters(v, mask, settings)
     assert measured.scale.shape == (len(LENGTHS), 2, 1, 1)  # no scale per token
@@ -469,17 +467,22 @@ def test_probabilities_are_rounded_as_any_other_tensor_is(bits: int, clip_ratio:
     p[0, 1, 2] = 0  # a row of zeros, as at padding
     quantizer = Quantizer(bits, False, "per_token", clip_ratio=clip_ratio)
     wanted = fake_quantize(p, quantizer)
-    assert torch.equal(quantize_probabilities(p.clone(), quantizer), wanted)
+    integers, scale = quantize_probabilities(p.clone(), quantizer)
+    assert torch.equal(integers, integers.round())
+    assert torch.equal(integers * scale, wanted)
 
 
-@pytest.mark.parametrize("largest", [1, 2 * 4 * 36])
+@pytest.mark.parametrize("at_once", [1, 2 * 4 * 36])
+@pytest.mark.parametrize("rows", [1, 4, 64])
 @pytest.mark.parametrize("padded", [True, False])
-def test_requests_in_parts_are_the_same_as_all_at_once(
-    largest: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+def test_parts_of_p_are_the_same_as_all_at_once(
+    at_once: int, rows: int, padded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     q, k, v, mask = tensors(2)
     module = QuantizedAttention(AttentionSettings(), IaaqSettings())
     arguments = (q, k, v, mask if padded else None)
-    whole = module(*arguments)
-    monkeypatch.setattr("dllmquant_exp.quantization.attention._LARGEST_P", largest)
+    whole, losses = module(*arguments), module.losses(*arguments)
+    monkeypatch.setattr("dllmquant_exp.quantization.attention._P_AT_ONCE", at_once)
+    monkeypatch.setattr("dllmquant_exp.quantization.attention._ROWS_AT_ONCE", rows)
     torch.testing.assert_close(module(*arguments), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(module.losses(*arguments), losses, rtol=1e-9, atol=1e-12)

@@ -8,7 +8,16 @@ import torch
 from torch import nn
 
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
-from dllmquant_exp.quantization.quantizers import Parameters, QuantizationError, Quantizer
+from dllmquant_exp.quantization.quantizers import (
+    Parameters,
+    QuantizationError,
+    QuantizedWeight,
+    Quantizer,
+    fake_quantize,
+    parameters,
+    quantize_weight,
+    to_integers,
+)
 
 STATIC = Quantizer(4, False, "per_tensor")
 
@@ -20,6 +29,14 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 def static(scale=0.25, zero=6.0, dtype=torch.float64):
     return Parameters(torch.tensor(scale, dtype=dtype), torch.tensor(zero, dtype=dtype))
+
+
+def on_grid(rows, features, groups, scale):
+    """A weight of whole numbers from -8 to 7 times random scales."""
+    generator = torch.Generator().manual_seed(rows)
+    numbers = torch.randint(-8, 8, (rows, features), generator=generator)
+    scales = scale * (0.5 + torch.rand(rows, groups, generator=generator))
+    return QuantizedWeight(numbers.to(torch.int8), scales)
 
 
 class Rotation(nn.Module):
@@ -133,3 +150,56 @@ def test_observers_say_what_they_cannot_do():
         observer.parameters(Quantizer(4, False, "per_channel"))
     with pytest.raises(QuantizationError, match="holds NaN"):
         observer.read(nn.Identity(), (torch.full((2, 5), torch.nan),))
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        None,
+        Quantizer(4, False, "per_token"),
+        Quantizer(4, True, "per_token"),
+        Quantizer(4, False, "per_group", group_size=8),
+        Quantizer(8, False, "per_request"),
+    ],
+)
+def test_integers_are_multiplied_and_scaled(groups, activation):
+    weight = on_grid(6, 32, groups, 0.03)
+    values = weight.numbers * weight.scale.repeat_interleave(32 // groups, 1)
+    bias, x = random(6, dtype=torch.float32), random(2, 5, 32, seed=2, dtype=torch.float32)
+    layer = QuantizedLinear(weight, bias, activation)
+    torch.testing.assert_close(layer.weight, values)
+    quantized = x if activation is None else fake_quantize(x, activation)
+    expected = quantized.double() @ values.double().T + bias.double()
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_of_integers_do_not_depend_on_the_batch_or_the_order_of_the_features():
+    weight, x = on_grid(64, 2048, 1, 0.03), random(33, 2048, seed=2, dtype=torch.float32)
+    order = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
+    four_bits = Quantizer(4, False, "per_token")
+
+    def outputs(weight, shuffled):
+        layer, twin = (QuantizedLinear(w, None, four_bits) for w in (weight, shuffled))
+        return layer(x), torch.stack([layer(row) for row in x]), twin(x[:, order])
+
+    together, one_by_one, other_order = outputs(
+        weight, QuantizedWeight(weight.numbers[:, order], weight.scale)
+    )
+    assert torch.equal(one_by_one, together)
+    assert torch.equal(other_order, together)
+    # which products of dequantized values do not achieve
+    values = weight.values(torch.float32)
+    together, _, other_order = outputs(values, values[:, order])
+    assert not torch.equal(other_order, together)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_whole_numbers_survive_bfloat16(bits):
+    quantizer = Quantizer(bits, True, "per_channel")
+    weight = random(16, 64).bfloat16()
+    measured = parameters(weight, quantizer)
+    layer = QuantizedLinear(quantize_weight(weight, quantizer), dtype=torch.bfloat16)
+    assert torch.equal(layer.numbers.float(), to_integers(weight, quantizer, measured))
+    x = random(3, 16, seed=1).bfloat16() @ weight.sign()
+    torch.testing.assert_close(layer(x), x @ fake_quantize(weight, quantizer).T, rtol=0.02, atol=2)
