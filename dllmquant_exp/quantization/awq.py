@@ -10,22 +10,31 @@ activations quantized (Eq. 4), over all calibration batches. The output inspecte
 attention for q, k and v, of the feed-forward network for gate and up, of the layer itself for o and
 down. With grouped-query attention v has fewer outputs than o has inputs, and that pair is skipped.
 Then each output channel's weights are clipped at the fraction of their range that gives the least
-error; q and k are not (Lin et al. 2024 and its reference code, which is weight-only).
+error; q and k are not (Lin et al. 2024 and its reference code, which is weight-only) unless the
+quantizer has a clip search of its own, which then limits them.
 
-The block is still in full precision afterwards; rounding it is the caller's.
+The block is still in full precision afterwards; rounding it is the caller's, on the ranges that
+`as_clipped` measures: all clips have been searched for by then, and the scales are searched for
+without any, as in the reference.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block, RMSNorm, at_least_float32
-from dllmquant_exp.quantization.awq_clip import AwqClip, best_clips, input_of, keep_of, linear_of
-from dllmquant_exp.quantization.blockwise import BlockBatch
+from dllmquant_exp.quantization.awq_clip import (
+    AwqClip,
+    best_clips,
+    keep_of,
+    limited,
+    linear_of,
+)
+from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
 
@@ -37,6 +46,12 @@ _SCALED = (  # the layer that absorbs 1/s, the layers that absorb s
     ("up_proj", ("down_proj",)),
 )
 _CLIPPED = (("v_proj",), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+_UNJUDGED = ("q_proj", "k_proj")  # clipped by the quantizer's own search, if it has one
+
+
+def as_clipped(weight: Quantizer) -> Quantizer:
+    """The quantizer of weights whose ranges have been chosen already."""
+    return replace(weight, clip_search=None)
 
 
 @dataclass(frozen=True)
@@ -100,9 +115,12 @@ def awq_block(
     clips = []
     if weight is not None:
         for layers in _CLIPPED:
-            clips += best_clips(block, batches, layers, weight, activation)
+            clips += best_clips(block, batches, layers, as_clipped(weight), activation)
     for clip, clipped in clips:  # only now: every layer was judged on unchanged inputs
         linear_of(block, clip.layer).weight.copy_(clipped)
+    if weight is not None and weight.clip_search is not None:
+        for name in _UNJUDGED:
+            linear_of(block, name).weight.copy_(limited(linear_of(block, name).weight, weight))
     return AwqReport(tuple(scales), tuple(clip for clip, _ in clips), tuple(skipped))
 
 
@@ -114,7 +132,7 @@ def _best_scale(
     activation: Quantizer | None,
 ) -> tuple[AwqScale, Tensor]:
     """The ratio with the least loss (the smallest of equals), and its scale [in]."""
-    inputs = [input_of(block, layers[0], batch) for batch in batches]
+    inputs = [layer_input(block, layers[0], batch) for batch in batches]
     outputs = [
         _inspected(block, layers[0], x, batch) for x, batch in zip(inputs, batches, strict=True)
     ]
@@ -127,7 +145,9 @@ def _best_scale(
         quantized = {}
         for name in layers:
             linear = linear_of(block, name)
-            scaled = _rounded(linear.weight * scale, weight)
+            scaled = linear.weight * scale
+            if weight is not None:
+                scaled = fake_quantize(scaled, as_clipped(weight))
             quantized[name] = QuantizedLinear(scaled, linear.bias, activation, padding)
         with _replaced(block, quantized):
             for x, expected, batch in zip(inputs, outputs, batches, strict=True):
@@ -197,10 +217,6 @@ def _weighted_sum(error: Tensor, weights: Tensor) -> float:
     keep = weights > 0
     squares = error[keep].to(at_least_float32(error.dtype)).square().sum(-1)
     return float((squares.double() * weights[keep].double()).sum())
-
-
-def _rounded(weight: Tensor, quantizer: Quantizer | None) -> Tensor:
-    return weight if quantizer is None else fake_quantize(weight, quantizer)
 
 
 @contextmanager

@@ -1,15 +1,21 @@
 """AWQ's clip search: each output channel's weights, limited where that helps the output most."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Block, at_least_float32
-from dllmquant_exp.quantization.blockwise import BlockBatch
+from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input
 from dllmquant_exp.quantization.hessian import Hessian
-from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
+from dllmquant_exp.quantization.quantizers import (
+    QuantizationError,
+    Quantizer,
+    fake_quantize,
+    parameters,
+    row_scales,
+)
 
 CLIP_RATIOS = tuple(1 - i / 20 for i in range(10))  # 1 = nothing clipped, ..., 0.55
 
@@ -82,6 +88,15 @@ def clipped(weight: Tensor, quantizer: Quantizer, ratio: Tensor | float) -> Tens
     return torch.clamp(grouped, low * ratio, high * ratio).flatten(1)
 
 
+def limited(weight: Tensor, quantizer: Quantizer) -> Tensor:
+    """The weight [out, in] within the ranges that the quantizer's own clip search finds."""
+    plain = replace(quantizer, clip_search=None)
+    searched, unclipped = (
+        row_scales(parameters(weight, how).scale, len(weight)) for how in (quantizer, plain)
+    )
+    return clipped(weight, quantizer, (searched / unclipped).to(weight.dtype)[..., None])
+
+
 @dataclass(frozen=True)
 class _OutputErrors:
     """Second moments from which the output error of any rounded weight follows.
@@ -109,7 +124,7 @@ class _OutputErrors:
         C = torch.zeros(features, features, dtype=wide, device=like.device)
         rest = {name: C.new_zeros(len(weight)) for name, weight in weights.items()}
         for batch in batches:
-            x = input_of(block, layers[0], batch)
+            x = layer_input(block, layers[0], batch)
             q = x if activation is None else fake_quantize(x, activation, keep_of(batch))
             moments.add(q, batch.weights)
             if activation is None:
@@ -143,22 +158,6 @@ def linear_of(block: Block, name: str) -> nn.Linear:
             "quantize or rotate after AWQ"
         )
     return linear
-
-
-def input_of(block: Block, layer: str, batch: BlockBatch) -> Tensor:
-    """Input of a linear layer, [B, T, in], while the block runs on a batch."""
-    seen: list[Tensor] = []
-    handle = block.get_submodule(layer).register_forward_pre_hook(
-        lambda _, args: seen.append(args[0])
-    )
-    try:
-        batch.run(block)
-    finally:
-        handle.remove()
-    (x,) = seen
-    if not bool(x[batch.weights > 0].isfinite().all()):
-        raise QuantizationError(f"the input of {layer} has NaN or infinite values in calibration")
-    return x
 
 
 def keep_of(batch: BlockBatch) -> Tensor | None:

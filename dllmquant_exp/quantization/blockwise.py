@@ -78,6 +78,34 @@ class _Reached(Exception):
     """The linear that was waited for has its input; nothing behind it need be computed."""
 
 
+def layer_input(block: nn.Module, name: str, batch: BlockBatch) -> Tensor:
+    """Input of a layer, [B, T, in_features], while the block runs on a batch up to there.
+
+    Raises:
+        QuantizationError: values that are not finite at a token that counts.
+    """
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0])
+        raise _Reached
+
+    hook = block.get_submodule(name).register_forward_pre_hook(stop)
+    try:
+        batch.run(block)
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    (x,) = seen
+    if not bool(torch.isfinite(x[batch.weights > 0]).all()):
+        raise QuantizationError(
+            f"calibration gives {name} inputs that are NaN or infinite; check the checkpoint, or "
+            "use dtype=float32"
+        )
+    return x
+
+
 def linear_inputs(block: nn.Module, name: str, batch: BlockBatch) -> tuple[Tensor, Tensor]:
     """What reaches a linear's weight, for the tokens that count.
 
@@ -85,30 +113,9 @@ def linear_inputs(block: nn.Module, name: str, batch: BlockBatch) -> tuple[Tenso
         inputs [n, in_features], behind an online rotation if the linear has one, and weights [n].
 
     Raises:
-        QuantizationError: inputs that are not finite.
+        QuantizationError: see `layer_input`.
     """
-    linear = block.get_submodule(name)
-    seen: list[Tensor] = []
-
-    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0])
-        raise _Reached
-
-    hook = linear.register_forward_pre_hook(stop)
-    try:
-        batch.run(block)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
     counts = batch.weights > 0
-    x = seen[0][counts]
-    rotation = getattr(linear, "rotation", None)
-    if rotation is not None:
-        x = rotation(x)
-    if not bool(torch.isfinite(x).all()):
-        raise QuantizationError(
-            f"calibration gives {name} inputs that are NaN or infinite; check the checkpoint, or "
-            "use dtype=float32"
-        )
-    return x, batch.weights[counts]
+    x = layer_input(block, name, batch)[counts]
+    rotation = getattr(block.get_submodule(name), "rotation", None)
+    return x if rotation is None else rotation(x), batch.weights[counts]

@@ -30,7 +30,7 @@ from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
 from dllmquant_exp.quantization.attention import QuantizedAttention, fix_alphas
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.awq import awq_block
+from dllmquant_exp.quantization.awq import as_clipped, awq_block
 from dllmquant_exp.quantization.blockwise import (
     BlockBatch,
     TokenBatch,
@@ -160,19 +160,20 @@ def _round_block(
     """Round a block's weights in place, in full precision otherwise."""
     if settings.weight is None and settings.activation is None:
         return {"layers": [], "awq": []}, {}
-    awq = []
-    if method.awq and settings.weight is not None:
-        awq.append(asdict(awq_block(block, batches, settings.weight, settings.activation)))
+    awq, quantizer = [], settings.weight
+    if method.awq and quantizer is not None:
+        awq.append(asdict(awq_block(block, batches, quantizer, settings.activation)))
+        quantizer = as_clipped(quantizer)
     layers: list[dict[str, Any]] = []
     found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
         weights = [_weight(block, name) for name in group]
         details: list[dict[str, Any] | None] = [None] * len(group)
-        if settings.weight is not None and method.gptq is not None:
+        if quantizer is not None and method.gptq is not None:
             hessian = Hessian(weights[0].shape[1], method.gptq.torch_dtype, weights[0].device)
             for batch in batches:
                 hessian.add(*linear_inputs(block, group[0], batch))
-            results = gptq_shared(weights, hessian.matrix(), settings.weight, method.gptq)
+            results = gptq_shared(weights, hessian.matrix(), quantizer, method.gptq)
             found |= {name: result.rounded for name, result in zip(group, results, strict=True)}
             mean = hessian.total_weight / hessian.tokens
             details = [
@@ -180,9 +181,9 @@ def _round_block(
                 | {"tokens": hessian.tokens, "mean_token_weight": mean}
                 for result in results
             ]
-        elif settings.weight is not None:
+        elif quantizer is not None:
             found |= {
-                name: quantize_weight(weight, settings.weight)
+                name: quantize_weight(weight, quantizer)
                 for name, weight in zip(group, weights, strict=True)
             }
         for name, weight, detail in zip(group, weights, details, strict=True):

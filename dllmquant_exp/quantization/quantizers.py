@@ -241,6 +241,7 @@ class QuantizedWeight:
 
 def quantize_weight(weight: Tensor, quantizer: Quantizer) -> QuantizedWeight:
     """A weight [out, in] rounded to the nearest of its symmetric grid."""
+    assert quantizer.symmetric
     measured = parameters(weight, quantizer)
     integers = to_integers(weight, quantizer, measured)
     return QuantizedWeight(integers.to(torch.int8), row_scales(measured.scale, len(weight)))

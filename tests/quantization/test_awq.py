@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import TransformerConfig, apply_rotary, rotary_angles
-from dllmquant_exp.quantization.awq import RATIOS, awq_block, scale_of
+from dllmquant_exp.quantization.awq import RATIOS, as_clipped, awq_block, scale_of
 from dllmquant_exp.quantization.awq_clip import CLIP_RATIOS, clipped
 from dllmquant_exp.quantization.blockwise import BlockBatch
 from dllmquant_exp.quantization.quantizers import (
@@ -319,6 +319,26 @@ def test_the_report_fits_a_result_file_and_the_block_is_plain():
         assert not linear._forward_pre_hooks
 
 
+@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor", "per_group"])
+@torch.no_grad()
+def test_plain_rounding_afterwards_finds_the_ranges_of_the_clip_search(granularity):
+    """q and k, which AWQ does not clip; everything else as if there were no clip search."""
+    size = 8 if granularity == "per_group" else None
+    plain = replace(WEIGHT, granularity=granularity, group_size=size)
+    searching = replace(plain, clip_search=2.4)
+    (with_search, batches), (without, _) = make(), make()
+    report = awq_block(with_search, batches, searching, TOKEN)
+    assert report == awq_block(without, batches, plain, TOKEN)
+    for name in LINEARS:
+        weight, unlimited = (b.get_submodule(name).weight for b in (with_search, without))
+        if name in ("q_proj", "k_proj"):
+            assert float(weight.abs().sum()) < float(unlimited.abs().sum())
+            expected = fake_quantize(unlimited, searching)
+            torch.testing.assert_close(fake_quantize(weight, as_clipped(searching)), expected)
+        else:
+            assert torch.equal(weight, unlimited)
+
+
 @torch.no_grad()
 def test_bad_input_is_an_error():
     block, batches = make()
@@ -331,7 +351,7 @@ def test_bad_input_is_an_error():
     for value in (float("nan"), float("inf")):
         bad = batches[1].hidden.clone()
         bad[0, 0, 0] = value
-        with pytest.raises(QuantizationError, match="input of q_proj has NaN or infinite"):
+        with pytest.raises(QuantizationError, match="gives q_proj inputs that are NaN or infinite"):
             awq_block(block, [batches[0], replace(batches[1], hidden=bad)], *PAIRS[0])
     block.o_proj = torch.nn.Identity()
     with pytest.raises(QuantizationError, match="o_proj is a Identity"):
