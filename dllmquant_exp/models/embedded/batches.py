@@ -45,8 +45,13 @@ class Batch:
     tasks: tuple[str, ...]
 
 
-def training_row(task: str, dice: Dice, tokenizer: PreTrainedTokenizerBase) -> TrainingRow:
-    """One training sequence of a task, from training combinations only."""
+def training_row(
+    task: str, dice: Dice, tokenizer: PreTrainedTokenizerBase, *, closed: bool = False
+) -> TrainingRow:
+    """One training sequence of a task, from training combinations only.
+
+    closed: an end-of-text that is never masked follows, as in Dream's likelihoods.
+    """
 
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -63,6 +68,8 @@ def training_row(task: str, dice: Dice, tokenizer: PreTrainedTokenizerBase) -> T
         if is_response and task in world.GENERATION:
             ids += [micro_tokenizer.EOS_ID] * (world.GEN_LENGTH - len(ids))
         add(ids, is_response)
+    if closed and task not in world.GENERATION:
+        add([micro_tokenizer.EOS_ID], False)
     return TrainingRow(task, tuple(tokens), tuple(response))
 
 
@@ -70,9 +77,12 @@ def make_batch(
     counts: dict[str, int],
     dice: Dice,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    closed: bool = False,
 ) -> Batch:
+    """One sequence per count, each with its masks; see `training_row` for `closed`."""
     tasks = [task for task, count in counts.items() for _ in range(count)]
-    rows = [training_row(task, dice, tokenizer) for task in tasks]
+    rows = [training_row(task, dice, tokenizer, closed=closed) for task in tasks]
     length = max(len(row.tokens) for row in rows)
     tokens = torch.full((len(rows), length), micro_tokenizer.EOS_ID)
     attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)

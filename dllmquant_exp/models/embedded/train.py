@@ -33,7 +33,7 @@ from dllmquant_exp.models.checkpoints import save_checkpoint
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losses
 from dllmquant_exp.models.embedded.items import Dice
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,11 @@ class Recipe:
     """Everything that decides the weights (with the versions of torch and the processor)."""
 
     name: str = "micro_llada"
+    architecture: Architecture = "llada"
     d_model: int = 192
     n_layers: int = 6
     n_heads: int = 4
+    n_kv_heads: int = 4
     d_ffn: int = 512
     steps: int = 2600
     seed: int = 0
@@ -57,23 +59,27 @@ class Recipe:
     clip: float = 1.0
 
 
-RECIPES = {"micro_llada": Recipe()}
+RECIPES = {
+    "micro_llada": Recipe(),
+    # Dream's shape: grouped-query attention, biases on q, k and v, predictions shifted by one.
+    "micro_dream": Recipe(name="micro_dream", architecture="dream", n_kv_heads=2),
+}
 CHECKPOINT_EVERY = 250
 LOG_EVERY = 50
 
 
 def transformer_config(recipe: Recipe, vocabulary: int) -> TransformerConfig:
     return TransformerConfig(
-        architecture="llada",
+        architecture=recipe.architecture,
         d_model=recipe.d_model,
         n_layers=recipe.n_layers,
         n_heads=recipe.n_heads,
-        n_kv_heads=recipe.n_heads,
+        n_kv_heads=recipe.n_kv_heads,
         d_ffn=recipe.d_ffn,
         vocab_size=vocabulary,
         max_length=2048,
         rope_theta=10_000.0,
-        norm_eps=1e-5,
+        norm_eps=1e-5 if recipe.architecture == "llada" else 1e-6,
         mask_token_id=micro_tokenizer.MASK_ID,
         eos_token_id=micro_tokenizer.EOS_ID,
         pad_token_id=micro_tokenizer.EOS_ID,
@@ -135,7 +141,8 @@ def train_step(
 ) -> tuple[dict[str, list[float]], int]:
     """One optimizer step; returns the row losses of each task and the number of tokens."""
     dice = Dice(f"{recipe.name} {recipe.seed} {step}", "train")
-    batches = [make_batch(counts, dice, tokenizer) for counts in BUCKETS]
+    closed = recipe.architecture == "dream"
+    batches = [make_batch(counts, dice, tokenizer, closed=closed) for counts in BUCKETS]
     rows = sum(len(batch.tasks) for batch in batches)
     for optimizer in optimizers.values():
         optimizer.zero_grad(set_to_none=True)
