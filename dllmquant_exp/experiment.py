@@ -71,8 +71,6 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
                 outcomes.append(Outcome(folder, "skipped"))
             else:
                 outcomes.append(_run_cell(experiment, task, folder, preparation, keep_going))
-    if all(outcome.status != "failed" for outcome in outcomes):
-        preparation.finish()
     return outcomes
 
 

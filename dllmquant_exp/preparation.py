@@ -2,11 +2,11 @@
 
     checkpoint -> model (outliers) -> calibration set (CGQ's weights) -> quantized model
 
-Calibration sets are kept under `<runs_dir>/.cache` and shared by all cells that need the same one.
-Quantized blocks are kept there too while a job runs, so that a killed one goes on behind them.
+Calibration sets and rounded weights are kept under `<runs_dir>/.cache` and shared by all cells that
+need the same ones: rows that differ in IA-AQ only have the same weights. A killed job goes on
+behind the blocks that it had rounded. The folder can be deleted at any time.
 """
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -45,7 +45,6 @@ class Prepared:
     """A model ready to be evaluated, and what it took.
 
     calibration: digest and reports of the calibration set; None where nothing was calibrated.
-    work_folder: where the quantized blocks are kept; None where nothing was calibrated.
     seconds: wall time of load, calibrate and quantize.
     """
 
@@ -53,7 +52,6 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     report: QuantReport
     calibration: Mapping[str, Any] | None
-    work_folder: Path | None
     digest: str
     seconds: dict[str, float]
     peak_memory_bytes: int
@@ -76,11 +74,6 @@ class Preparation:
             raise self._made
         return self._made
 
-    def finish(self) -> None:
-        """Every cell of the job is done: the blocks kept for resuming are not needed any more."""
-        if isinstance(self._made, Prepared) and self._made.work_folder is not None:
-            shutil.rmtree(self._made.work_folder, ignore_errors=True)
-
 
 def prepare(experiment: Experiment) -> Prepared:
     """Load the checkpoint, collect its calibration set and quantize it.
@@ -99,14 +92,14 @@ def prepare(experiment: Experiment) -> Prepared:
     loaded = time.perf_counter()
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()
-    work_folder = None if calibration is None else _work_folder(experiment, digest)
+    kept = None if calibration is None else _weights_folder(experiment, digest, calibration)
     report = quantize(
         model,
         experiment.method,
         experiment.quant,
         calibration=[] if calibration is None else _token_batches(experiment, model, calibration),
         iaaq=experiment.iaaq,
-        work_folder=work_folder,
+        work_folder=kept,
     )
     seconds = {
         "load": loaded - start,
@@ -115,7 +108,7 @@ def prepare(experiment: Experiment) -> Prepared:
     }
     peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
     described = None if calibration is None else _describe(experiment, calibration)
-    return Prepared(model, tokenizer, report, described, work_folder, digest, seconds, peak)
+    return Prepared(model, tokenizer, report, described, digest, seconds, peak)
 
 
 def _load(
@@ -155,6 +148,7 @@ def _collect(
                 "dtype": common.dtype,
                 "device": common.device,
                 "threads": torch.get_num_threads(),
+                "code": provenance.code_digest(),
             }
         ),
         embedded=experiment.model.embedded,
@@ -185,11 +179,16 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
     }
 
 
-def _work_folder(experiment: Experiment, digest: str) -> Path:
-    """Where quantized blocks are kept: named by everything that decides them."""
+def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
+    """Where rounded blocks are kept: named by everything that decides them, code included."""
     config = experiment.cell_config(experiment.tasks[0])
-    for key in ("task", "limit", "batch_size"):
-        del config[key]
-    config |= {"checkpoint_digest": digest, "threads": torch.get_num_threads()}
-    root = Path(experiment.common.runs_dir) / ".cache" / "blocks"
-    return root / f"{experiment.row}-{config_hash(config)[:16]}"
+    del config["quant"]["attention"]
+    key = {name: config[name] for name in ("model", "method", "quant", "cgq", "device", "dtype")}
+    key |= {
+        "checkpoint": digest,
+        "calibration": calibration.digest,
+        "threads": torch.get_num_threads(),
+        "code": provenance.code_digest(),
+    }
+    root = Path(experiment.common.runs_dir) / ".cache" / "weights"
+    return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

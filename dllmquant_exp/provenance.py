@@ -1,5 +1,6 @@
 """What made a result: code version, libraries, hardware, and how much time and memory it took."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -64,6 +65,17 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Of the rooms that make calibration sets and quantized weights, so that a cache made by other
+    code is not taken for ours."""
+    digest = hashlib.sha256()
+    for room in ("models", "diffusion", "calibration", "quantization"):
+        for path in sorted((PACKAGE / room).rglob("*.py")):
+            digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -302,31 +302,42 @@ def test_a_calibrated_cell_says_what_it_was_calibrated_on(make: Any) -> None:
         assert value["quantization"]["rotation"]["seed"] == 0
 
 
-def test_cells_share_calibration_sets_and_leave_no_blocks_behind(
+def test_cells_share_calibration_sets_and_rounded_weights(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = make(**quick("quarot"), **COMPONENTS)
-    run(experiment, keep_going=False)
+    whole = result(run(experiment, keep_going=False)[0])
     cache = Path(experiment.common.runs_dir) / ".cache"
     (stored,) = (cache / "calibration").iterdir()
     assert stored.name.startswith("tmas-")
-    assert list((cache / "blocks").iterdir()) == []
 
-    def decode(*_: object, **__: object) -> None:
-        raise AssertionError("the states were sampled again")
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
 
-    monkeypatch.setattr("dllmquant_exp.calibration.collect.tmas", decode)
+    monkeypatch.setattr("dllmquant_exp.calibration.collect.tmas", forbidden)
     without = {k: v for k, v in COMPONENTS.items() if k == "tmas"}
     outcomes = run(make(**quick("gptq"), **without), keep_going=False)
     assert {o.status for o in outcomes} == {"finished"}
+    assert len(list((cache / "weights").iterdir())) == 2
+    # IA-AQ does not change weights, and neither does what is quantized in attention
+    monkeypatch.setattr("dllmquant_exp.quantization.pipeline._round_block", forbidden)
+    monkeypatch.setattr("dllmquant_exp.quantization.pipeline.first_block_batches", forbidden)
+    weights_only = {k: v for k, v in COMPONENTS.items() if k != "iaaq"}
+    twin = result(run(make(**quick("quarot"), **weights_only), keep_going=False)[0])
+    assert twin["quantization"]["layers"] == whole["quantization"]["layers"]
+    # and CGQ does
+    outcomes = run(make(**quick("quarot"), **without), keep_going=False)
+    assert all(result(o)["error"]["message"] == "made again" for o in outcomes)
 
 
 def test_a_killed_quantization_goes_on_behind_its_last_block(
-    make: Any, monkeypatch: pytest.MonkeyPatch
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dllmquant_exp.quantization import pipeline
 
-    whole = result(run(make(**quick("gptq"), sweep="whole"), keep_going=False)[0])
+    whole = result(
+        run(make(**quick("gptq"), runs_dir=str(tmp_path / "whole")), keep_going=False)[0]
+    )
     rounded, calls = pipeline._round_block, []
 
     def die(*args: Any) -> Any:

@@ -15,15 +15,13 @@ Seven linears per block are quantized in both architectures: q, k, v, o, gate, u
 projections. Head and embedding are weight-only and have bits of their own (16 = untouched).
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
@@ -39,6 +37,7 @@ from dllmquant_exp.quantization.blockwise import (
 )
 from dllmquant_exp.quantization.gptq import gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
+from dllmquant_exp.quantization.kept_blocks import Rounded, all_kept, kept_or_made
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
 from dllmquant_exp.quantization.quantizers import (
     OFF,
@@ -85,8 +84,10 @@ def quantize(
         settings: what is quantized; fp has no settings and takes None or ignores them.
         calibration: states, where `needs_calibration`.
         iaaq: IA-AQ's search for V's scale, or None.
-        work_folder: where finished blocks are kept, so that a killed call goes on behind them when
-            it is called again with the same arguments (the caller's promise). None keeps nothing.
+        work_folder: where rounded blocks are kept. A call with the same model, method, calibration
+            and settings of weights and activations (the caller's promise) reads them instead of
+            making them again, be it after a kill or for another choice of `iaaq` and of what is
+            quantized in attention, on which they do not depend. None keeps nothing.
 
     Returns:
         A report of every weight touched.
@@ -112,15 +113,17 @@ def _quantize(
 ) -> QuantReport:
     rotation = method.rotation
     rotated = None if rotation is None else rotate(model, rotation.seed, keys=rotation.keys)
-    calibrated = needs_calibration(method, settings, iaaq)
+    blocks = list(blocks_of(model))
+    reads = settings.static or (iaaq is not None and iaaq.mode == "static")
+    kept = work_folder is not None and all_kept(work_folder, len(blocks))
+    calibrated = needs_calibration(method, settings, iaaq) and (reads or not kept)
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
     awq: list[dict[str, Any]] = []
     alphas: list[list[Any]] = []
-    blocks = list(blocks_of(model))
     title = f"quantizing, {method.name}"
     for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
-        made, weights = _kept(
+        made, weights = kept_or_made(
             work_folder,
             n,
             block,
@@ -148,10 +151,6 @@ def _quantize(
         alphas=tuple(alphas),
         notes=tuple(_notes(layers)),
     )
-
-
-# What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
-Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
 
 
 def _round_block(
@@ -205,32 +204,6 @@ def _weight(block: Block, name: str) -> Tensor:
     weight = block.get_submodule(name).weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _kept(folder: Path | None, n: int, block: Block, make: Callable[[], Rounded]) -> Rounded:
-    """`make()` and the block it leaves behind; read from `folder` where it was done before."""
-    if folder is None:
-        return make()
-    report, tensors = folder / f"block_{n}.json", folder / f"block_{n}.safetensors"
-    if report.exists():  # written last, so the tensors are whole
-        kept = load_file(tensors, device=str(_weight(block, "q_proj").device))
-        found = {
-            name: QuantizedWeight(kept.pop(f"{name}.numbers"), kept.pop(f"{name}.scale"))
-            for name in BLOCK_LINEARS
-            if f"{name}.numbers" in kept
-        }
-        block.load_state_dict(kept)
-        return json.loads(report.read_text()), found
-    made, found = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    state = block.state_dict()
-    for name, weight in found.items():
-        state |= {f"{name}.numbers": weight.numbers, f"{name}.scale": weight.scale}
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, tensors)
-    partial = report.with_suffix(".partial")
-    partial.write_text(json.dumps(made))
-    partial.replace(report)
-    return made, found
 
 
 def _advance(

@@ -1,0 +1,92 @@
+"""Rounded blocks on disk, so that no cell makes again what a killed or another one has made.
+
+<folder>/
+    block_N.safetensors   whole numbers and scales of the rounded linears, and all other tensors
+    block_N.json          what was done; written last, so where it is the tensors are whole
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dllmquant_exp.models.transformer import Block
+from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
+
+# What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
+Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
+_NUMBERS, _SCALE = ".numbers", ".scale"
+
+
+def all_kept(folder: Path, blocks: int) -> bool:
+    """True where every block of a model is kept."""
+    return all(_report(folder, n).exists() for n in range(blocks))
+
+
+def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], Rounded]) -> Rounded:
+    """`make()` and the block it leaves behind; both read from `folder` where they are kept.
+
+    Raises:
+        QuantizationError: files that cannot be read, or that are another block's.
+    """
+    if folder is None:
+        return make()
+    if _report(folder, n).exists():
+        return _load(folder, n, block)
+    done, weights = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        k: v for k, v in block.state_dict().items() if k.removesuffix(".weight") not in weights
+    }
+    for name, weight in weights.items():
+        tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _replace(_tensors(folder, n), lambda path: save_file(contiguous, path))
+    _replace(_report(folder, n), lambda path: path.write_text(json.dumps(done)))
+    return done, weights
+
+
+def _load(folder: Path, n: int, block: Block) -> Rounded:
+    state: dict[str, Tensor] = block.state_dict()
+    try:
+        kept = load_file(_tensors(folder, n), device=str(next(block.parameters()).device))
+        done: dict[str, Any] = json.loads(_report(folder, n).read_text())
+        names = [key.removesuffix(_NUMBERS) for key in kept if key.endswith(_NUMBERS)]
+        weights = {
+            name: QuantizedWeight(kept.pop(name + _NUMBERS), kept.pop(name + _SCALE))
+            for name in names
+        }
+        for name, weight in weights.items():
+            kept[f"{name}.weight"] = weight.values(state[f"{name}.weight"].dtype)
+        block.load_state_dict(kept)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise QuantizationError(
+            f"block {n} in {folder} cannot be read ({error}): delete it"
+        ) from error
+    return done, weights
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside `path` and rename, so that two jobs with one block do not disturb each other."""
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(partial))
+        os.chmod(partial, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _tensors(folder: Path, n: int) -> Path:
+    return folder / f"block_{n}.safetensors"
+
+
+def _report(folder: Path, n: int) -> Path:
+    return folder / f"block_{n}.json"
