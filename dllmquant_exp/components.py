@@ -20,6 +20,7 @@ from dllmquant_exp.schema import ConfigError, read
 
 T = TypeVar("T")
 COMPONENTS = ("tmas", "cgq", "iaaq")
+TMAS_DECODES = ("texts", "gen_length", "steps", "tokens")  # settings that every sampler has
 
 
 def resolve_components(
@@ -41,7 +42,7 @@ def resolve_components(
     """
     cgq = _component(CgqSettings, config, "cgq")
     iaaq = _component(IaaqSettings, config, "iaaq")
-    tmas = _component(TmasSettings, config, "tmas", ignore=["texts", "gen_length", "steps"])
+    tmas = _component(TmasSettings, config, "tmas", ignore=TMAS_DECODES)
     chosen = _calibration(config, tmas, architecture)
     calibration = chosen if needs_calibration(method, quant, iaaq) else None
     _check_components(overrides, method, quant, calibration, tmas, cgq, iaaq)
@@ -72,7 +73,7 @@ def _calibration(
     if tmas is None:
         settings = read(CalibrationSettings, config["calibration"], "calibration", ignore=["tmas"])
     else:
-        own = {key: config["tmas"].get(key) for key in ("texts", "gen_length", "steps")}
+        own = {key: config["tmas"].get(key) for key in TMAS_DECODES}
         values = {"name": "tmas", "samples": tmas.samples, **own, "tmas": asdict(tmas)}
         settings = read(CalibrationSettings, values, "tmas")
     if settings.gen_length is not None:

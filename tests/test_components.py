@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.calibration.collect import CalibrationSettings
 from dllmquant_exp.config import Experiment, resolve, to_mapping
 from dllmquant_exp.schema import ConfigError
 
@@ -133,3 +135,47 @@ def test_every_config_file_says_how_to_use_it() -> None:
         for path in Path(CONF / group).glob("*.yaml"):
             lines = path.read_text().splitlines()
             assert any(line.startswith("# python -m dllmquant_exp") for line in lines[:2]), path
+
+
+def test_controls_change_the_number_of_samples_and_nothing_else() -> None:
+    def calibration(*overrides: str) -> CalibrationSettings:
+        found = made("method=gptq", *overrides).calibration
+        assert found is not None
+        return found
+
+    more = calibration("calibration.samples=512")
+    assert more == replace(calibration(), samples=512)
+    tmas = calibration("+tmas=on")
+    fewer = calibration("+tmas=on", "tmas.samples=128")
+    assert fewer.tmas is not None and fewer.tmas.quotas == (10, 7, 7, 10)
+    assert replace(fewer, samples=512, tmas=tmas.tmas) == tmas
+    assert calibration("+tmas=on", "tmas.tokens=8192") == replace(tmas, tokens=8192)
+
+
+OFFICIAL = {  # method -> what its authors publish, where it differs from w4a4
+    "fp": {},
+    "rtn": {"weight_grid": "max_over_7", "weight_clip_search": None},
+    "awq": {"weight_grid": "max_over_7", "weight_clip_search": None},
+    "gptq": {"weight_clip_search": None},
+    "awq_gptq": {"weight_clip_search": None},
+    "quarot": {"weight_grid": "max_over_7", "activation_clip_ratio": 0.9},
+    "quarot_rtn": {"weight_grid": "max_over_7", "activation_clip_ratio": 0.9},
+}
+
+
+def test_official_settings_are_each_methods_own() -> None:
+    assert {path.stem for path in (CONF / "method").glob("*.yaml")} == set(OFFICIAL)
+    assert {path.stem for path in (CONF / "quant" / "official").glob("*.yaml")} == set(OFFICIAL)
+    for method, published in OFFICIAL.items():
+        ours = made(f"method={method}")
+        theirs = made(f"method={method}", "quant=official")
+        if method == "fp":
+            assert theirs.quant is None
+            continue
+        assert ours.quant is not None and theirs.quant is not None
+        assert (ours.quant_name, theirs.quant_name) == ("w4a4", "official")
+        expected = replace(ours.quant, **published)
+        if method.startswith("quarot"):
+            assert expected.attention is not None
+            expected = replace(expected, attention=replace(expected.attention, v_clip_ratio=0.95))
+        assert theirs.quant == expected

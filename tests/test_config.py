@@ -51,11 +51,12 @@ def sections() -> dict[str, dict[str, Any]]:
     """Every option of every group; Hydra is asked only where a file composes others (slow)."""
 
     def section(group: str, name: str) -> dict[str, Any]:
-        if "${" in (CONF / group / f"{name}.yaml").read_text():
+        text = (CONF / group / f"{name}.yaml").read_text()
+        if "${" in text or "defaults:" in text:
             return composed(f"{group}={name}")[group]
-        alone = OmegaConf.load(CONF / group / f"{name}.yaml")
+        alone = OmegaConf.create(text)
         assert isinstance(alone, DictConfig)
-        return to_mapping(compose(f"{group}/{name}")[group] if "defaults" in alone else alone)
+        return to_mapping(alone)
 
     return {
         group: {name: section(group, name) for name in names} for group, names in OPTIONS.items()

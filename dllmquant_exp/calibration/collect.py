@@ -7,13 +7,19 @@ from typing import Any, Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.sampling import random_segments, self_generated, uniform_time
+from dllmquant_exp.calibration.sampling import (
+    equal_tokens,
+    random_segments,
+    self_generated,
+    uniform_time,
+)
 from dllmquant_exp.calibration.scoring import scored
 from dllmquant_exp.calibration.sources import (
     CalibrationText,
     disjoint,
     embedded_evaluation_items,
     embedded_texts,
+    official_evaluation_items,
     official_texts,
 )
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet
@@ -45,6 +51,8 @@ class CalibrationSettings:
         gen_length, steps: of the decodes that states are taken from.
         blocks: of these decodes (LLaDA; Dream decodes one block); tmas has its own.
         steps_per_prompt: states that uniform_time takes from one decode.
+        tokens: at most so many are kept, whole states drawn at random, to compare two sets at equal
+            cost; None keeps all.
         tmas: Algorithm 1's readings.
 
     Raises:
@@ -59,6 +67,7 @@ class CalibrationSettings:
     steps: int | None = None
     blocks: int | None = None
     steps_per_prompt: int | None = None
+    tokens: int | None = None
     tmas: TmasSettings | None = None
 
     def __post_init__(self) -> None:
@@ -82,8 +91,10 @@ class CalibrationSettings:
                 raise CalibrationError(f"{self.name} {fault} {name}")
             if isinstance(value, int) and value < 1:
                 raise CalibrationError(f"{name} = {value} must be at least 1")
-        if self.samples < 1:
-            raise CalibrationError(f"samples = {self.samples} must be at least 1")
+        for name in ("samples", "tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CalibrationError(f"{name} = {value} must be at least 1")
 
     def decoding(self, architecture: Architecture) -> DecodingSettings:
         """How calibration prompts are decoded: greedily, and sampled where the text is the data.
@@ -141,6 +152,8 @@ def collect(
 
     def make() -> CalibrationSet:
         made = _sample(settings, model, tokenizer, embedded, data_root, seed, batch_size)
+        if settings.tokens is not None:
+            made = equal_tokens(made, settings.tokens, seed=seed)
         unscored = any(not state.is_scored for state in made.states)
         return scored(model, made, batch_size) if needs_scores and unscored else made
 
@@ -210,5 +223,9 @@ def _texts(
         disjoint((item for text in found for item in text.items), evaluated)
         return found
     share = -(-count // len(names))
-    each = [official_texts(name, share, seed=seed, data_root=data_root) for name in names]
+    each = []
+    for name in names:
+        each.append(official_texts(name, share, seed=seed, data_root=data_root))
+        evaluated = official_evaluation_items(name, data_root)
+        disjoint((item for text in each[-1] for item in text.items), evaluated)
     return [text for turn in zip(*each, strict=True) for text in turn][:count]

@@ -47,12 +47,14 @@ class TrainingData:
     """A data set's training split.
 
     file: its name under `data_root`, without an ending; hub: data set and configuration
+    evaluated: file and split of the items that the data set's task evaluates
     convert: a row -> prompt and response
     item: a row, of any split -> the text that identifies it
     """
 
     file: str
     hub: tuple[str, str | None]
+    evaluated: tuple[str, str]
     fields: tuple[str, ...]
     convert: Callable[[Row], tuple[str, str]]
     item: Callable[[Row], str]
@@ -77,6 +79,7 @@ OFFICIAL: dict[str, TrainingData] = {
     "winogrande": TrainingData(
         "winogrande_xl_train",
         ("allenai/winogrande", "winogrande_xl"),
+        ("winogrande_xl_val", "validation"),
         ("sentence", "option1", "option2", "answer"),
         _winogrande,
         lambda row: str(row["sentence"]),
@@ -84,6 +87,7 @@ OFFICIAL: dict[str, TrainingData] = {
     "piqa": TrainingData(
         "piqa_train",
         ("baber/piqa", None),
+        ("piqa_val", "validation"),
         ("goal", "sol1", "sol2", "label"),
         _piqa,
         lambda row: f"{row['goal']} {row['sol1']} {row['sol2']}",
@@ -91,6 +95,7 @@ OFFICIAL: dict[str, TrainingData] = {
     "gsm8k": TrainingData(
         "gsm8k_train",
         ("openai/gsm8k", "main"),
+        ("gsm8k_test", "test"),
         ("question", "answer"),
         _gsm8k,
         lambda row: str(row["question"]),
@@ -165,12 +170,22 @@ def official_texts(
             f"no training data {name!r} for calibration; there are: {', '.join(OFFICIAL)}"
         )
     data = OFFICIAL[name]
-    rows = _hub_rows(data) if data_root is None else _local_rows(data_root, data)
+    rows = _rows(data, data.file, "train", data_root)
     if len(rows) < count:
         raise CalibrationError(f"{name} has {len(rows)} training rows, fewer than {count}")
     order = random.Random(f"calibration {seed} {name}").sample(range(len(rows)), len(rows))
     chosen = [rows[i] for i in order[:count]]
     return [CalibrationText(*data.convert(row), (data.item(row),)) for row in chosen]
+
+
+def official_evaluation_items(name: str, data_root: Path | None) -> list[str]:
+    """What `disjoint` compares texts from `official_texts` with: their task's evaluation items.
+
+    Raises:
+        CalibrationError: a file that is missing or broken.
+    """
+    data = OFFICIAL[name]
+    return [data.item(row) for row in _rows(data, *data.evaluated, data_root)]
 
 
 def disjoint(prompts: Iterable[str], evaluation_items: Iterable[str]) -> None:
@@ -195,32 +210,38 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(" ".join(text.casefold().split()).encode()).digest()
 
 
-def _hub_rows(data: TrainingData) -> Sequence[Row]:
+def _rows(data: TrainingData, file: str, split: str, data_root: Path | None) -> Sequence[Row]:
+    """One split, from the file of that name or from the hub."""
+    return _hub_rows(data, file, split) if data_root is None else _local_rows(data, file, data_root)
+
+
+def _hub_rows(data: TrainingData, file: str, split: str) -> Sequence[Row]:
     import datasets  # seconds to import, and not needed with data_root or an embedded model
 
     path, config = data.hub
     try:
-        rows: Sequence[Row] = datasets.load_dataset(path, config, split="train")
+        rows: Sequence[Row] = datasets.load_dataset(path, config, split=split)
     except Exception as error:  # the hub client raises many kinds
         raise CalibrationError(
-            f"the training split of {path} cannot be read from the hub ({error}); set data_root to "
-            f"a folder with {data.file}.jsonl.gz"
+            f"the split {split} of {path} cannot be read from the hub ({error}); set data_root to "
+            f"a folder with {file}.jsonl.gz"
         ) from error
     return rows
 
 
-def _local_rows(data_root: Path, data: TrainingData) -> Sequence[Row]:
-    paths = [data_root / f"{data.file}{ending}" for ending in (".jsonl.gz", ".jsonl")]
+def _local_rows(data: TrainingData, file: str, data_root: Path) -> Sequence[Row]:
+    paths = [data_root / f"{file}{ending}" for ending in (".jsonl.gz", ".jsonl")]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise CalibrationError(
-            f"{paths[0]} is missing: calibration needs the training split in the hub's fields "
-            f"({', '.join(data.fields)}); put it there, or leave data_root unset to use the hub"
+            f"{paths[0]} is missing: calibration needs the training split, and the evaluated one "
+            f"to be disjoint from it, in the hub's fields ({', '.join(data.fields)}); put them "
+            "there, or leave data_root unset to use the hub"
         )
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
+        with opened(path, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
     except (OSError, EOFError, ValueError) as error:
         raise CalibrationError(f"{path} cannot be read ({error}): fetch it again") from error
     for number, row in enumerate(rows, start=1):

@@ -13,6 +13,7 @@ from dllmquant_exp.calibration import (
     embedded_texts,
     official_texts,
 )
+from dllmquant_exp.calibration.sources import official_evaluation_items
 from dllmquant_exp.models.embedded import world
 
 TASKS = list(world.TASKS)
@@ -96,3 +97,17 @@ def test_official_texts_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "gsm8k_train.jsonl.gz").write_bytes(b"no gzip")
     with pytest.raises(CalibrationError, match="cannot be read"):
         read()
+
+
+def test_official_texts_that_are_evaluated_are_refused(tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": str(n)} for n in range(4)]
+    _write(tmp_path / "gsm8k_train.jsonl.gz", rows)
+    texts = official_texts("gsm8k", 4, seed=0, data_root=tmp_path)
+    items = [item for text in texts for item in text.items]
+    with pytest.raises(CalibrationError, match=r"gsm8k_test.jsonl.gz is missing"):
+        official_evaluation_items("gsm8k", tmp_path)
+    _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "9 + 1?", "answer": "10"}])
+    disjoint(items, official_evaluation_items("gsm8k", tmp_path))
+    _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "2  + 1?", "answer": "another"}])
+    with pytest.raises(CalibrationError, match=r"1 calibration texts are evaluation items"):
+        disjoint(items, official_evaluation_items("gsm8k", tmp_path))
