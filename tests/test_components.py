@@ -18,6 +18,7 @@ ROWS = {  # row -> method and components, as the paper's Tables 2 and 5 add them
     "fp": "fp",
     "rtn": "rtn",
     "awq": "awq",
+    "gptq": "gptq",
     "awq_tmas": "awq+tmas",
     "awq_tmas_cgq": "awq+tmas+cgq",
     "dllmquant_plus": "awq+tmas+cgq+iaaq",

@@ -1,22 +1,32 @@
 """Changes of a model's weights that leave its function as it is (computational invariance).
 
-Everything is computed in float64 and stored in the model's own type, so outputs move by rounding
-only. Names and sides: a linear is y = x W^T, so a linear that reads the residual stream takes
-W <- W Q, one that writes it W <- Q^T W, when the stream itself becomes x Q.
+Everything is computed in float64, some rows at a time, and stored in the model's own type, so
+outputs move by rounding only. Names and sides: a linear is y = x W^T, so a linear that reads the
+residual stream takes W <- W Q, one that writes it W <- Q^T W, when the stream itself becomes x Q.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Block, Transformer
 
+_CHUNK = 2**24  # numbers converted to float64 at a time: 128 MB
 
-def change(parameter: Tensor, value: Tensor) -> None:
-    """Write a float64 value into a parameter, rounded to its type."""
-    with torch.no_grad():
-        parameter.copy_(value)
+Rotation = Callable[[Tensor], Tensor]  # rows [n, features] -> the same shape
+
+
+@torch.no_grad()
+def change_inputs(weight: Tensor, change: Rotation) -> None:
+    """W <- W R in place, for `change` x -> x R on rows."""
+    for rows in weight.split(max(1, _CHUNK // weight.shape[1])):
+        rows.copy_(change(rows.double()))
+
+
+def change_outputs(weight: Tensor, change: Rotation) -> None:
+    """W <- R^T W in place: outputs y = x W^T become y R."""
+    change_inputs(weight.T, change)
 
 
 def _block_readers(block: Block) -> list[tuple[nn.Module, list[nn.Linear]]]:
@@ -38,34 +48,32 @@ def fuse_norms(model: Transformer) -> None:
     readers = [pair for block in blocks_of(model) for pair in _block_readers(block)]
     for norm, linears in [*readers, (model.final_norm, [model.head])]:
         assert isinstance(norm.weight, Tensor)
+        scale = norm.weight.detach().double()
         for linear in linears:
-            change(linear.weight, linear.weight.double() * norm.weight.double())
-        change(norm.weight, torch.ones_like(norm.weight))
+            change_inputs(linear.weight, lambda rows: rows * scale)  # noqa: B023
+        nn.init.ones_(norm.weight)
 
 
-def rotate_residual(model: Transformer, rotation: Tensor) -> None:
+def rotate_residual(model: Transformer, rotation: Rotation) -> None:
     """Express the residual stream in another orthonormal basis: x becomes x Q.
 
     Args:
         model: with fused norms: only a norm without weights commutes with a rotation.
-        rotation: Q, [d_model, d_model], orthogonal, float64.
+        rotation: x -> x Q on rows of d_model, in float64.
     """
     readers = [linear for b in blocks_of(model) for _, ls in _block_readers(b) for linear in ls]
-    writers = [linear for b in blocks_of(model) for linear in (b.o_proj, b.down_proj)]
-    for linear in [*readers, model.head]:
-        change(linear.weight, linear.weight.double() @ rotation)
-    for linear in writers:
-        change(linear.weight, rotation.T @ linear.weight.double())
-    change(model.embedding.weight, model.embedding.weight.double() @ rotation)
+    for weight in (model.embedding.weight, model.head.weight, *(r.weight for r in readers)):
+        change_inputs(weight, rotation)
+    for block in blocks_of(model):
+        for writer in (block.o_proj, block.down_proj):
+            change_outputs(writer.weight, rotation)
 
 
 def scale_ffn_channels(block: Block, channels: Tensor, factor: float) -> None:
     """Multiply `channels` of the down projection's input by a factor, undone in its columns."""
-    scale = torch.ones(block.up_proj.out_features, dtype=torch.float64)
-    scale[channels] = factor
-    scale = scale.to(block.up_proj.weight.device)
-    change(block.up_proj.weight, block.up_proj.weight.double() * scale[:, None])
-    change(block.down_proj.weight, block.down_proj.weight.double() / scale)
+    scale = _factors(block.up_proj, channels, factor)
+    change_outputs(block.up_proj.weight, lambda rows: rows * scale)
+    change_inputs(block.down_proj.weight, lambda rows: rows / scale)
 
 
 def scale_value_channels(block: Block, channels: Tensor, factor: float) -> None:
@@ -73,13 +81,18 @@ def scale_value_channels(block: Block, channels: Tensor, factor: float) -> None:
 
     Under grouped-query attention a value channel reaches every query head of its group.
     """
-    scale = torch.ones(block.v_proj.out_features, dtype=torch.float64)
-    scale[channels] = factor
-    scale = scale.to(block.v_proj.weight.device)
-    change(block.v_proj.weight, block.v_proj.weight.double() * scale[:, None])
+    scale = _factors(block.v_proj, channels, factor)
+    change_outputs(block.v_proj.weight, lambda rows: rows * scale)
     if block.v_proj.bias is not None:
-        change(block.v_proj.bias, block.v_proj.bias.double() * scale)
+        change_inputs(block.v_proj.bias[None], lambda rows: rows * scale)
     per_head = scale.unflatten(0, (-1, block.head_dim))
     group = block.o_proj.in_features // block.v_proj.out_features
     columns = per_head.repeat_interleave(group, dim=0).flatten()
-    change(block.o_proj.weight, block.o_proj.weight.double() / columns)
+    change_inputs(block.o_proj.weight, lambda rows: rows / columns)
+
+
+def _factors(linear: nn.Linear, channels: Tensor, factor: float) -> Tensor:
+    """One per output: `factor` for the channels, 1 for the others."""
+    scale = torch.ones(linear.out_features, dtype=torch.float64)
+    scale[channels] = factor
+    return scale.to(linear.weight.device)

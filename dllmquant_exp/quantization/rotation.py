@@ -24,14 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dllmquant_exp.models.invariance import blocks_of, fuse_norms
+from dllmquant_exp.models.invariance import (
+    blocks_of,
+    change_inputs,
+    change_outputs,
+    fuse_norms,
+    rotate_residual,
+)
 from dllmquant_exp.models.transformer import AttentionFunction, Block, Transformer
 from dllmquant_exp.quantization.hadamard import OnlineHadamard, split
 from dllmquant_exp.quantization.quantizers import QuantizationError
-
-__all__ = ["RotatedAttention", "RotatedLinear", "RotationReport", "fuse_norms", "rotate"]
-
-_CHUNK = 2**24  # numbers converted to float64 at a time: 128 MB
 
 
 class RotatedLinear(nn.Module):
@@ -129,7 +131,7 @@ def rotate(model: Transformer, seed: int, *, keys: bool = False) -> RotationRepo
     _check(model)
     fuse_norms(model)
     with torch.no_grad():
-        _rotate_residual(model, seed)
+        rotate_residual(model, _signed_hadamard(model, seed))
         for block in blocks_of(model):
             _rotate_heads(block)
             _rotate_down(block)
@@ -168,37 +170,14 @@ def _check(model: Transformer) -> None:
             )
 
 
-Rotation = Callable[[Tensor], Tensor]  # rows [n, features] -> the same shape
-
-
-def _rotate_inputs(weight: Tensor, rotation: Rotation) -> None:
-    """W <- W R in place, for `rotation` x -> x R on rows; in float64, some rows at a time."""
-    for rows in weight.split(max(1, _CHUNK // weight.shape[1])):
-        rows.copy_(rotation(rows.double()))
-
-
-def _rotate_outputs(weight: Tensor, rotation: Rotation) -> None:
-    """W <- R^T W in place: outputs y = x W^T become y R."""
-    _rotate_inputs(weight.T, rotation)
-
-
-def _rotate_residual(model: Transformer, seed: int) -> None:
+def _signed_hadamard(model: Transformer, seed: int) -> Callable[[Tensor], Tensor]:
+    """x -> x Q on rows of d_model, Q = diag(s) H."""
     generator = torch.Generator().manual_seed(seed)
     device = model.embedding.weight.device
     d = model.config.d_model
     signs = torch.randint(2, (d,), generator=generator).to(device, torch.float64) * 2 - 1
     hadamard = OnlineHadamard(d, name="d_model").to(device)
-
-    def q(x: Tensor) -> Tensor:
-        return hadamard(x * signs)
-
-    for embedding_or_head in (model.embedding, model.head):
-        _rotate_inputs(embedding_or_head.weight, q)
-    for block in blocks_of(model):
-        for reader in (block.q_proj, block.k_proj, block.v_proj, block.gate_proj, block.up_proj):
-            _rotate_inputs(reader.weight, q)
-        for writer in (block.o_proj, block.down_proj):
-            _rotate_outputs(writer.weight, q)
+    return lambda rows: hadamard(rows * signs)
 
 
 def _rotate_heads(block: Block) -> None:
@@ -211,17 +190,17 @@ def _rotate_heads(block: Block) -> None:
     def per_head(x: Tensor) -> Tensor:
         return inside(x.unflatten(-1, (-1, d))).flatten(-2)
 
-    _rotate_outputs(v.weight, per_head)
+    change_outputs(v.weight, per_head)
     if v.bias is not None:
-        _rotate_inputs(v.bias[None], per_head)
-    _rotate_inputs(o.weight, lambda x: across(per_head(x)))
+        change_inputs(v.bias[None], per_head)
+    change_inputs(o.weight, lambda x: across(per_head(x)))
     _set(block, "o_proj", RotatedLinear(o.weight, o.bias, across))
 
 
 def _rotate_down(block: Block) -> None:
     down = block.down_proj
     rotation = OnlineHadamard(down.in_features, name="d_ffn").to(down.weight.device)
-    _rotate_inputs(down.weight, rotation)
+    change_inputs(down.weight, rotation)
     _set(block, "down_proj", RotatedLinear(down.weight, down.bias, rotation))
 
 

@@ -59,7 +59,7 @@ def test_rewrites_keep_the_function(architecture: Architecture) -> None:
     fuse_norms(model)
     torch.testing.assert_close(logits(model), before, rtol=1e-9, atol=1e-9)
     assert all(bool((b.attention_norm.weight == 1).all()) for b in blocks_of(model))
-    rotate_residual(model, random_rotation(32))
+    rotate_residual(model, lambda rows: rows @ random_rotation(32))
     torch.testing.assert_close(logits(model), before, rtol=1e-9, atol=1e-9)
     for block in blocks_of(model):
         scale_ffn_channels(block, torch.tensor([0, 17]), 30.0)
@@ -70,7 +70,7 @@ def test_rewrites_keep_the_function(architecture: Architecture) -> None:
 def test_a_rotation_before_the_norms_are_fused_would_change_the_function() -> None:
     model = random_model("llada")
     before = logits(model)
-    rotate_residual(model, random_rotation(32))
+    rotate_residual(model, lambda rows: rows @ random_rotation(32))
     assert (logits(model) - before).abs().max() > 1e-3
 
 
@@ -117,7 +117,7 @@ def test_components_are_orthonormal_and_sorted_by_variance() -> None:
     identity = torch.eye(32, dtype=torch.float64)
     torch.testing.assert_close(basis.T @ basis, identity, atol=1e-10, rtol=0)
     fuse_norms(model)
-    rotate_residual(model, basis)
+    rotate_residual(model, lambda rows: rows @ basis)
     again = principal_components(model, tokenizer)  # the second moment is diagonal now
     torch.testing.assert_close(again.abs(), identity, atol=1e-6, rtol=0)
 

@@ -72,7 +72,7 @@ def add_outliers(
             raise ValueError(f"{name} = {wanted}, but a block of this model has {there}")
     basis = principal_components(model, tokenizer)
     fuse_norms(model)
-    rotate_residual(model, basis)
+    rotate_residual(model, lambda rows: rows @ basis)
     generator = torch.Generator().manual_seed(0)
     for block in blocks_of(model):
         ffn = torch.randperm(config.d_ffn, generator=generator)[: settings.ffn_channels]
