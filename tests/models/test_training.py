@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from dllmquant_exp.models.checkpoints import load_model
-from dllmquant_exp.models.embedded import batches, train
+from dllmquant_exp.models.embedded import batches, train, world
 from dllmquant_exp.models.embedded.items import Dice
-from dllmquant_exp.models.embedded.tokenizer import MASK_ID, train_tokenizer
+from dllmquant_exp.models.embedded.tokenizer import EOS_ID, MASK_ID, train_tokenizer
 from dllmquant_exp.models.transformer import Transformer
 
 TINY = train.Recipe(name="tiny", d_model=32, n_layers=1, n_heads=4, d_ffn=32, steps=6, warmup=2)
@@ -22,7 +22,9 @@ TINY = train.Recipe(name="tiny", d_model=32, n_layers=1, n_heads=4, d_ffn=32, st
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "BUCKETS", ({"micro_arc": 3}, {"micro_gsm8k": 2, "micro_mmlu": 1}))
+    few = ({"micro_arc": 3}, {"micro_gsm8k": 2, "micro_mmlu": 1})
+    monkeypatch.setattr(train, "BUCKETS", few)
+    monkeypatch.setattr(train, "HARDER_BUCKETS", few)
     monkeypatch.setattr(train, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(train, "LOG_EVERY", 2)
     tokenizer = train_tokenizer(items_per_task=100)
@@ -113,6 +115,44 @@ def test_the_finished_checkpoint_loads_as_any_llada_checkpoint_does(
     model = load_model(str(final), dtype=torch.float32, device=torch.device("cpu"))
     assert model.config.mask_token_id == MASK_ID
     assert torch.isfinite(model(torch.tensor([[5, 6, MASK_ID]]))).all()
+
+
+def test_a_model_trained_further_starts_where_the_first_one_ended(
+    tmp_path: Path, small: None
+) -> None:
+    first = train.train(replace(TINY, steps=2), tmp_path / "first")
+    further = replace(TINY, name="further", start=str(first), harder=True, steps=1)
+    recipe = replace(further, learning_rate=0.0, weight_decay=0.0)
+    same = train.train(recipe, tmp_path / "same")
+    changed = train.train(further, tmp_path / "changed")
+    a, b, c = (load_file(folder / "model.safetensors") for folder in (first, same, changed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+    with pytest.raises(ValueError, match="is of another shape than further"):
+        train.train(replace(further, n_layers=2), tmp_path / "other")
+
+
+def test_both_mixtures_have_the_same_size_and_tasks() -> None:
+    plain, harder = (
+        {task: n for counts in buckets for task, n in counts.items()}
+        for buckets in (batches.BUCKETS, batches.HARDER_BUCKETS)
+    )
+    assert plain.keys() == harder.keys() == set(world.TASKS)
+    assert sum(plain.values()) == sum(harder.values())
+
+
+def test_dreams_sequences_end_with_a_visible_end_of_text() -> None:
+    tokenizer = train_tokenizer(items_per_task=300)
+    for task in world.TASKS:
+        row, closed = (
+            batches.training_row(task, Dice("5", "train"), tokenizer, closed=flag)
+            for flag in (False, True)
+        )
+        if task in world.GENERATION:  # filled with end-of-text that is part of the response
+            assert closed == row
+        else:
+            assert closed.tokens == (*row.tokens, EOS_ID)
+            assert closed.response == (*row.response, False)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path, small: None) -> None:

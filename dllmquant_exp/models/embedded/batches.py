@@ -24,6 +24,18 @@ BUCKETS: tuple[dict[str, int], ...] = (
     {"micro_mmlu": 8, "micro_ceval": 8},
     {"micro_humaneval": 24, "micro_gsm8k": 24},
 )
+# The same number of sequences, most of them of the tasks that are hardest after that.
+HARDER_BUCKETS: tuple[dict[str, int], ...] = (
+    {
+        "micro_truthfulqa": 8,
+        "micro_arc": 8,
+        "micro_hellaswag": 6,
+        "micro_winogrande": 6,
+        "micro_piqa": 6,
+    },
+    {"micro_mmlu": 10, "micro_ceval": 22},
+    {"micro_humaneval": 12, "micro_gsm8k": 32},
+)
 
 
 @dataclass(frozen=True)

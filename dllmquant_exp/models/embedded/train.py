@@ -29,9 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.models.checkpoints import save_checkpoint
+from dllmquant_exp.models.checkpoints import load_model, save_checkpoint
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
-from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losses
+from dllmquant_exp.models.embedded.batches import BUCKETS, HARDER_BUCKETS, make_batch, row_losses
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 
@@ -48,6 +48,8 @@ class Recipe:
     n_layers: int = 6
     n_heads: int = 4
     n_kv_heads: int = 4
+    start: str | None = None  # checkpoint to train further; its shape must be this one
+    harder: bool = False  # batches of HARDER_BUCKETS
     d_ffn: int = 512
     steps: int = 2600
     seed: int = 0
@@ -63,6 +65,16 @@ RECIPES = {
     "micro_llada": Recipe(),
     # Dream's shape: grouped-query attention, biases on q, k and v, predictions shifted by one.
     "micro_dream": Recipe(name="micro_dream", architecture="dream", n_kv_heads=2),
+    # As LLaDA-1.5 is LLaDA trained further; on harder tasks here, without preferences.
+    "micro_llada_1_5": Recipe(
+        name="micro_llada_1_5",
+        start="embedded:micro_llada",
+        harder=True,
+        steps=800,
+        learning_rate=1e-3,
+        warmup=50,
+        decay=0.9,
+    ),
 }
 CHECKPOINT_EVERY = 250
 LOG_EVERY = 50
@@ -142,7 +154,8 @@ def train_step(
     """One optimizer step; returns the row losses of each task and the number of tokens."""
     dice = Dice(f"{recipe.name} {recipe.seed} {step}", "train")
     closed = recipe.architecture == "dream"
-    batches = [make_batch(counts, dice, tokenizer, closed=closed) for counts in BUCKETS]
+    buckets = HARDER_BUCKETS if recipe.harder else BUCKETS
+    batches = [make_batch(counts, dice, tokenizer, closed=closed) for counts in buckets]
     rows = sum(len(batch.tasks) for batch in batches)
     for optimizer in optimizers.values():
         optimizer.zero_grad(set_to_none=True)
@@ -208,6 +221,11 @@ def train(recipe: Recipe, folder: Path) -> Path:
     rows = 8 * math.ceil(len(tokenizer) / 8)
     model = Transformer(transformer_config(recipe, rows))
     initialize(model, recipe.seed)
+    if recipe.start is not None:
+        first = load_model(recipe.start, dtype=torch.float32, device=torch.device("cpu"))
+        if first.config != model.config:
+            raise ValueError(f"{recipe.start} is of another shape than {recipe.name}")
+        model.load_state_dict(first.state_dict())
     optimizers = make_optimizers(model, recipe)
     log = load_state(folder, model, optimizers)
     if log is not None and log["recipe"] != json.loads(json.dumps(asdict(recipe))):
