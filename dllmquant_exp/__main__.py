@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dllmquant_exp import cli
 
+ALL_TABLES = "table=all"
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -24,7 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     status = cli.dispatch(words, config_folder())
-    return _compose(words) if status is None else status
+    if status is not None:
+        return status
+    if ALL_TABLES not in words:
+        return _compose(words)
+    # One sweep is a product, and the tables together are not. What they share is run once.
+    tables = sorted(path.stem for path in (config_folder() / "table").glob("*.yaml"))
+    everything = []
+    for table in tables:
+        line = [f"table={table}" if word == ALL_TABLES else word for word in words]
+        everything.append(_compose(line))
+        if everything[-1] == INTERRUPTED:
+            break
+    return max(everything)
 
 
 def _compose(words: list[str]) -> int:

@@ -29,6 +29,7 @@ from dllmquant_exp.tracking import TrackingSettings
 Dtype = Literal["float32", "float64", "bfloat16"]
 DEFAULT_QUANT = "w4a4"
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
+PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
@@ -195,12 +196,18 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         ConfigError: the first section with problems, all of its problems.
     """
     names = {field.name for field in fields(CommonSettings)}
-    known = {*GROUPS, *COMPONENTS, "row", *names}
+    known = {*GROUPS, *COMPONENTS, *PRESETS, *names}
     problems = [unknown_key(key, known, "config") for key in config if key not in known]
     problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
     if problems:
         raise ConfigError("; ".join(problems))
-    common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, "row"))
+    chosen = {word.partition("=")[0] for word in overrides}
+    if "models" in chosen and "table" not in chosen:
+        raise ConfigError(
+            "models=... says what a table spans and has no effect without table=...; for one "
+            "model use model=..."
+        )
+    common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
     model = read(ModelSettings, config["model"], "model", ignore=["calibration"])
     method = read(MethodSettings, config["method"], "method")
     quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -27,6 +28,14 @@ ROWS = {  # row -> method and components, as the paper's Tables 2 and 5 add them
     "quarot_tmas_cgq": "quarot+tmas+cgq",
     "dllmquant_plusplus": "quarot+tmas+cgq+iaaq",
 }
+OPTIONS = {  # rows of Tables 3 and 6 -> the command line that says the same
+    "quarot_tmas_mask": ["method=quarot", "+tmas=on", "+cgq=on", "cgq.score=false"],
+    "quarot_tmas_score": ["method=quarot", "+tmas=on", "+cgq=on", "cgq.mask=false"],
+    "static_random": ["quant=w4a4_static", "calibration=random"],
+    "static_llm_qat": ["quant=w4a4_static", "calibration=llm_qat"],
+    "static_uniform_time": ["quant=w4a4_static", "calibration=uniform_time"],
+    "static_tmas": ["quant=w4a4_static", "+tmas=on"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +49,7 @@ def made(*overrides: str) -> Experiment:
 
 
 def test_every_row_file_is_known() -> None:
-    assert {path.stem for path in (CONF / "row").glob("*.yaml")} == set(ROWS)
+    assert {path.stem for path in (CONF / "row").glob("*.yaml")} == {*ROWS, *OPTIONS}
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -51,6 +60,49 @@ def test_a_row_is_its_method_and_components(row: str) -> None:
     by_hand = made(f"method={method}", *(f"+{name}=on" for name in components), "task=micro_arc")
     (task,) = by_row.tasks
     assert by_row.cell_name(task) == by_hand.cell_name(task)
+
+
+@pytest.mark.parametrize("row", OPTIONS)
+def test_a_row_is_its_settings(row: str) -> None:
+    by_row, by_hand = made(f"row={row}", "task=micro_arc"), made(*OPTIONS[row], "task=micro_arc")
+    assert by_row.cell_config(by_row.tasks[0]) == by_hand.cell_config(by_hand.tasks[0])
+
+
+TABLES = {  # table -> the paper's number of rows, and of tasks
+    "table1": (6, 9),
+    "table2": (8, 9),
+    "table3": (4, 2),
+    "table5": (8, 9),
+    "table6": (4, 2),
+}
+
+
+@pytest.mark.parametrize("models", ["embedded", "paper"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_spans_its_models_rows_and_tasks(table: str, models: str) -> None:
+    words = [f"table={table}", f"models={models}"]
+    config = compose("config", words, return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN" and config.sweep == "tables"
+    swept = {key: str(value).split(",") for key, value in config.hydra.sweeper.params.items()}
+    rows, tasks = TABLES[table]
+    assert len(swept["row"]) == rows and swept["seed"] == ["0"]
+    (suite,) = swept["task"]
+    cells = set()
+    for row in swept["row"]:
+        for model in swept["model"]:
+            experiment = made(*words, f"row={row}", f"model={model}", f"task={suite}")
+            assert len(experiment.tasks) == tasks
+            cells |= {experiment.cell_name(task) for task in experiment.tasks}
+    assert len(cells) == rows * tasks * len(swept["model"])
+
+
+def test_every_table_file_is_known() -> None:
+    assert {path.stem for path in (CONF / "table").glob("*.yaml")} == set(TABLES)
+
+
+def test_models_without_a_table_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no effect without table=\.\.\."):
+        made("models=paper")
 
 
 def test_components_that_are_off_are_as_good_as_absent() -> None:
@@ -132,7 +184,7 @@ def test_the_composed_configuration_is_not_changed_by_resolving_it() -> None:
 
 
 def test_every_config_file_says_how_to_use_it() -> None:
-    for group in ("method", "calibration", "tmas", "cgq", "iaaq", "row", "quant"):
+    for group in ("method", "calibration", "tmas", "cgq", "iaaq", "row", "quant", "table"):
         for path in Path(CONF / group).glob("*.yaml"):
             lines = path.read_text().splitlines()
             assert any(line.startswith("# python -m dllmquant_exp") for line in lines[:2]), path
@@ -153,7 +205,8 @@ def test_controls_change_the_number_of_samples_and_nothing_else() -> None:
     assert calibration("+tmas=on", "tmas.tokens=8192") == replace(tmas, tokens=8192)
 
 
-OFFICIAL = {  # method -> what its authors publish, where it differs from w4a4
+# method -> what its authors publish, where it differs from w4a4
+OFFICIAL: dict[str, dict[str, Any]] = {
     "fp": {},
     "rtn": {"weight_grid": "max_over_7", "weight_clip_search": None},
     "awq": {"weight_grid": "max_over_7", "weight_clip_search": None},

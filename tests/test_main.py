@@ -67,7 +67,7 @@ def test_every_setting_of_config_yaml_is_in_the_help() -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = to_mapping(compose("config"))
     named = {line.partition("=")[0] for line in cli.common_settings(config_folder())}
-    assert named == set(config) - set(GROUPS)
+    assert named == set(config) - {*GROUPS, "models"}
 
 
 def test_the_five_worked_commands_compose() -> None:
@@ -224,3 +224,18 @@ def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: task.tasks.micro_gsm8k")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[list[str]] = []
+    statuses = iter([0, 1, 0, 0, 0])
+
+    def compose_one(words: list[str]) -> int:
+        lines.append(words)
+        return next(statuses)
+
+    monkeypatch.setattr("dllmquant_exp.__main__._compose", compose_one)
+    assert main(["table=all", "limit=5"]) == 1
+    assert lines == [[f"table=table{n}", "limit=5"] for n in (1, 2, 3, 5, 6)]
+    statuses = iter([0, 130])
+    assert main(["table=all"]) == 130, "an interruption ends them all"
