@@ -1,0 +1,96 @@
+"""What in the paper does not add up, from its printed numbers alone.
+
+Nothing of our own is measured here. Every finding is recomputed from the cells given, so a
+corrected paper would lose the finding. Sources beyond the print: sizes of the evaluation splits
+(audit_numbers.SPLITS), the checkpoints' shapes (audit_sizes.SHAPES), and two published scores named
+in the finding on LLADA-1.5. Bold marks are not audited: the text that was transcribed has none.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
+
+import pandas as pd
+
+from dllmquant_exp.reporting import audit_claims, audit_numbers, audit_setup, audit_sizes
+from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding, Sheet, sheet_of
+from dllmquant_exp.reporting.paper import PaperCell, paper_cells
+
+CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
+    audit_numbers.averages,
+    audit_numbers.ratios,
+    audit_numbers.shared_cells,
+    audit_numbers.renamed_row,
+    audit_numbers.repeated_cells,
+    audit_numbers.repeated_rows,
+    audit_numbers.granularity,
+    audit_numbers.out_of_order,
+    audit_numbers.one_decimal,
+    audit_numbers.mixed_protocol,
+    audit_sizes.memory,
+    audit_sizes.memory_differences,
+    audit_claims.awq_drop,
+    audit_claims.speed,
+    audit_claims.saving,
+    audit_claims.best_cells,
+    audit_claims.gains,
+    audit_claims.generation,
+    audit_claims.degradation,
+    audit_claims.calibration_restores,
+    audit_claims.components,
+    audit_claims.interaction,
+    audit_setup.small_gains,
+    audit_setup.undecidable_gains,
+    audit_setup.captions,
+    audit_setup.calibrated_rtn,
+    audit_setup.repeated_in_table_6,
+    audit_setup.granularity_of_activations,
+    audit_setup.sample_quotas,
+    audit_setup.certainty_weights,
+)
+HEADINGS = {
+    "error": "Contradictions",
+    "doubt": "Doubtful",
+    "note": "To be known when reading",
+    "agrees": "Recomputed and right",
+}
+
+
+def audit(cells: Iterable[PaperCell] | None = None) -> list[Finding]:
+    """Every finding, the most severe first; by default of the paper as printed.
+
+    Args:
+        cells: all cells of Tables 1-6, to audit a corrected print.
+    """
+    sheet = sheet_of(paper_cells() if cells is None else cells)
+    findings = [finding for check in CHECKS for finding in check(sheet)]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def audit_frame(findings: Iterable[Finding]) -> pd.DataFrame:
+    """One line per finding: check, where, printed, expected, gap, unit, severity, sentence."""
+    columns = [field.name for field in fields(Finding)]
+    return pd.DataFrame([asdict(finding) for finding in findings], columns=columns)
+
+
+def audit_markdown(findings: Iterable[Finding]) -> str:
+    """The findings as Markdown: one section per severity, one table row per finding."""
+    findings = list(findings)
+    lines = ["# What does not add up in the paper", ""]
+    lines += ["Recomputed from the printed numbers alone; nothing here was measured by us.", ""]
+    for severity, heading in HEADINGS.items():
+        found = [finding for finding in findings if finding.severity == severity]
+        if not found:
+            continue
+        lines += [f"## {heading} ({len(found)})", ""]
+        lines += ["| Where | Printed | Expected | Off by | What |", "|---|---|---|---:|---|"]
+        lines += [_line(finding) for finding in found]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(finding: Finding) -> str:
+    gap = "" if not finding.gap else f"{finding.gap:+.2f} {finding.unit}"
+    if finding.gap and finding.gap == int(finding.gap):
+        gap = f"{int(finding.gap)} {finding.unit}"
+    texts = (finding.where, finding.printed, finding.expected, gap, finding.sentence)
+    return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
