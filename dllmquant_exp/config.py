@@ -27,6 +27,7 @@ from dllmquant_exp.schema import ConfigError, read, unknown_key
 from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
+Execution = Literal["fake", "packed"]
 DEFAULT_QUANT = "w4a4"
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
@@ -80,6 +81,7 @@ class CommonSettings:
     seed: int
     device: str
     dtype: Dtype
+    execution: Execution
     batch_size: int
     threads: int | None
 
@@ -152,6 +154,7 @@ class Experiment:
             "seed": common.seed,
             "device": common.device,
             "dtype": common.dtype,
+            "execution": None if self.quant is None else common.execution,
             "batch_size": common.batch_size,
             "threads": common.threads,
         }
@@ -215,6 +218,8 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
     calibration, cgq, iaaq = resolve_components(
         config, overrides, method, None if plain else quant, model.architecture
     )
+    if not plain and common.execution == "packed":
+        _check_packed(common, quant)
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
     tasks = _resolve_tasks(config["task"], model, decoding)
     _check_effects(overrides, tasks)
@@ -275,6 +280,24 @@ def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
         guidance=settings.guidance,
         estimator=str(settings.estimator),
     ).validate(architecture)
+
+
+def _check_packed(common: CommonSettings, quant: QuantSettings) -> None:
+    """Refuse what integer kernels cannot do, before a model is loaded (ConfigError)."""
+    groups = (quant.weight_granularity, quant.activation_granularity)
+    faults = {
+        f"device = {common.device}": common.device != "cpu",
+        f"dtype = {common.dtype}": common.dtype == "float64",
+        f"quant.weight_bits = {quant.weight_bits}": quant.weight_bits > 4,
+        f"quant.activation_bits = {quant.activation_bits}": quant.activation_bits > 8,
+        "a per_group granularity": "per_group" in groups,
+    }
+    found = [fault for fault, is_so in faults.items() if is_so]
+    if found:
+        raise ConfigError(
+            "execution = packed multiplies weights of at most 4 bits with activations of at most "
+            f"8, on the CPU, and cannot run with {' and '.join(found)}; use execution=fake"
+        )
 
 
 def _check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:

@@ -32,6 +32,7 @@ from dllmquant_exp.models.checkpoints import (
 from dllmquant_exp.models.embedded.outliers import add_outliers
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.reports import QuantReport
 from dllmquant_exp.reporting.results import config_hash
@@ -101,6 +102,8 @@ def prepare(experiment: Experiment) -> Prepared:
         iaaq=experiment.iaaq,
         work_folder=kept,
     )
+    if experiment.quant is not None and experiment.common.execution == "packed":
+        pack_model(model)
     seconds = {
         "load": loaded - start,
         "calibrate": calibrated - loaded,

@@ -278,6 +278,7 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         values = {
             "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": None,
             "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 1, "threads": None,
+            "execution": "fake",
         }  # fmt: skip
         common = CommonSettings(**{**values, **changes})
         check_surroundings(common, TrackingSettings(mode, "p", None))
@@ -292,3 +293,28 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "runs").exists()
     check()
     assert (tmp_path / "runs" / "s").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["device=cuda"], "device = cuda"),
+        (["dtype=float64"], "dtype = float64"),
+        (["quant=w8a8"], "quant.weight_bits = 8"),
+        (["quant=w4a16"], "quant.activation_bits = 16"),
+        (
+            ["quant.weight_granularity=per_group", "quant.group_size=32", "dtype=float64"],
+            "dtype = float64 and a per_group granularity",
+        ),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_at_once(words: list[str], fault: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot run with {fault}; use execution=fake"):
+        resolve(composed("execution=packed", *words))
+
+
+def test_execution_makes_other_cells_of_quantized_models_only() -> None:
+    for method, differs in (("fp", False), ("rtn", True)):
+        fake = resolve(composed(f"method={method}", "task=micro_arc"))
+        packed = resolve(composed(f"method={method}", "task=micro_arc", "execution=packed"))
+        assert (cell_names(fake) != cell_names(packed)) == differs

@@ -51,6 +51,7 @@ def make(tmp_path: Path, checkpoint: Path) -> Any:
             "tracking": option("tracking", "off"),
             "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": 3,
             "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1,
+            "execution": "fake",
         }  # fmt: skip
         return resolve({**config, **changes})
 
@@ -328,6 +329,25 @@ def test_cells_share_calibration_sets_and_rounded_weights(
     # and CGQ does
     outcomes = run(make(**quick("quarot"), **without), keep_going=False)
     assert all(result(o)["error"]["message"] == "made again" for o in outcomes)
+
+
+@pytest.mark.parametrize("method", ["rtn", "quarot"])
+def test_packed_execution_gives_the_same_answers(make: Any, method: str) -> None:
+    components = COMPONENTS if method == "quarot" else {}
+    fake, packed = (
+        [
+            result(outcome)
+            for outcome in run(
+                make(**quick(method), **components, execution=execution), keep_going=False
+            )
+        ]
+        for execution in ("fake", "packed")
+    )
+    for one, other in zip(fake, packed, strict=True):
+        assert one["config_hash"] != other["config_hash"]
+        answers = [[(i["doc_id"], i["answer"]) for i in r["items"]] for r in (one, other)]
+        assert answers[0] == answers[1]
+        assert one["quantization"] == other["quantization"]
 
 
 def test_a_killed_quantization_goes_on_behind_its_last_block(

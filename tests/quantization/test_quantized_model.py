@@ -369,13 +369,13 @@ def test_method_presets_are_what_their_names_say():
         return read(MethodSettings, section, "method")
 
     names = {path.stem for path in (CONF / "method").glob("*.yaml")}
-    assert names == {"fp", "rtn", "awq", "gptq", "awq_gptq", "quarot"}
+    assert names == {"fp", "rtn", "awq", "gptq", "awq_gptq", "quarot", "quarot_rtn"}
     made = {name: preset(name) for name in names}
     assert all(method.name == name for name, method in made.items())
     assert not made["fp"].quantizes and made["rtn"].quantizes
     assert {n for n, m in made.items() if m.awq} == {"awq", "awq_gptq"}
     assert {n for n, m in made.items() if m.gptq} == {"gptq", "awq_gptq", "quarot"}
-    assert {n for n, m in made.items() if m.rotation} == {"quarot"}
+    assert {n for n, m in made.items() if m.rotation} == {"quarot", "quarot_rtn"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The C sources of this folder as a shared library: compiled once, in seconds, and kept.
+
+Neither PyTorch's headers nor its compiler flags are needed. The library holds the code of several
+instruction sets side by side and chooses while it runs, so one folder serves all machines of a
+cluster. It is named by what it is made from: another version of the sources is another file.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+CACHE_VARIABLE = "DLLMQUANT_CACHE"
+COMPILERS = ("cc", "gcc", "clang")  # tried in this order where $CC is not set
+# Sums must be rounded where linear.py rounds them: no contraction of a product and a sum.
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_AVX2 = ("-mavx2", "-mfma")
+INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
+    "packed_linear.c": (),
+    "share.c": (),
+    "quantize.c": _AVX2,
+    "blocks.c": _AVX2,
+    "hadamard.c": _AVX2,
+    "multiply_avx2.c": _AVX2,
+    "multiply_avx512.c": ("-mavx512f", "-mavx512vnni"),
+    "multiply_amx.c": ("-mamx-tile", "-mamx-int8"),
+}
+_FOLDER = Path(__file__).parent
+
+
+class BuildError(Exception):
+    """There is no library; the message says why."""
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: $DLLMQUANT_CACHE, or dllmquant_exp in the user's cache folder."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    user = os.environ.get("XDG_CACHE_HOME")
+    return (Path(user) if user else Path.home() / ".cache") / "dllmquant_exp"
+
+
+def library_path() -> Path:
+    """The library, compiled if it is not kept yet; two processes may do so at the same time.
+
+    Raises:
+        BuildError: another processor, no compiler, an error of the compiler, or a cache folder that
+            cannot be written.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise BuildError(f"the kernels are for x86-64 processors, not {platform.machine()}")
+    path = cache_folder() / f"packed_linear-{_digest()}.so"
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder:
+            os.replace(_compiled(Path(folder)), path)
+    except OSError as error:
+        raise BuildError(
+            f"{path.parent} cannot be written ({error}); set {CACHE_VARIABLE} to a folder that can"
+        ) from error
+    return path
+
+
+def _digest() -> str:
+    digest = hashlib.sha256(repr((FLAGS, INSTRUCTION_SETS)).encode())
+    for name in ("packed_linear.h", *INSTRUCTION_SETS):
+        digest.update((_FOLDER / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compiled(folder: Path) -> Path:
+    compiler, objects = _compiler(), []
+    for name, instruction_set in INSTRUCTION_SETS.items():
+        objects.append(str(folder / f"{name}.o"))
+        _run(compiler, *FLAGS, *instruction_set, "-c", str(_FOLDER / name), "-o", objects[-1])
+    library = folder / "library.so"
+    _run(compiler, "-shared", *objects, "-o", str(library), "-lm")
+    return library
+
+
+def _compiler() -> list[str]:
+    chosen = os.environ.get("CC")
+    if chosen:
+        return shlex.split(chosen)
+    found = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if found is None:
+        raise BuildError("there is no C compiler; install gcc 11 or clang 12, or newer, or set CC")
+    return [found]
+
+
+def _run(compiler: list[str], *arguments: str) -> None:
+    try:
+        done = subprocess.run([*compiler, *arguments], capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(f"the C compiler {shlex.join(compiler)} does not run: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(
+            f"{shlex.join([*compiler, *arguments])} failed: {done.stderr.strip()[-500:]}; "
+            "gcc 11 or clang 12, or newer, is needed"
+        )

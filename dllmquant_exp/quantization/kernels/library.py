@@ -1,0 +1,129 @@
+"""The compiled kernels behind Python functions on arrays of memory: what the C headers declare.
+
+Threads are those of the OpenMP library that torch runs on, taken through its `GOMP_parallel`: there
+is one pool, which is never busy waiting for another one.
+"""
+
+import ctypes
+import functools
+import logging
+from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+
+from dllmquant_exp.quantization.kernels.build import BuildError, library_path
+
+logger = logging.getLogger(__name__)
+
+REFERENCE = "reference"
+LEVELS = ("avx2", "avx512_vnni", "amx")  # as in packed_linear.c, from 1
+DONE, NOT_FINITE, NO_MEMORY = range(3)
+
+
+class Grid(ctypes.Structure):
+    """`struct grid` of packed_linear.h."""
+
+    _fields_ = [
+        ("bottom", c_float),
+        ("top", c_float),
+        ("divisor", c_float),
+        ("clip", c_float),
+        ("offset", c_int32),
+        ("symmetric", c_int32),
+        ("given", c_int32),
+        ("scale", c_void_p),
+        ("zero", c_void_p),
+    ]
+
+
+class Linear(ctypes.Structure):
+    """`struct linear` of packed_linear.h."""
+
+    _fields_ = [
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("panels", c_void_p),
+        ("sums", c_void_p),
+        ("weight_scale", c_void_p),
+        ("bias", c_void_p),
+        ("grid", Grid),
+    ]
+
+
+class Kernels:
+    """The loaded library.
+
+    Attributes:
+        levels: the instruction sets that this machine has, of `LEVELS`; the last is used.
+    """
+
+    def __init__(self, library: ctypes.CDLL, team: int) -> None:
+        self._team = team
+        self._packed_linear: Any = library.packed_linear
+        self._packed_linear.argtypes = [
+            POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int, c_int, c_void_p,
+        ]  # fmt: skip
+        self._rotate_rows: Any = library.rotate_rows
+        self._rotate_rows.argtypes = [
+            c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_int,
+            c_void_p,
+        ]  # fmt: skip
+        self._rotate_rows.restype = None
+        self.levels = LEVELS[: library.best_level()]
+
+    def packed_linear(self, linear: Linear, x: torch.Tensor, y: torch.Tensor) -> int:
+        """y [rows, out] of x [rows, in], float32; x with contiguous rows, y contiguous.
+
+        Returns:
+            DONE, NOT_FINITE or NO_MEMORY.
+        """
+        result: int = self._packed_linear(
+            linear, x.data_ptr(), x.stride(0), len(x), y.data_ptr(), len(self.levels),
+            torch.get_num_threads(), self._team,
+        )  # fmt: skip
+        return result
+
+    def rotate_rows(
+        self, power: int, factor: torch.Tensor, inner: int, x: torch.Tensor, y: torch.Tensor
+    ) -> None:
+        """y = x (W_power (x) factor (x) I_inner) / sqrt(power * order), see hadamard.c.
+
+        Args:
+            factor: [order, order], float32, contiguous.
+            x, y: [rows, power * order * inner], float32; x with contiguous rows, y contiguous.
+        """
+        self._rotate_rows(
+            power, len(factor), inner, factor.data_ptr(), x.data_ptr(), x.stride(0), len(x),
+            y.data_ptr(), torch.get_num_threads(), self._team,
+        )  # fmt: skip
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels, compiled if need be; None where they cannot run, which is logged once."""
+    try:
+        library = ctypes.CDLL(str(library_path()))
+        team = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, c_void_p).value
+        assert team is not None
+        loaded = Kernels(library, team)
+    except (BuildError, OSError, AttributeError) as error:
+        _notice(str(error))
+        return None
+    if not loaded.levels:
+        _notice("this processor has no AVX2 and FMA")
+        return None
+    return loaded
+
+
+def _notice(reason: str) -> None:
+    logger.warning(
+        "packed layers run as reference execution, which gives the same results but no speed: %s",
+        reason,
+    )
+
+
+def execution() -> str:
+    """How packed layers run on this machine: the best of its `LEVELS`, or "reference"."""
+    found = kernels()
+    return REFERENCE if found is None else found.levels[-1]

@@ -1,0 +1,230 @@
+r"""Packed 4-bit linears against full precision and fake quantization, side by side in one process.
+
+    python tests/benchmarks/packed_linear.py --shapes 2048x192x512 2048x512x192 1x192x192
+    python tests/benchmarks/packed_linear.py --shapes 256x4096x4096 --seconds 20
+    python tests/benchmarks/packed_linear.py --block 256x4096x12288
+
+Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
+whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
+minima of their times, and how many times as fast as the best float32 they are: the median over the
+rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level` restricts the
+packed layers; what a processor without AVX-512 would do shows
+
+    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+        python tests/benchmarks/packed_linear.py --level avx2 --shapes 256x4096x4096
+
+    float32    F.linear, MKL's product with its weight as it is
+    mkl        MKL, weight packed beforehand for this number of rows
+    onednn     oneDNN, weight packed beforehand
+    bfloat16   F.linear; emulated, and no yardstick, unless the processor multiplies it
+    fake       QuantizedLinear, activations of 4 bits
+    a4, a8     PackedLinear, activations of 4 and 8 bits
+    hadamard   the online rotation of the inputs alone, by the fast transform
+    ..._torch  and by products with small matrices
+
+`--block` times a transformer block of LLaDA's shape, rows x d_model x d_ffn, heads of 128: float32,
+bfloat16, packed, and packed with QuaRot's online rotations in front of o and down.
+"""
+
+import argparse
+import copy
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllmquant_exp.models.transformer import Block, TransformerConfig, rotary_angles
+from dllmquant_exp.quantization.hadamard import OnlineHadamard
+from dllmquant_exp.quantization.kernels import execution, kernels
+from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
+from dllmquant_exp.quantization.kernels.library import LEVELS
+from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.packed import PackedLinear, pack_linear
+from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
+from dllmquant_exp.quantization.quantizers import (
+    QuantizationError,
+    QuantizedWeight,
+    Quantizer,
+    quantize_weight,
+)
+
+A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
+W4 = Quantizer(4, True, "per_channel")
+FLOAT32 = ("float32", "mkl", "onednn")
+SHORTEST = 2e-4  # seconds of one sample; shorter calls are repeated within it
+Variants = dict[str, Callable[[], Any]]
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    if arguments.level is not None:
+        restrict(arguments.level)
+    where = {"execution": execution(), "threads": arguments.threads, "native bfloat16": native()}
+    print(json.dumps(where), flush=True)
+    for shape in arguments.shapes:
+        report(shape, *of_linear(*sizes(shape)), arguments.seconds)
+    for shape in arguments.block:
+        report(f"block {shape}", *of_block(*sizes(shape)), arguments.seconds)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", nargs="*", default=[])
+    parser.add_argument("--block", nargs="*", default=[])
+    parser.add_argument("--seconds", type=float, default=10, help="per shape")
+    parser.add_argument("--level", choices=LEVELS, default=None)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+def restrict(level: str) -> None:
+    found = kernels()
+    if found is None or level not in found.levels:
+        sys.exit(f"this machine does not run {level}")
+    found.levels = LEVELS[: LEVELS.index(level) + 1]
+
+
+def sizes(shape: str) -> tuple[int, int, int]:
+    rows, inputs, outputs = (int(size) for size in shape.split("x"))
+    return rows, inputs, outputs
+
+
+def native() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
+    """What is timed for one linear, and its operations."""
+    numbers = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8)
+    weight = QuantizedWeight(numbers, torch.rand(outputs, 1) / 100 + 0.01)
+    values, x = weight.values(torch.float32), torch.randn(rows, inputs)
+    fake = QuantizedLinear(weight, None, A4)
+    a4, a8 = (PackedLinear(weight, None, activation) for activation in (A4, A8))
+    assert torch.equal(a4(x), fake(x))
+    by_mkl = torch.ops.mkl._mkl_reorder_linear_weight(values, rows)
+    by_onednn = torch.ops.mkldnn._reorder_linear_weight(values, rows)
+    half, x_half = values.bfloat16(), x.bfloat16()
+    found: Variants = {
+        "float32": lambda: F.linear(x, values),
+        "mkl": lambda: torch.ops.mkl._mkl_linear(x, by_mkl, values, None, rows),
+        "onednn": lambda: torch.ops.mkldnn._linear_pointwise(x, by_onednn, None, "none", [], ""),
+        "bfloat16": lambda: F.linear(x_half, half),
+        "fake": lambda: fake(x),
+        "a4": lambda: a4(x),
+        "a8": lambda: a8(x),
+    }
+    try:
+        rotation = OnlineHadamard(inputs)
+    except QuantizationError:
+        return found, 2.0 * rows * inputs * outputs
+    found["hadamard"] = lambda: rotated(x, rotation)
+    found["hadamard_torch"] = lambda: rotation(x)
+    return found, 2.0 * rows * inputs * outputs
+
+
+def of_block(rows: int, d_model: int, d_ffn: int) -> tuple[Variants, float]:
+    config = TransformerConfig(
+        architecture="llada",
+        d_model=d_model,
+        n_layers=1,
+        n_heads=d_model // 128,
+        n_kv_heads=d_model // 128,
+        d_ffn=d_ffn,
+        vocab_size=8,
+        max_length=rows,
+        rope_theta=5e5,
+        norm_eps=1e-5,
+        mask_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    plain = Block(config)
+    with torch.device("meta"):  # all that holds numbers is replaced
+        packed, turned = Block(config), Block(config)
+    for block in (packed, turned):
+        block.attention_norm, block.ffn_norm = plain.attention_norm, plain.ffn_norm
+    online: dict[str, nn.Module] = {
+        "o_proj": OnlineHadamard(config.n_heads, inner=config.head_dim),
+        "down_proj": OnlineHadamard(d_ffn),
+    }
+    for name in BLOCK_LINEARS:
+        weight = quantize_weight(plain.get_submodule(name).weight, W4)  # type: ignore[arg-type]
+        setattr(packed, name, pack_linear(QuantizedLinear(weight, None, A4)))
+        fake = QuantizedLinear(weight, None, A4, rotation=online.get(name))
+        setattr(turned, name, pack_linear(fake))
+    x = torch.randn(1, rows, d_model)
+    cos, sin = rotary_angles(rows, config.head_dim, config.rope_theta, x)
+
+    def run(block: Block) -> Callable[[], Tensor]:
+        return lambda: block(x, cos, sin, None)
+
+    half, narrow = copy.deepcopy(plain).bfloat16(), x.bfloat16()
+    variants: Variants = {
+        "float32": run(plain),
+        "bfloat16": lambda: half(narrow, cos, sin, None),
+        "a4": run(packed),
+        "a4_online": run(turned),
+    }
+    return variants, 2.0 * rows * (4 * d_model**2 + 3 * d_model * d_ffn)
+
+
+def report(title: str, variants: Variants, operations: float, seconds: float) -> None:
+    times = interleaved(variants, seconds)
+    best = min(FLOAT32, key=lambda name: statistics.median(times.get(name, [float("inf")])))
+    for name, found in times.items():
+        low, middle, high = statistics.quantiles(found, n=4)
+        ratios = [a / b for a, b in zip(times[best], found, strict=True)]
+        line = {
+            "shape": title,
+            "variant": name,
+            "us": significant(middle * 1e6),
+            "quartiles": [significant(low * 1e6), significant(high * 1e6)],
+            "minimum": significant(min(found) * 1e6),
+            f"times {best}": significant(statistics.median(ratios)),
+            "rounds": len(found),
+        }
+        if not name.startswith("hadamard"):
+            line["Gop/s"] = significant(operations / middle / 1e9)
+        print(json.dumps(line), flush=True)
+
+
+def interleaved(variants: Variants, seconds: float) -> dict[str, list[float]]:
+    """Seconds per call of each variant, one sample per round."""
+    calls = {name: repeats(run) for name, run in variants.items()}
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 3:
+        for name in random.sample(list(variants), len(variants)):
+            times[name].append(timed(variants[name], calls[name]))
+    return times
+
+
+def repeats(run: Callable[[], Any]) -> int:
+    timed(run, 1)  # warm-up
+    return max(1, round(SHORTEST / timed(run, 1)))
+
+
+def timed(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def significant(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+if __name__ == "__main__":
+    random.seed(0)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        main()

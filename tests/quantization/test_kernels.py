@@ -1,0 +1,295 @@
+"""The C kernels against integers in numpy, on every instruction set that this machine has."""
+
+import logging
+import math
+import os
+import platform
+
+import numpy as np
+import pytest
+import torch
+
+from dllmquant_exp.quantization.hadamard import OnlineHadamard, hadamard_matrix
+from dllmquant_exp.quantization.kernels import build, execution, kernels, library
+from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
+from dllmquant_exp.quantization.packed import PackedLinear
+from dllmquant_exp.quantization.quantizers import (
+    QuantizationError,
+    QuantizedWeight,
+    Quantizer,
+    fake_quantize,
+)
+
+LEVELS = kernels().levels if kernels() is not None else ()
+A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
+needs_kernels = pytest.mark.skipif(not LEVELS, reason="no C compiler or no AVX2 here")
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    """Layers run on this instruction set, though a better one may be there."""
+    upto = LEVELS[: LEVELS.index(request.param) + 1]
+    monkeypatch.setattr(kernels(), "levels", upto)
+    assert execution() == request.param
+    return request.param
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)
+
+
+def linear(numbers, scale, activation, bias=None):
+    weight = QuantizedWeight(torch.from_numpy(numbers), torch.from_numpy(scale)[:, None])
+    return PackedLinear(weight, None if bias is None else torch.from_numpy(bias), activation)
+
+
+def rounded(x, activation):
+    """Integers, scale and zero point of each row by the formulas of quantizers.py, in numpy."""
+    low, high = np.minimum(x.min(1), 0), np.maximum(x.max(1), 0)
+    if activation.symmetric:
+        steps = 2**activation.bits - 1
+        scale = np.maximum(high, -low) / np.float32(steps / 2)
+        zero = np.zeros_like(scale)
+        ends = -(2 ** (activation.bits - 1)), 2 ** (activation.bits - 1) - 1
+    else:
+        ends = 0, 2**activation.bits - 1
+        scale = (high - low) / np.float32(ends[1])
+        zero = np.rint(-low / scale)
+    integers = np.clip(np.rint(x / scale[:, None]) + zero[:, None], *ends)
+    return integers.astype(np.int64), scale, zero.astype(np.int64)
+
+
+def expected(x, numbers, weight_scale, activation, bias):
+    integers, scale, zero = rounded(x, activation)
+    sums = (integers - zero[:, None]) @ numbers.astype(np.int64).T
+    y = sums.astype(np.float32) * weight_scale * scale[:, None]
+    return y if bias is None else y + bias
+
+
+# rows, inputs, outputs: one of each, one less and one more than what is handled together (rows 4,
+# 16, 32, 256; inputs 4, 32, 64, 512; outputs 8, 16, 64), and products large enough for threads
+SHAPES = [
+    (1, 1, 1), (2, 3, 5), (3, 4, 7), (4, 31, 8), (5, 32, 9), (15, 33, 15), (16, 63, 16),
+    (17, 64, 17), (31, 65, 63), (32, 128, 64), (33, 192, 65), (1, 512, 192), (40, 511, 20),
+    (7, 513, 33), (255, 100, 70), (256, 64, 128), (257, 65, 129), (600, 192, 96), (130, 1100, 200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_every_shape_equals_integers(level, generator, bits, symmetric):
+    activation = Quantizer(bits, symmetric, "per_token")
+    for rows, inputs, outputs in SHAPES:
+        numbers = generator.integers(-8, 8, (outputs, inputs), dtype=np.int8)
+        scale = generator.uniform(0.01, 0.02, outputs).astype(np.float32)
+        bias = generator.normal(size=outputs).astype(np.float32) if outputs % 2 else None
+        x = generator.normal(size=(rows, inputs)).astype(np.float32)
+        y = linear(numbers, scale, activation, bias)(torch.from_numpy(x)).numpy()
+        np.testing.assert_array_equal(y, expected(x, numbers, scale, activation, bias))
+
+
+@pytest.mark.parametrize("activation", [A4, A8, Quantizer(8, True, "per_token")])
+@pytest.mark.parametrize("weight", [-8, 7])
+@pytest.mark.parametrize("inputs", [1024, 2049])
+def test_the_largest_products_do_not_saturate(level, activation, weight, inputs):
+    numbers, scale = np.full((64, inputs), weight, np.int8), np.ones(64, np.float32)
+    x = np.full((32, inputs), 3.0, np.float32)  # every integer is the grid's largest
+    x[1] = -3  # or its smallest
+    integers, _, zero = rounded(x, activation)
+    assert np.abs(integers - zero[:, None]).min() >= 2 ** (activation.bits - 1) - 1
+    y = linear(numbers, scale, activation)(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(y, expected(x, numbers, scale, activation, None))
+    np.testing.assert_allclose(y[:, 0], x[:, 0] * inputs * weight, rtol=0.01)
+
+
+def identity(activation):
+    """A layer whose outputs are its rounded inputs."""
+    return linear(np.eye(96, dtype=np.int8), np.ones(96, np.float32), activation)
+
+
+QUANTIZERS = [
+    A4, A8, Quantizer(4, True, "per_token"), Quantizer(8, True, "per_token", grid="restricted"),
+    Quantizer(2, False, "per_token"), Quantizer(3, True, "per_token", grid="max_over_7"),
+    Quantizer(5, False, "per_token", clip_ratio=0.7),
+    Quantizer(8, True, "per_token", clip_ratio=0.9),
+]  # fmt: skip
+
+
+@needs_kernels
+@pytest.mark.parametrize("activation", QUANTIZERS, ids=str)
+def test_rounding_is_that_of_the_quantizer(activation, generator):
+    x = generator.normal(size=(4000, 96))
+    x *= 10.0 ** generator.integers(-37, 37, (4000, 1))  # also where an inverse has few digits
+    x[::7] = np.abs(x[::7])  # ranges on one side
+    x[::11] = 0
+    x[5], x[16] = 1e-45, 3e-40  # ranges too small to divide by
+    x = torch.from_numpy(x.astype(np.float32))
+    assert torch.equal(identity(activation)(x), fake_quantize(x, activation))
+
+
+@needs_kernels
+@pytest.mark.parametrize("activation", [A4, A8, Quantizer(4, True, "per_token")], ids=str)
+def test_values_in_the_middle_between_two_integers(activation, generator):
+    ends = generator.uniform(0.001, 100, (4000, 1)).astype(np.float32)
+    highest = 2 ** (activation.bits - activation.symmetric) - 1
+    step = ends / np.float32(highest + activation.symmetric / 2)
+    halves = generator.integers(-1, highest, (4000, 96)) + 0.5
+    x = (halves * step).astype(np.float32)
+    for _ in range(2):  # none, one or two floating-point numbers beside the middle
+        x = np.nextafter(x, x + generator.integers(-1, 2, x.shape).astype(np.float32))
+    x[:, :1] = ends
+    x = torch.from_numpy(np.minimum(x, ends))
+    quantized = fake_quantize(x, activation)
+    near = (x[:, 1:] / torch.from_numpy(step) % 1 - 0.5).abs() < 1e-4
+    assert near.float().mean() > 0.9
+    assert torch.equal(identity(activation)(x), quantized)
+
+
+SIZES = [
+    (1, 5), (2, 1), (2, 3), (4, 1), (4, 16), (8, 1), (8, 24), (12, 1), (12, 32), (16, 1), (20, 3),
+    (28, 1), (32, 1), (40, 9), (48, 1), (64, 1), (128, 1), (192, 1), (512, 1), (148, 1), (768, 1),
+]  # fmt: skip
+
+
+@needs_kernels
+@pytest.mark.parametrize(("size", "inner"), SIZES)
+def test_the_fast_rotation_is_a_product_with_the_matrix(size, inner):
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(3, 5, size * inner, generator=generator)
+    matrix = torch.kron(hadamard_matrix(size), torch.eye(inner, dtype=torch.float64))
+    y = rotated(x, OnlineHadamard(size, inner))
+    assert y.shape == x.shape
+    tolerance = 1e-6 * float(x.norm(dim=-1).max())
+    torch.testing.assert_close(y.double(), x.double() @ matrix, rtol=0, atol=tolerance)
+
+
+@needs_kernels
+def test_rotations_of_any_input():
+    rotation = OnlineHadamard(48)
+    x = torch.randn(96, 48, generator=torch.Generator().manual_seed(0))
+    y = rotated(x, rotation)
+    assert torch.equal(rotated(x.T.contiguous().T, rotation), y)
+    assert torch.equal(rotated(torch.cat((x, x), 1)[:, :48], rotation), y)
+    assert rotated(x[:0], rotation).shape == (0, 48)
+    assert torch.equal(rotated(x.double(), rotation), rotation(x.double()))  # not by the kernel
+    plain = torch.nn.Linear(48, 3)
+    assert torch.equal(rotated(x, plain), plain(x))
+    with pytest.raises(QuantizationError, match="47 features cannot be rotated by 48 x 1"):
+        rotated(x[:, :47], rotation)
+
+
+def test_threads_change_nothing(level, generator):
+    numbers = generator.integers(-8, 8, (300, 400), dtype=np.int8)
+    layer = linear(numbers, np.ones(300, np.float32), A4)
+    x = torch.from_numpy(generator.normal(size=(700, 400)).astype(np.float32))
+    rotation, outputs, before = OnlineHadamard(400), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            outputs.append(torch.cat((layer(x), rotated(x, rotation)), 1))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.fixture
+def fake_compiler(tmp_path, monkeypatch):
+    """A compiler that writes its arguments where it should write its output, and counts calls."""
+    script, calls = tmp_path / "compiler", tmp_path / "calls"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {calls}\n'
+        'while [ "$1" != "-o" ]; do shift; done\necho made > "$2"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return calls
+
+
+def test_a_library_is_compiled_once_and_moved_into_place(tmp_path, fake_compiler):
+    path = build.library_path()
+    assert path.parent == tmp_path / "cache"
+    assert path.read_text() == "made\n"
+    calls = fake_compiler.read_text().splitlines()
+    assert len(calls) == len(build.INSTRUCTION_SETS) + 1
+    assert [line for line in calls if "-mavx512" in line] == [
+        line for line in calls if "multiply_avx512.c" in line and "-shared" not in line
+    ]
+    assert build.library_path() == path
+    assert len(fake_compiler.read_text().splitlines()) == len(calls)
+    assert os.listdir(path.parent) == [path.name]  # nothing is left behind
+
+
+def test_other_sources_are_another_library(tmp_path, fake_compiler, monkeypatch):
+    path = build.library_path()
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
+    assert build.library_path() != path
+    assert len(os.listdir(path.parent)) == 2
+
+
+def test_where_libraries_are_kept(tmp_path, monkeypatch):
+    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / "dllmquant_exp"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / ".cache" / "dllmquant_exp"
+
+
+def test_what_keeps_a_library_from_being_made(tmp_path, fake_compiler, monkeypatch):
+    def refused(match):
+        with pytest.raises(build.BuildError, match=match):
+            build.library_path()
+
+    monkeypatch.setenv("CC", "false -O1")
+    refused(r"false -O1 .* failed: .*gcc 11")
+    assert os.listdir(tmp_path / "cache") == []
+    monkeypatch.setenv("CC", str(tmp_path / "nowhere"))
+    refused("does not run")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused("no C compiler; install gcc 11")
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(fake_compiler.parent / "compiler" / "inside"))
+    refused(r"cannot be written .* set DLLMQUANT_CACHE")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    refused("not aarch64")
+
+
+@pytest.fixture
+def fresh():
+    kernels.cache_clear()
+    yield
+    kernels.cache_clear()
+
+
+def test_one_notice_where_the_kernels_cannot_run(fresh, fake_compiler, monkeypatch, caplog):
+    monkeypatch.setenv("CC", "false")
+    with caplog.at_level(logging.WARNING, logger=library.__name__):
+        assert kernels() is None
+        assert kernels() is None
+        assert execution() == "reference"
+    (record,) = caplog.records
+    assert "reference execution" in record.message
+    assert "false" in record.message
+
+
+def test_a_library_that_does_not_load_is_noticed(fresh, fake_compiler, caplog):
+    assert kernels() is None  # what the fake compiler made is no library
+    assert "reference execution" in caplog.text
+
+
+@needs_kernels
+def test_a_processor_without_avx2_is_noticed(fresh, monkeypatch, caplog):
+    monkeypatch.setattr(library, "LEVELS", ())
+    assert kernels() is None
+    assert "no AVX2" in caplog.text
+
+
+@needs_kernels
+def test_a_rotation_keeps_lengths():
+    x = torch.randn(4, 3584, generator=torch.Generator().manual_seed(0))
+    lengths = rotated(x, OnlineHadamard(3584)).norm(dim=1)
+    assert math.isclose(float(lengths[0]), float(x[0].norm()), rel_tol=1e-5)
+    torch.testing.assert_close(lengths, x.norm(dim=1))
