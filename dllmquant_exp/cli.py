@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,9 @@ from dllmquant_exp.schema import ConfigError, unknown_key
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
-    "report": "print the table of a sweep from its result files",
+    "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
+    "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
+    "what does not add up in its numbers. The last three write files as well",
     "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
 }
 GROUPS = {
@@ -43,15 +46,15 @@ EXAMPLES = (
      "the cells of the paper's Table 1, on the embedded models"),
     ("-m model=llada_8b method=fp,rtn task=nine device=cuda dtype=bfloat16 sweep=llada",
      "LLaDA-8B on the paper's nine tasks, as a sweep of its own"),
-    ("report sweep=llada format=csv",
-     "the numbers of that sweep, with intervals, from its result files"),
+    ("report table=table1",
+     "that table beside the paper's rows, as Markdown, LaTeX, HTML, CSV, from its result files"),
 )  # fmt: skip
 
 
 def dispatch(words: Sequence[str], config_folder: Path) -> int | None:
     """Handle help and subcommands. Returns an exit status, or None where Hydra is meant."""
     if words and _is_command(words[0]):
-        return _run_command(words[0], words[1:])
+        return _run_command(words[0], words[1:], config_folder)
     if {"-h", "--help"} & set(words):
         print_help(config_folder, Console())
         return 0
@@ -65,14 +68,14 @@ def _is_command(word: str) -> bool:
     return "=" not in word and word[:1] not in ("-", "+", "~")
 
 
-def _run_command(name: str, words: Sequence[str]) -> int:
+def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
     try:
         if name == "train":
             from dllmquant_exp.models.embedded.train import main
 
             return main(list(words))
         if name == "report":
-            return report(words)
+            return report(words, config_folder)
         if name == "random-checkpoint":
             return random_checkpoint(words)
         raise ConfigError(
@@ -109,7 +112,50 @@ def read_settings(
     return {**{k: v for k, v in defaults.items() if v is not None}, **given}
 
 
-def report(words: Sequence[str]) -> int:
+def report(words: Sequence[str], config_folder: Path) -> int:
+    """`report [sweep=...]`, `report table=...`, `report claims` and `report audit`."""
+    if words[:1] == ["audit"]:
+        from dllmquant_exp.reporting.commands import report_audit
+
+        values = read_settings("report audit", words[1:], _PAPER_REPORT)
+        return report_audit(_report_folder(values))
+    if words[:1] == ["claims"]:
+        from dllmquant_exp.reporting.commands import report_claims
+
+        values = read_settings("report claims", words[1:], {**_PAPER_REPORT, "format": "all"})
+        folder = _report_folder(values)
+        return report_claims(Path(values["runs_dir"]), values["sweep"], folder, values["format"])
+    if any(word.startswith("table=") for word in words):
+        from dllmquant_exp.reporting.commands import report_tables
+
+        values = read_settings("report", words, {"table": None, **_PAPER_REPORT, "format": "all"})
+        return report_tables(
+            values["table"],
+            Path(values["runs_dir"]),
+            values["sweep"],
+            _report_folder(values),
+            values["format"],
+            _presets(config_folder),
+        )
+    return _report_sweep(words)
+
+
+_PAPER_REPORT = {"runs_dir": "runs", "sweep": "tables", "folder": ""}
+
+
+def _report_folder(values: Mapping[str, str]) -> Path:
+    """Where files go; by default beside the cells, where no sweep looks for results."""
+    return Path(values["folder"] or Path(values["runs_dir"], values["sweep"], "report"))
+
+
+def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
+    """The models of each option of `models`: of Table 1 (all), and of the other tables (first)."""
+    texts = [path.read_text("utf-8") for path in sorted((config_folder / "models").glob("*.yaml"))]
+    options = [yaml.safe_load(text) for text in texts]
+    return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
+
+
+def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
     from dllmquant_exp.reporting.results import read_sweep
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv

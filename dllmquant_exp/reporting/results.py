@@ -35,7 +35,7 @@ class CellResult:
     kind: str  # official | micro
     seed: int
     embedded: bool
-    decoding: str
+    decoding: str  # the option, and what it replaces of the published settings
     config: Mapping[str, Any]
     config_hash: str
     finished_at: str
@@ -43,6 +43,7 @@ class CellResult:
     score: float | None
     chance: float | None
     items: Mapping[tuple[str, str], float]  # (subtask, doc id) -> score
+    commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
 
 
 def canonical_json(value: Any) -> str:
@@ -63,13 +64,18 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write `path` atomically: to a temporary file beside it, synced, then renamed over it."""
+    """Write an object to `path`, see `write_whole`."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return write_whole(path, (text + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write `path` atomically: to a temporary file beside it, synced, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
@@ -122,32 +128,54 @@ def read_result(path: Path) -> CellResult:
     """
     value = load_json(path)
     try:
-        cell, finished = value["cell"], value["status"] == "finished"
-        return CellResult(
-            folder=path.parent,
-            status=value["status"],
-            model=cell["model"],
-            method=cell["method"],
-            quant=cell["quant"] or "",
-            task=cell["task"],
-            label=cell["label"],
-            kind=cell["kind"],
-            seed=cell["seed"],
-            embedded=cell["embedded"],
-            decoding=cell["decoding"],
-            config=value["config"],
-            config_hash=value["config_hash"],
-            finished_at=value["timing"]["finished_at"],
-            error=(value["error"] or {}).get("message", ""),
-            score=value["score"] if finished else None,
-            chance=value.get("chance"),
-            items={
-                (item["subtask"], str(item["doc_id"])): float(item["score"])
-                for item in value.get("items", ())
-            },
-        )
+        return _cell_result(path.parent, value)
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: field {error} is missing or of a wrong kind") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: {error}") from error
+
+
+def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
+    cell, config, finished = value["cell"], value["config"], value["status"] == "finished"
+    if not isinstance(config["model"]["checkpoint"], str):
+        raise ValueError("config.model.checkpoint is not the name of a checkpoint")
+    source = value.get("source", {})
+    return CellResult(
+        folder=folder,
+        status=value["status"],
+        model=cell["model"],
+        method=cell["method"],
+        quant=cell["quant"] or "",
+        task=cell["task"],
+        label=cell["label"],
+        kind=cell["kind"],
+        seed=cell["seed"],
+        embedded=cell["embedded"],
+        decoding=_decoding(cell),
+        config=config,
+        config_hash=value["config_hash"],
+        finished_at=value["timing"]["finished_at"],
+        error=(value["error"] or {}).get("message", ""),
+        score=value["score"] if finished else None,
+        chance=value.get("chance"),
+        items={
+            (item["subtask"], str(item["doc_id"])): _score(item["score"])
+            for item in value.get("items", ())
+        },
+        commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
+    )
+
+
+def _decoding(cell: Mapping[str, Any]) -> str:
+    changes = [f"{key}={value}" for key, value in cell.get("decoding_overrides", {}).items()]
+    return f"{cell['decoding']} ({', '.join(changes)})" if changes else str(cell["decoding"])
+
+
+def _score(value: Any) -> float:
+    score = float(value)
+    if not 0 <= score <= 1:
+        raise ValueError(f"an item's score is {value!r}, not a fraction in [0, 1]")
+    return score
 
 
 def read_sweep(runs_dir: Path, sweep: str) -> tuple[list[CellResult], list[str]]:

@@ -34,7 +34,7 @@ def content(**changes: Any) -> dict[str, Any]:
             "embedded": True,
             "decoding": "published",
         },
-        "config": {"limit": 2},
+        "config": {"limit": 2, "model": {"checkpoint": "embedded:m"}},
         "config_hash": "abc",
         "score": 0.5,
         "chance": 0.25,
@@ -54,6 +54,23 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert (cell.model, cell.method, cell.quant, cell.score) == ("m", "rtn", "w4a4", 0.5)
     assert cell.items == {("t", "0"): 1.0, ("t", "1"): 0.0}
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) -> None:
+    cell = content()["cell"] | {"decoding_overrides": {"gen_length": 64}}
+    assert read_result(write_result(tmp_path, content(cell=cell))).decoding == (
+        "published (gen_length=64)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "commit"),
+    [({"commit": "abc", "modified": False}, "abc"), ({"commit": "abc", "modified": True}, "abc+"),
+     ({"commit": None, "modified": None}, "")],
+    ids=str,
+)  # fmt: skip
+def test_the_commit_that_made_it(tmp_path: Path, source: dict[str, Any], commit: str) -> None:
+    assert read_result(write_result(tmp_path, content(source=source))).commit == commit
 
 
 def test_a_crash_while_writing_leaves_the_old_file_and_no_other(
@@ -85,6 +102,11 @@ def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         ("[1]", "holds list"),
         ('{"schema_version": 7}', "schema_version is 7"),
         ('{"schema_version": 1, "status": "finished"}', "'cell' is missing"),
+        ('{"loss": 0.1}', "schema_version is None"),
+        (json.dumps(content(config={})), "'model' is missing"),
+        (json.dumps(content(config={"model": {"checkpoint": 3}})), "checkpoint is not the name"),
+        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}])), "is 1.5, not"),
+        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}])), "could not"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -137,7 +159,8 @@ def test_reporting_knows_no_models() -> None:
     import sys
 
     code = (
-        "import sys, dllmquant_exp.reporting.tables as t;"
+        "import sys, dllmquant_exp.reporting.commands, dllmquant_exp.cli;"
+        "from dllmquant_exp.reporting import table;"
         "print([m for m in ('torch', 'transformers', 'hydra', 'wandb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

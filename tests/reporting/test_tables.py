@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.results import CellResult
-from dllmquant_exp.reporting.statistics import average, paired_difference, wilson
+from dllmquant_exp.reporting.statistics import Estimate, average, paired_difference, wilson
 from dllmquant_exp.reporting.tables import Table, build_tables, print_tables, to_csv
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
@@ -85,12 +86,21 @@ def test_rows_and_columns_are_in_the_papers_order() -> None:
 def test_numbers_are_those_of_the_statistics() -> None:
     table = only([cell("fp"), cell("rtn", scores=RTN), cell("fp", "arc"), cell("rtn", "arc", RTN)])
     fp, rtn = table.rows
-    assert fp.entries[0].estimate == wilson(8, 10)
-    assert fp.average == average([wilson(8, 10), wilson(8, 10)])
+    assert limits(fp.entries[0].score) == around(wilson(8, 10))
+    assert limits(fp.average) == around(average([wilson(8, 10), wilson(8, 10)]))
     change = paired_difference([float(x) for x in RTN], [float(x) for x in FP])
-    assert rtn.entries[1].change == change
-    assert rtn.change == average([change, change])
+    assert limits(rtn.changes[1]) == around(change)
+    assert limits(rtn.change) == around(average([change, change]))
     assert fp.change is None
+
+
+def limits(found: SeededAverage | None) -> tuple[float, float, float]:
+    assert found is not None
+    return (found.estimate.value, found.estimate.low, found.estimate.high)
+
+
+def around(estimate: Estimate) -> Any:
+    return pytest.approx((estimate.value, estimate.low, estimate.high))
 
 
 def test_items_are_paired_by_name_not_by_place() -> None:
@@ -98,20 +108,37 @@ def test_items_are_paired_by_name_not_by_place() -> None:
     items = dict(reversed(shuffled.items.items()))
     other = CellResult(**{**vars(shuffled), "items": items})
     there, back = only([cell("fp"), shuffled]), only([cell("fp"), other])
-    assert there.rows[1].entries[0].change == back.rows[1].entries[0].change
+    assert there.rows[1].changes == back.rows[1].changes
 
 
 def test_other_items_give_no_difference_and_a_note() -> None:
     table = only([cell("fp"), cell("rtn", first=100)])
-    assert table.rows[1].entries[0].change is None
+    assert table.rows[1].changes == (None,)
     assert any("other items than fp" in note for note in table.notes)
 
 
 def test_seeds_are_averaged_item_by_item() -> None:
     table = only([cell("fp", scores=(1, 0)), cell("fp", scores=(1, 1), seed=1)])
     entry = table.rows[0].entries[0]
-    assert list(entry.items.values()) == [1.0, 0.5]
-    assert entry.estimate is not None and entry.estimate.value == 0.75
+    assert entry.sample is not None and entry.sample.by_item.tolist() == [1.0, 0.5]
+    assert entry.score is not None and entry.score.estimate.value == 0.75
+
+
+def test_several_seeds_widen_the_interval_by_their_spread() -> None:
+    """Two runs, right on everything and wrong on everything: half, and no idea where."""
+    table = only([cell("awq", scores=(1,) * 10), cell("awq", scores=(0,) * 10, seed=1)])
+    assert limits(table.rows[0].entries[0].score) == (0.5, 0.0, 1.0)
+
+
+def test_settings_that_older_results_lack_make_no_row() -> None:
+    cells = [cell("rtn", quant={"added_later": None}), cell("rtn", task="arc")]
+    assert [row.name for row in only(cells).rows] == ["rtn\nw4a4"]
+
+
+def test_nested_settings_tell_rows_apart() -> None:
+    cells = [cell("rtn", quant={"attention": {"p_bits": bits}}) for bits in (4, 16)]
+    names = [row.name for row in only(cells).rows]
+    assert names == ["rtn\nw4a4\nattention.p_bits=16", "rtn\nw4a4\nattention.p_bits=4"]
 
 
 def test_a_failed_cell_shows_and_costs_the_average() -> None:
@@ -135,7 +162,7 @@ def test_a_finished_cell_wins_over_a_failed_one_and_the_newest_over_others() -> 
         cell("fp", scores=(0, 0), finished_at="2025-01-01"),
         cell("fp", scores=(1, 1), finished_at="2025-02-01"),
     ])  # fmt: skip
-    assert [e.estimate and e.estimate.value for e in table.rows[0].entries] == [1.0]
+    assert [e.score and e.score.estimate.value for e in table.rows[0].entries] == [1.0]
     assert any("several results" in note for note in table.notes)
 
 

@@ -1,0 +1,89 @@
+"""Verdicts on the paper's claims as text and as a data frame."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from dllmquant_exp.reporting.claims import Verdict
+from dllmquant_exp.reporting.grids import Grid
+from dllmquant_exp.reporting.writers import Document, Section
+
+COLUMNS = (
+    "model", "claim", "sentence", "verdict", "comparison", "unit", "effect", "low", "high",
+    "threshold", "p", "p_holm", "n", "seeds", "detectable", "covers", "needs",
+)  # fmt: skip
+CAPTION = (
+    "Effects in points (or tasks) with 95% intervals, from the same items in both rows. A claim "
+    "holds, or does not, where p stays below 0.05 after Holm's correction over the comparisons of "
+    "one model. Detectable: the effect that so many items and seeds would find in 80 of 100 "
+    "repetitions."
+)
+Found = Mapping[str, Sequence[Verdict]]  # by the model's title
+
+
+def claims_frame(found: Found) -> pd.DataFrame:
+    """One line per model and claim. Effects, thresholds and detectable effects in points."""
+    lines = [_line(model, verdict) for model, verdicts in found.items() for verdict in verdicts]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _line(model: str, verdict: Verdict) -> dict[str, Any]:
+    scale = 100 if verdict.unit == "points" else 1
+    effect = verdict.effect
+    measured = effect is not None
+    return {
+        "model": model,
+        "claim": verdict.name,
+        "sentence": verdict.sentence,
+        "verdict": verdict.verdict,
+        "comparison": verdict.comparison,
+        "unit": verdict.unit if measured else "",
+        "effect": scale * effect.value if effect else None,
+        "low": scale * effect.low if effect else None,
+        "high": scale * effect.high if effect else None,
+        "threshold": scale * verdict.threshold if measured else None,
+        "p": verdict.p,
+        "p_holm": verdict.adjusted,
+        "n": verdict.n,
+        "seeds": verdict.seeds,
+        "detectable": None if verdict.detectable is None else scale * verdict.detectable,
+        "covers": verdict.covers,
+        "needs": verdict.needs,
+    }
+
+
+def claims_document(found: Found, notes: Mapping[str, Sequence[str]]) -> Document:
+    """What the files of `report claims` say; a section per model, with that model's notes."""
+    sections = [
+        Section(model, tuple(claims_grids(verdicts)), tuple(notes.get(model, ())))
+        for model, verdicts in found.items()
+    ]
+    frame = claims_frame(found).set_index("model")
+    return Document("claims", "The paper's claims", CAPTION, tuple(sections), frame)
+
+
+def claims_grids(verdicts: Sequence[Verdict]) -> list[Grid]:
+    """Claims with their numbers, then those that were not measured with what they need."""
+    columns = ("verdict", "effect", "p (Holm)", "n", "seeds", "detectable")
+    measured = [(v.sentence, _texts(v)) for v in verdicts if not v.needs]
+    others = [(v.sentence, (v.needs,)) for v in verdicts if v.needs]
+    grids = [
+        Grid("claims that these results decide", columns, tuple(measured)),
+        Grid("not measured", ("needs",), tuple(others)),
+    ]
+    return [grid for grid in grids if grid.lines]
+
+
+def _texts(verdict: Verdict) -> tuple[str, ...]:
+    effect = verdict.effect
+    assert effect is not None  # nothing is needed, so it was measured
+    if verdict.unit == "tasks":
+        text = f"{effect.value:.0f} tasks ({effect.low:.0f} to {effect.high:.0f})"
+    else:
+        low, high = (f"{100 * limit:+.1f}" for limit in (effect.low, effect.high))
+        text = f"{100 * effect.value:+.1f} ({low} to {high})"
+    p = verdict.adjusted
+    p_text = "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    detectable = "-" if verdict.detectable is None else f"{100 * verdict.detectable:.1f}"
+    return (verdict.verdict, text, p_text, str(verdict.n), str(verdict.seeds), detectable)

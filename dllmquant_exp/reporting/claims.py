@@ -1,0 +1,272 @@
+"""The paper's claims, decided for each model from result files.
+
+A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
+Holm's correction over the model's comparisons; it does not hold where that is so on the other side;
+else it is undecided, and the detectable effect says what these items and seeds could have shown.
+Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
+and, with several of them, other calibration seeds.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+
+from dllmquant_exp.reporting.claim_list import (
+    CLAIMS,
+    NEARLY_ALL,
+    RIVALS,
+    STEPS,
+    SUMS,
+    UNMEASURED,
+    Claim,
+    Sum,
+)
+from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
+from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
+from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.statistics import Estimate, z_quantile
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+
+HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measured"
+BEST = "dllmquant_plusplus"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What result files say of one claim. Numbers are fractions, or tasks where `unit` says so."""
+
+    name: str
+    sentence: str
+    verdict: str
+    comparison: str = ""
+    unit: str = "points"
+    effect: Estimate | None = None
+    threshold: float = 0.0
+    n: int = 0
+    seeds: int = 0
+    p: float | None = None
+    adjusted: float | None = None  # p after Holm
+    detectable: float | None = None
+    covers: str = ""
+    needs: str = ""  # where nothing was measured
+    obtainable: bool = True  # what it needs is a matter of running cells
+
+
+@dataclass(frozen=True)
+class _Measured:
+    found: SeededAverage
+    n: int
+    rows: str
+
+
+def verdicts(results: ModelResults) -> list[Verdict]:
+    """Every claim about one model, in the paper's order."""
+    measured = {claim.name: _measure(claim, results) for claim in CLAIMS}
+    p_values = {
+        claim.name: p_beyond(of.found, claim.threshold)
+        for claim in CLAIMS
+        if isinstance(of := measured[claim.name], _Measured)
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    decided = {
+        claim.name: _verdict(claim, measured[claim.name], p_values, adjusted) for claim in CLAIMS
+    }
+    steps = [decided.pop(step.name) for step in STEPS]
+    sums = [_sum(claim, steps) for claim in SUMS]
+    return [*steps, *sums, _best_on_nearly_all(results), *decided.values(), *_unmeasured()]
+
+
+def _unmeasured() -> list[Verdict]:
+    return [
+        Verdict(sentence.replace(" ", "_"), sentence, UNMEASURABLE, needs=needs, obtainable=False)
+        for sentence, needs in UNMEASURED.items()
+    ]
+
+
+def _measure(claim: Claim, results: ModelResults) -> _Measured | str:
+    """The claim's effect, or what it needs."""
+    better = [results.variant(row) for row in claim.better]
+    worse = [results.variant(row) for row in claim.worse]
+    if claim.equal_size:
+        pair = _equal_size(results, claim.better[0], claim.worse[0])
+        if pair is None:
+            rows = f"row={claim.better[0]} and row={claim.worse[0]}"
+            return f"{rows} calibrated on as many samples or tokens (a control)"
+        better, worse = [pair[0]], [pair[1]]
+    missing = _missing([*better, *worse], (*claim.tasks, *claim.beside))
+    if missing:
+        return missing
+    main, beside = (_effect(better, worse, tasks) for tasks in (claim.tasks, claim.beside))
+    if main is None or (claim.beside and beside is None):
+        return "the same items and seeds in all of its rows"
+    found = main if beside is None else _contrast(main, beside)
+    n = sum(better[0].entry(label).n for label in (*claim.tasks, *claim.beside))
+    return _Measured(found, n, f"{_names(better)} - {_names(worse)}")
+
+
+def _names(variants: Sequence[Variant]) -> str:
+    texts = [v.row + (f" ({v.difference})" if v.difference else "") for v in variants]
+    return texts[0] if len(texts) == 1 else f"mean({', '.join(texts)})"
+
+
+def _missing(variants: Iterable[Variant], labels: Sequence[str]) -> str:
+    """Cells that are not there, as `row=awq_tmas (Hum., GSM8K)`."""
+    lacking = []
+    for variant in variants:
+        absent = [label for label in labels if variant.entry(label).sample is None]
+        if absent:
+            nine = len(absent) == len(PAPER_COLUMNS)
+            where = "nine tasks" if nine else ", ".join(absent)
+            lacking.append(f"row={variant.row} ({where})")
+    return "; ".join(lacking)
+
+
+def _effect(
+    better: Sequence[Variant], worse: Sequence[Variant], labels: Sequence[str]
+) -> SeededAverage | None:
+    if not labels:
+        return None
+    samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
+    references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
+    return difference(samples, references)
+
+
+def _mean(samples: Sequence[Sample | None]) -> Sample | None:
+    """Item by item over rows, on the seeds that all of them have; None where items differ."""
+    present = [sample for sample in samples if sample is not None]
+    if len(present) == 1:
+        return present[0]
+    seeds = shared_seeds(present)
+    if not seeds or any(sample.items != present[0].items for sample in present):
+        return None
+    scores = np.mean([sample.at(seeds) for sample in present], axis=0)
+    return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
+
+
+def _contrast(first: SeededAverage, second: SeededAverage) -> SeededAverage:
+    """first - second of different tasks; the seeds' parts are added as if independent, too."""
+    a, b = first.estimate, second.estimate
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    error = math.hypot(first.standard_error, second.standard_error)
+    return SeededAverage(Estimate(value, low, high), error, first.seeds, first.covers)
+
+
+def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
+    """Two rows as they were run with equally large calibration sets, the largest such pair."""
+    pairs = [
+        (size, a, b)
+        for a in results.rows.get(first, ())
+        for b in results.rows.get(second, ())
+        if (size := _size(a)) == _size(b) and _uncalibrated(a) == _uncalibrated(b)
+    ]
+    return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
+
+
+def _size(variant: Variant) -> tuple[float, float]:
+    """Tokens where they were cut to a number, else samples."""
+    samples, tokens = (variant.settings.get(f"calibration.{k}") for k in ("samples", "tokens"))
+    return (math.inf, float(str(samples))) if tokens is None else (float(str(tokens)), 0.0)
+
+
+def _uncalibrated(variant: Variant) -> dict[str, object]:
+    return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
+
+
+def p_beyond(found: SeededAverage, threshold: float) -> float:
+    """Two-sided p-value of "the effect is the threshold" that belongs to the 95% interval.
+
+    The confidence at which the interval, its side towards the threshold scaled like a normal
+    distribution's, would just reach it: below 5% exactly where the 95% interval excludes it.
+    """
+    estimate = found.estimate
+    distance = estimate.value - threshold
+    if distance == 0:
+        return 1.0
+    margin = estimate.value - estimate.low if distance > 0 else estimate.high - estimate.value
+    if margin == 0:
+        return 0.0
+    return 2 * NormalDist().cdf(-z_quantile() * abs(distance) / margin)
+
+
+def _verdict(
+    claim: Claim, measured: _Measured | str, p: dict[str, float], adjusted: dict[str, float]
+) -> Verdict:
+    if isinstance(measured, str):
+        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
+    found, decided = measured.found, adjusted[claim.name] < ALPHA
+    beyond = found.estimate.value > claim.threshold
+    return Verdict(
+        claim.name,
+        claim.sentence,
+        UNDECIDED if not decided else HOLDS if beyond else FAILS,
+        comparison=measured.rows,
+        effect=found.estimate,
+        threshold=claim.threshold,
+        n=measured.n,
+        seeds=found.seeds,
+        p=p[claim.name],
+        adjusted=adjusted[claim.name],
+        detectable=found.detectable,
+        covers=found.covers,
+    )
+
+
+def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
+    """Holds where all parts hold: the worst verdict of a part, with its numbers."""
+    parts = [step for step in steps if step.name in claim.parts]
+    worst_first = (FAILS, UNMEASURABLE, UNDECIDED, HOLDS)
+    verdict = min((part.verdict for part in parts), key=worst_first.index)
+    found = [part for part in parts if part.verdict == verdict]
+    if verdict == UNMEASURABLE:
+        needs = "; ".join(dict.fromkeys("; ".join(part.needs for part in found).split("; ")))
+        return Verdict(claim.name, claim.sentence, verdict, needs=needs)
+    weakest = min(found, key=lambda part: part.effect.value if part.effect else math.inf)
+    return replace(weakest, name=claim.name, sentence=claim.sentence, verdict=verdict)
+
+
+def _best_on_nearly_all(results: ModelResults) -> Verdict:
+    """In how many tasks DLLMQuant++ is the best quantized row.
+
+    At least where it beats every rival, at most where no rival beats it, by paired tests on the
+    seeds that were run, with Holm's correction over all of them.
+    """
+    name = "best_on_nearly_all"
+    sentence = f"DLLMQuant++ is best on nearly all tasks (at least {NEARLY_ALL} of nine)"
+    rows = [results.variant(row) for row in (BEST, *RIVALS)]
+    missing = _missing(rows, PAPER_COLUMNS)
+    if missing:
+        return Verdict(name, sentence, UNMEASURABLE, needs=missing)
+    gains: dict[tuple[str, str], float] = {}
+    p_values: dict[tuple[str, str], float] = {}
+    for rival in rows[1:]:
+        for label in PAPER_COLUMNS:
+            mine, other = rows[0].entry(label).sample, rival.entry(label).sample
+            assert mine is not None and other is not None  # nothing is missing
+            gains[rival.row, label] = float(mine.scores.mean() - other.scores.mean())
+            p_values[rival.row, label] = p_value([mine], [other])
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    sure = {key: gains[key] if p < ALPHA else 0.0 for key, p in adjusted.items()}
+    best, low = _won(gains), _won(sure)
+    high = len(PAPER_COLUMNS) - len({label for (_, label), gain in sure.items() if gain < 0})
+    return Verdict(
+        name,
+        sentence,
+        HOLDS if low >= NEARLY_ALL else FAILS if high < NEARLY_ALL else UNDECIDED,
+        comparison=f"{BEST} against {', '.join(RIVALS)}",
+        unit="tasks",
+        effect=Estimate(best, low, high),
+        threshold=NEARLY_ALL,
+        n=sum(rows[0].entry(label).n for label in PAPER_COLUMNS),
+        seeds=min(len(entry.cells) for entry in rows[0].entries.values()),
+        covers="other items of these tasks, with the calibration seeds that were run",
+    )
+
+
+def _won(gains: Mapping[tuple[str, str], float]) -> int:
+    """Tasks with a gain over every rival."""
+    return sum(all(gains[rival, label] > 0 for rival in RIVALS) for label in PAPER_COLUMNS)

@@ -1,0 +1,163 @@
+"""A table of the paper as text and as data frames, for the screen, files and notebooks."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from dllmquant_exp.reporting.comparisons import SeededAverage
+from dllmquant_exp.reporting.grids import Grid
+from dllmquant_exp.reporting.paper import paper_model
+from dllmquant_exp.reporting.paper_tables import Block, Gap, PaperTable
+from dllmquant_exp.reporting.tables import change_grid, score_grid
+from dllmquant_exp.reporting.writers import Document, Section
+
+COLUMNS = (  # of `long_frame`
+    "table", "model", "embedded", "row", "name", "variant", "task", "column", "state", "n", "seeds",
+    "score", "low", "high", "change", "change_low", "change_high", "covers", "best", "best_p",
+    "paper", "paper_difference", "config_hash", "commit",
+)  # fmt: skip
+
+
+def grids(block: Block) -> dict[str, Grid]:
+    """A block's parts: score, change (from full precision), and paper, difference (from the paper).
+
+    The last two are there for the paper's models alone.
+    """
+    marked = {(row, block.shown.index(column)) for column, (row, _) in block.best.items()}
+    parts = {"score": replace(score_grid(block.table).only(block.shown), best=frozenset(marked))}
+    changes = change_grid(block.table)
+    if changes is not None:
+        parts["change"] = changes.only(block.shown)
+    if any(block.printed):
+        parts |= _paper_grids(block)
+    return parts
+
+
+def _paper_grids(block: Block) -> dict[str, Grid]:
+    printed, differences = [], []
+    for i, row in enumerate(block.table.rows):
+        cells = block.printed[i]
+        if cells:
+            printed.append((row.name, tuple(cells[c].printed for c in block.shown)))
+            gaps = [_paper_difference(block, i, column) for column in block.shown]
+            texts = tuple("-" if gap is None else f"{gap:+.1f}" for gap in gaps)
+            differences.append((row.name, texts))
+    name = paper_model(block.model)
+    heading = f"what the paper prints for {name}, in %"
+    return {
+        "paper": Grid(heading, block.shown, tuple(printed)),
+        "difference": Grid("ours - the paper's, in points", block.shown, tuple(differences)),
+    }
+
+
+def _paper_difference(block: Block, row: int, column: str) -> float | None:
+    """In points; None where the paper or we have no number."""
+    cell, ours = block.printed[row].get(column), block.value(row, column)
+    if cell is None or ours is None:
+        return None
+    return 100 * ours.estimate.value - float(cell.value)
+
+
+def page(table: PaperTable) -> pd.DataFrame:
+    """The table as it is printed: text by (model, part, row) and the paper's columns.
+
+    For the parts see `grids`: percent in `score` and `paper`, points in `change` and `difference`.
+    """
+    lines = [
+        (block.table.title, part, name.replace("\n", " "), *texts)
+        for block in table.blocks
+        for part, grid in grids(block).items()
+        for name, texts in (*grid.lines, *grid.footer)
+    ]
+    shown = table.blocks[0].shown if table.blocks else ()
+    frame = pd.DataFrame(lines, columns=["model", "part", "row", *shown])
+    return frame.set_index(["model", "part", "row"])
+
+
+def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
+    """One line per table, model, row and column, with everything that stands behind the number.
+
+    Scores and their limits are in percent, changes and differences in points. `seeds`,
+    `config_hash` and `commit` list the runs that were averaged, joined by spaces; an average over
+    tasks has the seeds and names no runs.
+    """
+    lines = [
+        _line(table, block, row, column)
+        for table in tables
+        for block in table.blocks
+        for row in range(len(block.variants))
+        for column in block.shown
+    ]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, Any]:
+    variant, entries = block.variants[row], block.entries(row, column)
+    states = {entry.state for entry in entries}
+    runs = entries[0].cells if len(entries) == 1 else ()
+    score, change = block.value(row, column), block.change(row, column)
+    best_row, best_p = block.best.get(column, (None, None))
+    cell = block.printed[row].get(column)
+    task = dict((label, name) for name, label in block.table.columns).get(column, "average")
+    seeds = {seed for entry in entries if entry.sample for seed in entry.sample.seeds}
+    return {
+        "table": table.number,
+        "model": block.model,
+        "embedded": block.embedded,
+        "row": variant.row,
+        "name": block.table.rows[row].name.partition("\n")[0],
+        "variant": variant.difference,
+        "task": task,
+        "column": column,
+        "state": next(s for s in ("failed", "missing", "finished") if s in states),
+        "n": sum(entry.n for entry in entries),
+        "seeds": " ".join(map(str, sorted(seeds))),
+        **_numbers("score", "low", "high", score),
+        **_numbers("change", "change_low", "change_high", change),
+        "covers": score.covers if score else "",
+        "best": best_row == row,
+        "best_p": best_p if best_row == row else None,
+        "paper": float(cell.value) if cell else None,
+        "paper_difference": _paper_difference(block, row, column),
+        "config_hash": " ".join(run.config_hash for run in runs),
+        "commit": " ".join(dict.fromkeys(run.commit for run in runs)),
+    }
+
+
+def _numbers(value: str, low: str, high: str, found: SeededAverage | None) -> dict[str, Any]:
+    """In percent or points."""
+    if found is None:
+        return {value: None, low: None, high: None}
+    estimate = found.estimate
+    return {value: 100 * estimate.value, low: 100 * estimate.low, high: 100 * estimate.high}
+
+
+def gap_lines(tables: Iterable[PaperTable]) -> list[str]:
+    """What is missing and what failed, a line per row, or one for a model without any result."""
+    lines: list[str] = []
+    for table, block in ((of, block) for of in tables for block in of.blocks):
+        rows = {variant.row for variant in block.variants}
+        if len(block.gaps) == len(rows) * len(block.table.columns) and not any(
+            variant.entries for variant in block.variants
+        ):
+            lines.append(f"missing: {block.model}: every cell of {table.name}")
+            continue
+        grouped: dict[tuple[str, str, str], list[Gap]] = {}
+        for gap in block.gaps:
+            grouped.setdefault((gap.state, gap.row, gap.reason), []).append(gap)
+        for (state, row, reason), gaps in grouped.items():
+            everywhere = len(gaps) == len(block.table.columns)
+            where = "every task" if everywhere else ", ".join(gap.label for gap in gaps)
+            lines.append(f"{state}: {block.model}, {row}: {where}{f': {reason}' if reason else ''}")
+    return list(dict.fromkeys(lines))
+
+
+def table_document(table: PaperTable) -> Document:
+    """What the files of `report table=...` say."""
+    sections = [
+        Section(block.table.title, tuple(grids(block).values()), block.table.notes)
+        for block in table.blocks
+    ]
+    return Document(f"table{table.number}", table.name, table.caption, tuple(sections), page(table))

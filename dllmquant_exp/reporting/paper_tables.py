@@ -1,0 +1,286 @@
+"""The paper's Tables 1, 2, 3, 5 and 6 from result files: its rows and columns, our numbers.
+
+Numbers stand beside the paper's only where the model is the paper's. A table says what is missing
+and why; nothing stands in for it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
+from dllmquant_exp.reporting.entries import Entry, p_value
+from dllmquant_exp.reporting.paper import (
+    AVERAGE,
+    PaperCell,
+    paper_cell,
+    paper_cells,
+    paper_rows,
+)
+from dllmquant_exp.reporting.results import ResultError
+from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.tables import (
+    PAPER_COLUMNS,
+    REFERENCE,
+    Row,
+    Table,
+    make_row,
+)
+
+TABLES = {f"table{number}": number for number in (1, 2, 3, 5, 6)}
+_QUAROT = "What the paper calls GPTQ here is its QuaRot: rotation, then GPTQ."
+CAPTIONS = {
+    1: "RTN, AWQ and QuaRot, and with the paper's components added: DLLMQuant+ is AWQ + TMAS + CGQ "
+    "+ IA-AQ, DLLMQuant++ is QuaRot + TMAS + CGQ + IA-AQ.",
+    2: f"TMAS, CGQ and IA-AQ added one after the other: averages over the nine tasks. {_QUAROT}",
+    3: "The two parts of CGQ. Every row, GPTQ too, is calibrated on TMAS's masked states: on plain "
+    f"text nothing is masked, and CGQ w. mask would be plain GPTQ. {_QUAROT}",
+    5: f"TMAS, CGQ and IA-AQ added one after the other, task by task. {_QUAROT}",
+    6: "What RTN's activation ranges are calibrated on. In this table alone they are static, one "
+    "per tensor: ranges that are measured on each call, as in every other table, cannot depend on "
+    "a calibration set.",
+}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A cell that should be there and is not, or not with every seed."""
+
+    model: str
+    row: str
+    label: str
+    state: str  # missing | failed
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One model's part of a table. `table` has a row per variant and a column per task."""
+
+    model: str
+    embedded: bool
+    shown: tuple[str, ...]  # the paper's columns
+    table: Table
+    variants: tuple[Variant, ...]  # of the table's rows
+    best: Mapping[str, tuple[int, float]]  # column -> its best row and Holm's p-value
+    printed: tuple[Mapping[str, PaperCell], ...]  # per row, by column; empty where not comparable
+    gaps: tuple[Gap, ...]
+
+    def value(self, row: int, label: str) -> SeededAverage | None:
+        """A row's score in a column, the average included."""
+        line, place = self.table.rows[row], self._place(label)
+        return line.average if place is None else line.entries[place].score
+
+    def change(self, row: int, label: str) -> SeededAverage | None:
+        """A row's paired change from full precision in a column, the average included."""
+        line, place = self.table.rows[row], self._place(label)
+        return line.change if place is None else line.changes[place]
+
+    def entries(self, row: int, label: str) -> tuple[Entry, ...]:
+        """What a value is made of: one entry, or those of every task for the average."""
+        line, place = self.table.rows[row], self._place(label)
+        return line.entries if place is None else line.entries[place : place + 1]
+
+    def _place(self, label: str) -> int | None:
+        labels = [name for _, name in self.table.columns]
+        return labels.index(label) if label in labels else None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    number: int
+    blocks: tuple[Block, ...]
+
+    @property
+    def name(self) -> str:
+        return f"Table {self.number}"
+
+    @property
+    def caption(self) -> str:
+        return CAPTIONS[self.number]
+
+    @property
+    def gaps(self) -> list[Gap]:
+        return [gap for block in self.blocks for gap in block.gaps]
+
+
+def table_number(name: str) -> int:
+    """1 for `table1`.
+
+    Raises:
+        ResultError: no table that result files can fill.
+    """
+    if name not in TABLES:
+        known = ", ".join([*TABLES, "all"])
+        reason = "; speed and memory are in no result file" if name == "table4" else ""
+        raise ResultError(f"table = {name!r} is not one of: {known}{reason}")
+    return TABLES[name]
+
+
+def paper_table(
+    number: int,
+    results: Sequence[ModelResults],
+    presets: Iterable[Mapping[str, Sequence[str]]] = (),
+) -> PaperTable:
+    """One table of the paper.
+
+    Args:
+        results: see selection.model_results.
+        presets: as conf/models has them, `all` for Table 1 and `first` for the others. Where the
+            results hold one model of a preset, the preset's other models are missed.
+    """
+    by_name = {found.model: found for found in results}
+    models: dict[str, ModelResults] = {}
+    for preset in presets:
+        there = [by_name[model] for model in preset["all"] if model in by_name]
+        for model in preset["all" if number == 1 else "first"] if there else ():
+            models[model] = by_name.get(model) or ModelResults(model, there[0].embedded)
+    own = _own_rows(number)
+    models |= {found.model: found for found in results if own & found.rows.keys()}
+    return PaperTable(number, tuple(_block(number, found) for found in models.values()))
+
+
+def _own_rows(number: int) -> set[str]:
+    """Rows that say that a model was run for this table rather than for another one."""
+    twins = (2, 5)
+    others = [n for n in TABLES.values() if n != number and not {n, number} <= set(twins)]
+    elsewhere = {row for other in others for row in paper_rows(other)}
+    return set(paper_rows(number)) - elsewhere
+
+
+def _block(number: int, results: ModelResults) -> Block:
+    columns = tuple(dict.fromkeys(cell.column for cell in paper_cells(number)))
+    labels = tuple(label for label in columns if label != AVERAGE)
+    labels = labels if len(columns) > 1 else PAPER_COLUMNS
+    variants = tuple(
+        variant
+        for row in paper_rows(number)
+        for variant in (results.variant(row), *results.rows.get(row, ())[1:])
+    )
+    notes: list[str] = [*results.notes]
+    reference = results.variant(REFERENCE)
+    names = _names(number)
+    rows = tuple(
+        _row(variant, labels, names[variant.row], reference, notes) for variant in variants
+    )
+    best = _best(rows, variants, columns, labels)
+    table = Table(
+        title=results.title,
+        columns=tuple((results.tasks.get(label, label), label) for label in labels),
+        chance=tuple(results.chance.get(label) for label in labels),
+        rows=rows,
+        notes=(*notes, *_remarks(results, rows, variants, reference, best)),
+    )
+    printed = tuple(_printed(number, results, variant) for variant in variants)
+    return Block(
+        results.model, results.embedded, columns, table, variants, best, printed,
+        tuple(_gaps(results, labels, paper_rows(number))),
+    )  # fmt: skip
+
+
+def _row(
+    variant: Variant, labels: Sequence[str], name: str, reference: Variant, notes: list[str]
+) -> Row:
+    entries = [variant.entry(label) for label in labels]
+    others = [reference.entry(label) for label in labels]
+    full_name = "\n".join(filter(None, (name, variant.difference)))
+    return make_row(full_name, entries, None if variant.row == REFERENCE else others, notes)
+
+
+def _names(number: int) -> dict[str, str]:
+    """Our rows by the paper's names."""
+    names = {cell.row: cell.name for cell in paper_cells(number)}
+    return {ours: names[theirs] for ours, theirs in paper_rows(number).items()}
+
+
+def _best(
+    rows: Sequence[Row], variants: Sequence[Variant], columns: Sequence[str], labels: Sequence[str]
+) -> dict[str, tuple[int, float]]:
+    """Per column the best quantized row, where a paired test against the runner-up supports it.
+
+    Only columns in which every row is there; Holm's correction over these columns.
+    """
+    quantized = [i for i, variant in enumerate(variants) if variant.row != REFERENCE]
+    found: dict[str, tuple[int, float]] = {}
+    for column in columns:
+        places = range(len(labels)) if column == AVERAGE else [labels.index(column)]
+        samples = {i: [rows[i].entries[place].sample for place in places] for i in quantized}
+        if len(samples) < 2 or any(s is None for own in samples.values() for s in own):
+            continue
+        present = {i: [s for s in own if s is not None] for i, own in samples.items()}
+        means = {i: sum(s.scores.mean() for s in own) for i, own in present.items()}
+        first, second = sorted(quantized, key=lambda i: means[i], reverse=True)[:2]
+        found[column] = (first, p_value(present[first], present[second]))
+    adjusted = holm([p for _, p in found.values()])
+    pairs = zip(found.items(), adjusted, strict=True)
+    return {column: (row, p) for (column, (row, _)), p in pairs if p < ALPHA}
+
+
+def _printed(number: int, results: ModelResults, variant: Variant) -> dict[str, PaperCell]:
+    """The paper's own numbers of a row; none for other models, other bits or a control."""
+    if results.embedded or not results.is_w4a4 or variant.difference:
+        return {}
+    row = paper_rows(number)[variant.row]
+    columns = dict.fromkeys(cell.column for cell in paper_cells(number))
+    cells = {column: paper_cell(number, results.model, row, column) for column in columns}
+    return {column: cell for column, cell in cells.items() if cell is not None}
+
+
+def _remarks(
+    results: ModelResults,
+    rows: Sequence[Row],
+    variants: Sequence[Variant],
+    reference: Variant,
+    best: Mapping[str, object],
+) -> list[str]:
+    notes = []
+    if not results.rows:
+        notes.append("no results of this model in this sweep.")
+    elif not reference.entries:
+        notes.append("full precision was not run in this sweep: no changes from it.")
+    sizes = {_calibration(variant) for variant in variants if variant.entries} - {""}
+    if sizes:
+        notes.append(f"calibrated on: {'; '.join(sorted(sizes))}.")
+    averages = {row.average.covers for row in rows if row.average}
+    covers = averages or {
+        entry.score.covers for row in rows for entry in row.entries if entry.score
+    }
+    if covers:
+        notes.append(f"95% intervals cover {' or '.join(sorted(covers))}.")
+    if best:
+        notes.append(
+            "best quantized row of a column marked where a paired test against the runner-up, on "
+            "the seeds that were run, has p < 0.05 after Holm's correction over the columns."
+        )
+    return notes
+
+
+def _calibration(variant: Variant) -> str:
+    """`random, 128 samples` or `tmas, 512 samples, at most 8192 tokens`; empty without one."""
+    name = variant.settings.get("calibration.name")
+    if name is None:
+        return ""
+    tokens = variant.settings.get("calibration.tokens")
+    limit = "" if tokens is None else f", at most {tokens} tokens"
+    return f"{name}, {variant.settings.get('calibration.samples')} samples{limit}"
+
+
+def _gaps(results: ModelResults, labels: Sequence[str], rows: Iterable[str]) -> Iterable[Gap]:
+    """What is missing of the rows as they are usually run; controls are extra."""
+    entries = [(row, label, results.variant(row).entry(label)) for row in rows for label in labels]
+    seeds = {
+        seed
+        for _, _, entry in entries
+        if entry.sample and entry.sample.calibrated
+        for seed in entry.sample.seeds
+    }
+    for row, label, entry in entries:
+        for cell in entry.failed:
+            reason = cell.error.partition("\n")[0] or "its seeds saw different items"
+            yield Gap(results.model, row, label, "failed", f"seed {cell.seed}: {reason}")
+        if entry.state == "missing":
+            yield Gap(results.model, row, label, "missing", "")
+        if entry.sample and entry.sample.calibrated:
+            absent = seeds - set(entry.sample.seeds) - {cell.seed for cell in entry.failed}
+            if absent:
+                named = ", ".join(map(str, sorted(absent)))
+                yield Gap(results.model, row, label, "missing", f"seed {named}")

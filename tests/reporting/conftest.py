@@ -1,0 +1,119 @@
+"""Made-up results: of any row, with any items, in memory or as the file of a cell."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllmquant_exp.reporting.results import CellResult, config_hash, read_result, write_result
+
+LABELS = {
+    "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",
+    "piqa": "PIQA", "mmlu": "MMLU", "ceval": "C-EVAL", "humaneval": "Hum.", "gsm8k": "GSM8K",
+}  # fmt: skip
+WHAT_IT_DOES: dict[str, dict[str, Any]] = {  # to the weights, by the row's first word
+    "fp": {"rotation": None, "awq": False, "gptq": None},
+    "rtn": {"rotation": None, "awq": False, "gptq": None},
+    "static": {"rotation": None, "awq": False, "gptq": None},
+    "awq": {"rotation": None, "awq": True, "gptq": None},
+    "quarot": {"rotation": {"seed": 0}, "awq": False, "gptq": {"damp": 0.01}},
+}
+SIZES = {"random": 128, "llm_qat": 128, "uniform_time": 512, "tmas": 512}
+ALIASES = {"dllmquant_plus": "awq_tmas_cgq_iaaq", "dllmquant_plusplus": "quarot_tmas_cgq_iaaq"}
+
+
+def _calibration(row: str) -> str | None:
+    if row in ("fp", "rtn"):
+        return None
+    named = (name for name in ("llm_qat", "uniform_time", "tmas") if name in row)
+    return next(named, "random")
+
+
+def resolved(row: str, task: str, seed: int, model: str, limit: int | None) -> dict[str, Any]:
+    """A cell's configuration, as a run with conf/row's option would resolve it."""
+    words = ALIASES.get(row, row)
+    method = words.split("_")[0]
+    sampler = _calibration(words)
+    calibration = {"name": sampler, "samples": SIZES[sampler], "tokens": None} if sampler else None
+    cgq = {"score": "mask" not in words, "mask": "score" not in words}
+    return {
+        "model": {"name": model, "checkpoint": f"embedded:{model}", "outliers": None},
+        "method": {"name": method, **WHAT_IT_DOES[method]},
+        "quant": None
+        if method == "fp"
+        else {
+            "weight_bits": 4,
+            "activation_bits": 4,
+            "activation_ranges": "static" if method == "static" else "dynamic",
+            "attention": {"p_bits": 4, "v_bits": 4, "k_bits": 16},
+            "head_bits": 16,
+            "embedding_bits": 16,
+        },
+        "calibration": calibration,
+        "cgq": cgq if {"cgq", "mask", "score"} & set(words.split("_")) else None,
+        "iaaq": {"mode": "online"} if "iaaq" in words else None,
+        "task": {"name": task, "kind": "micro"},
+        "data_root": None,
+        "limit": limit,
+        "seed": seed,
+    }
+
+
+@pytest.fixture
+def write_cell(tmp_path: Path) -> Callable[..., Path]:
+    """write_cell(row, task, scores, ...): a result file as a run leaves it; its path.
+
+    scores: one per item; None for a failed cell.
+    change: edits the configuration in place before it is hashed.
+    """
+
+    def write(
+        row: str,
+        task: str,
+        scores: Sequence[float] | None,
+        *,
+        seed: int = 0,
+        model: str = "micro",
+        embedded: bool = True,
+        limit: int | None = None,
+        sweep: str = "tables",
+        first: int = 0,
+        finished_at: str = "2026-01-01T00:00:00+00:00",
+        change: Callable[[dict[str, Any]], None] = lambda config: None,
+    ) -> Path:
+        config = resolved(row, task, seed, model, limit)
+        change(config)
+        items = [
+            {"subtask": task, "doc_id": first + i, "score": float(score)}
+            for i, score in enumerate(scores or ())
+        ]
+        key = config_hash(config)
+        return write_result(
+            tmp_path / "runs" / sweep / f"{model}-{row}-{task}-s{seed}-{key[:8]}",
+            {
+                "schema_version": 1,
+                "status": "failed" if scores is None else "finished",
+                "cell": {
+                    "model": model, "method": row, "quant": None if row == "fp" else "w4a4",
+                    "task": task, "label": LABELS[task], "kind": "micro", "seed": seed,
+                    "embedded": embedded, "decoding": "published", "decoding_overrides": {},
+                },
+                "config": config,
+                "config_hash": key,
+                "source": {"commit": "abc123", "modified": False},
+                "score": None if scores is None else sum(scores) / len(scores),
+                "chance": 0.25,
+                "items": items,
+                "error": {"message": "ValueError: it broke\nmore"} if scores is None else None,
+                "timing": {"finished_at": finished_at},
+            },
+        )  # fmt: skip
+
+    return write
+
+
+@pytest.fixture
+def made(write_cell: Callable[..., Path]) -> Callable[..., CellResult]:
+    """made(row, task, scores, ...): the same, read back."""
+    return lambda *words, **settings: read_result(write_cell(*words, **settings))

@@ -1,0 +1,244 @@
+"""Verdicts against scipy, against direct calls of the statistics, and on cases with one answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dllmquant_exp.reporting.claim_list import CLAIMS, GENERATION, STEPS, UNMEASURED
+from dllmquant_exp.reporting.claim_pages import claims_document, claims_frame
+from dllmquant_exp.reporting.claims import Verdict, p_beyond, verdicts
+from dllmquant_exp.reporting.comparisons import (
+    SeededAverage,
+    average_over_seeds,
+    detectable_difference,
+    holm,
+)
+from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.rows import ROWS
+from dllmquant_exp.reporting.selection import model_results
+from dllmquant_exp.reporting.statistics import Estimate
+
+Made = Callable[..., CellResult]
+N = 40
+TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
+         "gsm8k")  # fmt: skip
+CHAIN = ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus")
+GENERATED = ("humaneval", "gsm8k")
+
+
+def right(count: int) -> list[int]:
+    return [1] * count + [0] * (N - count)
+
+
+def decide(cells: Sequence[CellResult]) -> dict[str, Verdict]:
+    (results,) = model_results(cells)
+    return {verdict.name: verdict for verdict in verdicts(results)}
+
+
+def cells_of(made: Made, counts: dict[str, int], tasks: Sequence[str] = TASKS) -> list[CellResult]:
+    return [made(row, task, right(count)) for row, count in counts.items() for task in tasks]
+
+
+def test_every_claim_is_about_rows_that_exist() -> None:
+    rows = {row for claim in CLAIMS for row in (*claim.better, *claim.worse)}
+    assert rows <= set(ROWS)
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.02, -0.05, 0.3])
+def test_p_belongs_to_the_interval(threshold: float) -> None:
+    z = stats.norm.ppf(0.975)
+    found = SeededAverage(Estimate(0.03, 0.03 - z * 0.01, 0.03 + z * 0.02), 0.01, 1, "")
+    error = 0.01 if threshold < 0.03 else 0.02  # the side towards the threshold
+    expected = 2 * stats.norm.sf(abs(0.03 - threshold) / error)
+    assert p_beyond(found, threshold) == pytest.approx(expected)
+    excluded = not found.estimate.low <= threshold <= found.estimate.high
+    assert (p_beyond(found, threshold) < 0.05) == excluded
+
+
+def test_p_without_a_distance_or_without_a_margin() -> None:
+    flat = SeededAverage(Estimate(0.1, 0.1, 0.1), 0.0, 1, "")
+    assert p_beyond(flat, 0.1) == 1 and p_beyond(flat, 0.0) == 0
+
+
+def test_a_step_is_the_paired_average_of_nine_tasks(made: Made) -> None:
+    found = decide(cells_of(made, {"awq": 10, "awq_tmas": 30}))["tmas_on_awq"]
+    expected = average_over_seeds([np.array([right(30)])] * 9, [np.array([right(10)])] * 9)
+    assert found.effect == expected.estimate and found.effect.value == pytest.approx(0.5)
+    assert (found.verdict, found.n, found.seeds) == ("holds", 9 * N, 1)
+    assert found.detectable == expected.detectable
+    assert found.comparison == "awq_tmas - awq" and "one calibration seed" in found.covers
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [((10, 30), "holds"), ((30, 10), "does not hold"), ((20, 20), "undecided")],
+)
+def test_the_direction_decides(made: Made, counts: tuple[int, int], verdict: str) -> None:
+    found = decide(cells_of(made, dict(zip(CHAIN, counts, strict=False))))["tmas_on_awq"]
+    assert found.verdict == verdict
+    assert found.detectable is not None and found.detectable > 0
+
+
+def test_holm_counts_every_measured_comparison_of_the_model(made: Made) -> None:
+    found = decide(cells_of(made, dict(zip(CHAIN, (10, 14, 15, 15), strict=True))))
+    measured = [v for v in found.values() if v.p is not None and not v.name.startswith("adds_up")]
+    assert {v.name for v in measured} == {
+        "tmas_on_awq", "cgq_on_awq", "iaaq_on_awq", "plus_beats_awq",
+    }  # fmt: skip
+    p_values = [v.p for v in measured if v.p is not None]
+    assert [v.adjusted for v in measured] == pytest.approx(holm(p_values))
+
+
+def test_components_add_up_where_each_one_helps(made: Made) -> None:
+    def sum_of(counts: Sequence[int]) -> Verdict:
+        return decide(cells_of(made, dict(zip(CHAIN, counts, strict=False))))["adds_up_on_awq"]
+
+    assert sum_of((5, 15, 25, 35)).verdict == "holds"
+    assert sum_of((5, 15, 15, 35)).verdict == "undecided"
+    found = sum_of((5, 30, 10, 35))
+    assert found.verdict == "does not hold" and found.comparison == "awq_tmas_cgq - awq_tmas"
+    assert sum_of((5, 15)).verdict == "not measured"
+    assert sum_of((30, 5)).verdict == "does not hold", "one part that fails is enough"
+
+
+def test_ten_points_on_the_arithmetic_task(made: Made) -> None:
+    def gain(better: int) -> Verdict:
+        cells = [
+            made("quarot", "gsm8k", right(4)),
+            made("dllmquant_plusplus", "gsm8k", right(better)),
+        ]
+        return decide(cells)["arithmetic_gain"]
+
+    assert gain(36).verdict == "holds"
+    assert gain(8).verdict == "undecided", "ten points more, but not surely"
+    assert gain(0).verdict == "does not hold"
+    assert gain(36).threshold == 0.1 and gain(36).n == N
+
+
+def test_generation_suffers_where_it_loses_more_than_the_rest(made: Made) -> None:
+    def under_awq(generation: int, others: int) -> Verdict:
+        cells = cells_of(made, {"fp": 36})
+        cells += [
+            made("awq", task, right(generation if task in GENERATED else others)) for task in TASKS
+        ]
+        return decide(cells)["generation_suffers_under_awq"]
+
+    found = under_awq(10, 32)
+    # It loses 26 of 40 and the other tasks 4 of 40: 55 points more.
+    assert found.effect is not None and found.effect.value == pytest.approx(0.55)
+    assert found.verdict == "holds"
+    assert under_awq(32, 10).verdict == "does not hold"
+    lost = [np.array([right(36)]) * 1.0, np.array([right(10)]) * 1.0, np.array([right(32)]) * 1.0]
+    generation = average_over_seeds([lost[1]] * 2, [lost[0]] * 2).estimate
+    others = average_over_seeds([lost[2]] * 7, [lost[0]] * 7).estimate
+    below = np.hypot(others.value - others.low, generation.high - generation.value)
+    assert found.effect.low == pytest.approx(found.effect.value - below)
+
+
+def test_comparable_to_full_precision_has_a_margin(made: Made) -> None:
+    def verdict(ours: int) -> str:
+        counts = {"fp": 36, "dllmquant_plusplus": ours}
+        return decide(cells_of(made, counts, GENERATED))["generation_comparable"].verdict
+
+    assert verdict(10) == "does not hold"
+    assert verdict(35) == "undecided", "within the margin, but not surely"
+    assert verdict(40) == "holds"
+
+
+def test_the_average_gain_is_over_both_pairs(made: Made) -> None:
+    counts = {"awq": 10, "quarot": 20, "dllmquant_plus": 14, "dllmquant_plusplus": 36}
+    found = decide(cells_of(made, counts))["average_gain"]
+    assert found.effect is not None and found.effect.value == pytest.approx((4 + 16) / 2 / N)
+    assert found.comparison == "mean(dllmquant_plus, dllmquant_plusplus) - mean(awq, quarot)"
+
+
+def test_best_on_nearly_all_tasks_counts_sure_wins_and_sure_losses(made: Made) -> None:
+    rivals = ("rtn", "awq", "dllmquant_plus", "quarot")
+
+    def best(lost: int, tied: int) -> Verdict:
+        """Surely behind on some tasks, level on others, surely ahead on the rest."""
+        cells = cells_of(made, dict.fromkeys(rivals, 20))
+        counts = [0] * lost + [20] * tied + [40] * (9 - lost - tied)
+        cells += [
+            made("dllmquant_plusplus", task, right(count))
+            for task, count in zip(TASKS, counts, strict=True)
+        ]
+        return decide(cells)["best_on_nearly_all"]
+
+    assert best(0, 0).effect == Estimate(9, 9, 9) and best(0, 1).verdict == "holds"
+    assert best(1, 1).effect == Estimate(7, 7, 8) and best(1, 1).verdict == "undecided"
+    assert best(2, 0).verdict == "does not hold"
+
+
+def controlled(samples: int) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        config["calibration"]["samples"] = samples
+
+    return change
+
+
+def test_equal_sizes_need_a_control_row(made: Made) -> None:
+    counts = {"static_tmas": 30, "static_random": 20, "static_uniform_time": 10}
+    cells = cells_of(made, counts, GENERATED)
+    without = decide(cells)
+    assert without["static_tmas_beats_static_random"].verdict == "holds"
+    lacking = without["static_tmas_beats_static_random_at_equal_size"]
+    assert lacking.verdict == "not measured" and "(a control)" in lacking.needs
+    assert without["static_tmas_beats_static_uniform_time_at_equal_size"].verdict == "holds"
+
+    cells += [made("static_random", task, right(40), change=controlled(512)) for task in GENERATED]
+    found = decide(cells)["static_tmas_beats_static_random_at_equal_size"]
+    assert found.verdict == "does not hold"
+    assert found.comparison == "static_tmas - static_random (calibration.samples=512)"
+
+
+def test_what_is_missing_is_named_and_nothing_is_guessed(made: Made) -> None:
+    found = decide(cells_of(made, {"awq": 10, "awq_tmas": 30}, TASKS[:-1]))
+    assert found["tmas_on_awq"].needs == "row=awq_tmas (GSM8K); row=awq (GSM8K)"
+    assert found["tmas_on_quarot"].needs == "row=quarot_tmas (nine tasks); row=quarot (nine tasks)"
+    assert all(v.effect is None and v.p is None for v in found.values())
+    unmeasurable = [v for v in found.values() if not v.obtainable]
+    assert [v.sentence for v in unmeasurable] == list(UNMEASURED)
+    other_items = [made("awq", t, right(5)) for t in TASKS]
+    other_items += [made("awq_tmas", t, right(5), first=7) for t in TASKS]
+    assert "same items" in decide(other_items)["tmas_on_awq"].needs
+
+
+def test_several_seeds_widen_what_one_seed_hides(made: Made) -> None:
+    """Seeds that disagree about the sign leave open what one of them seems to settle."""
+    cells = [
+        made(row, task, right(20 + gain * (row == "awq_tmas")), seed=seed)
+        for row in ("awq", "awq_tmas")
+        for task in TASKS
+        for seed, gain in enumerate((15, -12, 9))
+    ]
+    one = decide([cell for cell in cells if cell.seed == 0])["tmas_on_awq"]
+    three = decide(cells)["tmas_on_awq"]
+    assert one.verdict == "holds" and three.verdict == "undecided"
+    assert three.seeds == 3 and "other calibration seeds" in three.covers
+
+
+def test_one_tasks_detectable_effect_is_near_mcnemars(made: Made) -> None:
+    """Two ways to the same question: the interval's normal power, and the exact test's."""
+    scores = [1, 0] * 100, [1, 0] * 90 + [0, 1] * 10
+    cells = [made("dllmquant_plusplus", "gsm8k", scores[0]), made("quarot", "gsm8k", scores[1])]
+    found = decide(cells)["arithmetic_gain"].detectable
+    assert found == pytest.approx(detectable_difference(200, 0.1), rel=0.25)
+
+
+def test_pages_say_every_claim_once(made: Made) -> None:
+    found = {"micro": list(decide(cells_of(made, {"awq": 10, "awq_tmas": 30})).values())}
+    frame = claims_frame(found)
+    assert len(frame) == len(found["micro"]) == len(set(frame["claim"]))
+    line = frame.set_index("claim").loc["tmas_on_awq"]
+    assert (line["verdict"], line["effect"], line["n"]) == ("holds", pytest.approx(50), 9 * N)
+    document = claims_document(found, {"micro": ["a note"]})
+    measured, others = document.sections[0].grids
+    assert len(measured.lines) + len(others.lines) == len(frame)
+    assert measured.lines[0] == (STEPS[0].sentence, measured.lines[0][1])
+    assert measured.lines[0][1][0] == "holds" and document.sections[0].notes == ("a note",)
+    assert GENERATION == ("Hum.", "GSM8K")

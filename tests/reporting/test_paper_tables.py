@@ -1,0 +1,234 @@
+"""The paper's tables from made-up results: numbers worked out by hand, gaps, marks, captions."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from dllmquant_exp.reporting.paper import paper_cells, paper_rows
+from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, page
+from dllmquant_exp.reporting.paper_tables import PaperTable, paper_table, table_number
+from dllmquant_exp.reporting.results import CellResult, ResultError
+from dllmquant_exp.reporting.selection import model_results
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+
+Made = Callable[..., CellResult]
+TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
+         "gsm8k")  # fmt: skip
+TABLE_3 = ("quarot_tmas", "quarot_tmas_mask", "quarot_tmas_score", "quarot_tmas_cgq")
+HALF, FULL = [1] * 10 + [0] * 10, [1] * 20
+
+
+def built(number: int, cells: Iterable[CellResult], *presets: Any) -> PaperTable:
+    return paper_table(number, model_results(cells), presets)
+
+
+def table_3(made: Made, **changes: Any) -> list[CellResult]:
+    """The last row is right on every item of GSM8K, all others on half; equal on HumanEval."""
+    scores = {"gsm8k": FULL, "humaneval": HALF}
+    return [
+        made(row, task, scores[task] if row == TABLE_3[-1] else HALF, **changes)
+        for row in TABLE_3
+        for task in scores
+    ]
+
+
+def test_rows_and_columns_are_the_papers(made: Made) -> None:
+    for number in (1, 2, 3, 5, 6):
+        row = next(iter(paper_rows(number)))
+        cells = [made("rtn", "gsm8k", HALF), made(row, "gsm8k", HALF)]
+        presets = [{"all": ["micro"], "first": ["micro"]}]
+        (block,) = built(number, cells, *presets).blocks
+        printed = [cell for cell in paper_cells(number) if cell.model == "llada_8b"]
+        assert [row.name for row in block.table.rows] == list(
+            dict.fromkeys(c.name for c in printed)
+        )
+        assert list(block.shown) == list(dict.fromkeys(c.column for c in printed))
+
+
+def test_numbers_of_a_small_table_by_hand(made: Made) -> None:
+    cells = [
+        *table_3(made),
+        made("fp", "gsm8k", [1] * 19 + [0]),
+        made("fp", "humaneval", FULL),
+    ]
+    frame = long_frame([built(3, cells)]).set_index(["row", "column"])
+    plain, both = frame.loc["quarot_tmas", "GSM8K"], frame.loc["quarot_tmas_cgq", "GSM8K"]
+    assert plain["score"] == pytest.approx(50) and both["score"] == pytest.approx(100)
+    # Wilson for 10 of 20: 0.5 +- z / (1 + z^2 / n) * sqrt(1 / (4 n) + z^2 / (4 n^2)).
+    assert (plain["low"], plain["high"]) == pytest.approx((29.929, 70.071), abs=1e-3)
+    assert plain["change"] == pytest.approx(-45) and both["change"] == pytest.approx(5)
+    # Bonett-Price, 9 lost of 20: -9/22 +- z * sqrt((9 + 2) / 22^2 - (9/22)^2 / 22).
+    assert (plain["change_low"], plain["change_high"]) == pytest.approx(
+        (-65.010, -16.809), abs=1e-3
+    )
+    assert set(frame["n"]) == {20} and set(frame["seeds"]) == {"0"}
+    assert set(frame["commit"]) == {"abc123"} and set(frame["state"]) == {"finished"}
+    assert frame["config_hash"].str.fullmatch("[0-9a-f]{64}").all()
+    assert frame["paper"].isna().all(), "an embedded model's numbers never stand beside the paper's"
+
+
+def test_the_average_is_of_nine_tasks_or_not_at_all(made: Made) -> None:
+    presets = [{"all": ["micro"], "first": ["micro"]}]
+    scores = {task: [1] * (i + 1) + [0] * (9 - i) for i, task in enumerate(TASKS)}
+    cells = [made("awq", task, scores[task]) for task in TASKS]
+    cells += [made("quarot", task, scores[task]) for task in TASKS[1:]]
+    frame = long_frame([built(2, cells, *presets)]).set_index("row")
+    assert frame.loc["awq", "score"] == pytest.approx(50)  # the mean of 10, 20, ..., 90
+    assert frame.loc["awq", "n"] == 90 and frame.loc["awq", "task"] == "average"
+    assert frame.loc["quarot", "state"] == "missing" and frame["score"].notna().sum() == 1
+
+
+def test_the_best_cell_is_marked_only_where_a_test_supports_it(made: Made) -> None:
+    (block,) = built(3, table_3(made)).blocks
+    (row, p) = block.best["GSM8K"]
+    assert block.variants[row].row == "quarot_tmas_cgq"
+    assert p == pytest.approx(2 * 2 / 2**10)  # McNemar: 10 to 0; Holm: times two columns
+    assert "Hum." not in block.best, "all rows are equal there"
+    assert grids(block)["score"].best == {(3, 0)}
+
+
+def test_holm_counts_the_columns(made: Made) -> None:
+    """6 to 0 has p = 2 / 2^6 = 0.031, which is not below 0.05 once it counts twice."""
+    cells = [
+        made(row, task, [1] * (16 if row == TABLE_3[-1] and task == "gsm8k" else 10) + [0] * 4
+             + [0] * (0 if row == TABLE_3[-1] and task == "gsm8k" else 6))
+        for row in TABLE_3 for task in ("gsm8k", "humaneval")
+    ]  # fmt: skip
+    (block,) = built(3, cells).blocks
+    assert not block.best
+
+
+def test_full_precision_is_never_the_best_cell(made: Made) -> None:
+    cells = [
+        made(row, task, FULL if row == "fp" else HALF) for row in paper_rows(1) for task in TASKS
+    ]
+    (block,) = built(1, cells).blocks
+    assert not block.best
+
+
+def test_an_incomplete_column_has_no_best_cell(made: Made) -> None:
+    cells = [c for c in table_3(made) if not (c.method == "quarot_tmas" and c.task == "gsm8k")]
+    (block,) = built(3, cells).blocks
+    assert not block.best
+
+
+def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> None:
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    parts = grids(block)
+    assert parts["paper"].lines[0] == ("GPTQ", ("44.57", "25.33"))
+    assert parts["difference"].lines[0] == ("GPTQ", ("+5.4", "+24.7"))
+    (line,) = (
+        long_frame([built(3, table_3(made, model="llada_8b", embedded=False))])
+        .query("row == 'quarot_tmas_cgq' and column == 'GSM8K'")
+        .to_dict("records")
+    )
+    assert line["paper"] == 45.58 and line["paper_difference"] == pytest.approx(100 - 45.58)
+    for other in ("micro", "llada_8b_instruct"):
+        (block,) = built(3, table_3(made, model=other, embedded=other == "micro")).blocks
+        assert set(grids(block)) == {"score"}
+
+
+def test_other_bits_are_not_compared_with_the_paper(made: Made) -> None:
+    def eight(config: dict[str, Any]) -> None:
+        config["quant"] |= {"weight_bits": 8, "activation_bits": 8}
+
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False, change=eight)).blocks
+    assert set(grids(block)) == {"score"} and "W8A8" in block.table.title
+
+
+def test_controls_are_rows_of_their_own_and_never_missing(made: Made) -> None:
+    def control(config: dict[str, Any]) -> None:
+        config["calibration"]["samples"] = 128
+
+    cells = [*table_3(made), made("quarot_tmas", "gsm8k", FULL, change=control)]
+    table = built(3, cells)
+    names = [row.name for row in table.blocks[0].table.rows]
+    assert names[:2] == ["GPTQ", "GPTQ\ncalibration.samples=128"]
+    assert table.gaps == []
+    variants = long_frame([table]).query("column == 'Hum.'").set_index("variant")
+    assert variants.loc["calibration.samples=128", "state"] == "missing"
+    assert any(
+        "tmas, 128 samples; tmas, 512 samples" in note for note in table.blocks[0].table.notes
+    )
+
+
+def test_missing_and_failed_cells_are_seen_and_named(made: Made) -> None:
+    cells = [c for c in table_3(made) if c.method != "quarot_tmas_mask"]
+    cells = [c for c in cells if not (c.method == "quarot_tmas" and c.task == "gsm8k")]
+    cells.append(made("quarot_tmas", "gsm8k", None))
+    table = built(3, cells)
+    text = page(table)
+    assert text.loc[("micro (embedded stand-in), W4A4", "score", "GPTQ"), "GSM8K"] == "failed"
+    assert text.loc[(slice(None), "score", "GPTQ+ CGQ w. mask"), "Hum."].tolist() == ["-"]
+    assert gap_lines([table]) == [
+        "failed: micro, quarot_tmas: GSM8K: seed 0: ValueError: it broke",
+        "missing: micro, quarot_tmas_mask: every task",
+    ]
+
+
+def test_a_seed_that_some_cells_lack_is_missed(made: Made) -> None:
+    cells = [*table_3(made), *table_3(made, seed=1)]
+    lost = next(c for c in cells if c.seed == 1 and c.task == "gsm8k")
+    table = built(3, [c for c in cells if c is not lost])
+    assert gap_lines([table]) == [f"missing: micro, {lost.method}: GSM8K: seed 1"]
+    assert any("2 were run" in note for note in table.blocks[0].table.notes)
+    assert gap_lines([built(3, cells)]) == []
+
+
+def test_what_calibrates_nothing_needs_one_seed(made: Made) -> None:
+    cells = [made(row, task, HALF, seed=seed) for row in paper_rows(1) for task in TASKS
+             for seed in ((0,) if row in ("fp", "rtn") else (0, 1))]  # fmt: skip
+    table = built(1, cells)
+    assert table.gaps == []
+    frame = long_frame([table]).set_index(["row", "column"])
+    assert (
+        frame.loc[("awq", "Avg."), "seeds"] == "0 1" and frame.loc[("fp", "Avg."), "seeds"] == "0"
+    )
+    assert frame["change"].notna().sum() == 50
+
+
+def test_models_of_a_preset_are_missed_where_one_is_there(made: Made) -> None:
+    presets = [
+        {"all": ["micro", "micro_2"], "first": ["micro"]},
+        {"all": ["llada_8b", "dream_7b"], "first": ["llada_8b"]},
+    ]
+    cells = table_3(made)
+    first = built(1, [*cells, made("rtn", "gsm8k", HALF)], *presets)
+    assert [block.model for block in first.blocks] == ["micro", "micro_2"]
+    assert "missing: micro_2: every cell of Table 1" in gap_lines([first])
+    assert "no results of this model in this sweep." in first.blocks[1].table.notes
+    assert [block.model for block in built(3, cells, *presets).blocks] == ["micro"]
+
+
+def test_another_tables_rows_do_not_call_for_this_table(made: Made) -> None:
+    """Table 1's rows are half of Table 5's, and would leave it half empty."""
+    cells = [made(row, "gsm8k", HALF, model="other") for row in paper_rows(1)]
+    assert built(5, cells).blocks == () and built(3, cells).blocks == ()
+    cells.append(made("awq_tmas", "gsm8k", HALF, model="other"))
+    assert [block.model for block in built(5, cells).blocks] == ["other"]
+
+
+def test_captions_say_what_a_reader_must_know(made: Made) -> None:
+    def spread(config: dict[str, Any]) -> None:
+        config["model"]["outliers"] = {"strength": 20.0}
+
+    third = built(3, table_3(made, limit=20, change=spread))
+    assert "masked states" in third.caption and "plain GPTQ" in third.caption
+    notes = " ".join(third.blocks[0].table.notes)
+    assert "embedded stand-in" in notes and "Outlier channels" in notes and "limit=20" in notes
+    assert "full precision was not run in this sweep" in notes
+    assert "tmas, 512 samples" in notes and "the one calibration seed" in notes
+    sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
+    assert "static" in sixth.caption and "cannot depend on a calibration set" in sixth.caption
+
+
+@pytest.mark.parametrize("name", ["table4", "table7", "1", "all "])
+def test_tables_that_no_result_fills_are_refused(name: str) -> None:
+    with pytest.raises(ResultError, match="is not one of: table1, table2, table3, table5, table6"):
+        table_number(name)
+
+
+def test_every_column_label_is_a_task_or_the_average() -> None:
+    for number in (1, 2, 3, 5, 6):
+        assert {c.column for c in paper_cells(number)} <= {*PAPER_COLUMNS, "Avg."}
