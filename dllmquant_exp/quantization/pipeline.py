@@ -39,6 +39,7 @@ from dllmquant_exp.quantization.gptq import gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.kept_blocks import Rounded, all_kept, kept_or_made
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
+from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.quantizers import (
     OFF,
     Parameters,
@@ -305,7 +306,8 @@ def _check(
     calibration: Sequence[TokenBatch],
     iaaq: IaaqSettings | None,
 ) -> None:
-    if any(isinstance(module, QuantizedLinear | QuantizedAttention) for module in model.modules()):
+    made = QuantizedLinear | PackedLinear | QuantizedAttention
+    if any(isinstance(module, made) for module in model.modules()):
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:
         return
