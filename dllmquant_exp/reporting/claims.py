@@ -52,7 +52,7 @@ class Verdict:
     detectable: float | None = None
     covers: str = ""
     needs: str = ""  # where nothing was measured
-    obtainable: bool = True  # what it needs is a matter of running cells
+    in_tables: bool = True  # the tables' own cells decide it, without controls or figures
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def verdicts(results: ModelResults) -> list[Verdict]:
 
 def _unmeasured() -> list[Verdict]:
     return [
-        Verdict(sentence.replace(" ", "_"), sentence, UNMEASURABLE, needs=needs, obtainable=False)
+        Verdict(sentence.replace(" ", "_"), sentence, UNMEASURABLE, needs=needs, in_tables=False)
         for sentence, needs in UNMEASURED.items()
     ]
 
@@ -157,20 +157,26 @@ def _contrast(first: SeededAverage, second: SeededAverage) -> SeededAverage:
 
 
 def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
-    """Two rows as they were run with equally large calibration sets, the largest such pair."""
+    """Two rows as they were run with equally large calibration sets: most samples, then tokens."""
     pairs = [
         (size, a, b)
         for a in results.rows.get(first, ())
         for b in results.rows.get(second, ())
-        if (size := _size(a)) == _size(b) and _uncalibrated(a) == _uncalibrated(b)
+        if _uncalibrated(a) == _uncalibrated(b)
+        for size in _sizes(a) & _sizes(b)
     ]
     return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
 
 
-def _size(variant: Variant) -> tuple[float, float]:
-    """Tokens where they were cut to a number, else samples."""
-    samples, tokens = (variant.settings.get(f"calibration.{k}") for k in ("samples", "tokens"))
-    return (math.inf, float(str(samples))) if tokens is None else (float(str(tokens)), 0.0)
+def _sizes(variant: Variant) -> set[tuple[bool, int]]:
+    """(True, samples) of a set that was not cut, and (False, tokens) where they are known."""
+    samples, tokens, length = (
+        int(str(value)) if (value := variant.settings.get(f"calibration.{name}")) is not None else 0
+        for name in ("samples", "tokens", "length")
+    )
+    if tokens:
+        return {(False, tokens)}
+    return {(True, samples)} | ({(False, samples * length)} if length else set())
 
 
 def _uncalibrated(variant: Variant) -> dict[str, object]:
@@ -197,7 +203,8 @@ def _verdict(
     claim: Claim, measured: _Measured | str, p: dict[str, float], adjusted: dict[str, float]
 ) -> Verdict:
     if isinstance(measured, str):
-        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
+        own = not claim.equal_size
+        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
     found, decided = measured.found, adjusted[claim.name] < ALPHA
     beyond = found.estimate.value > claim.threshold
     return Verdict(

@@ -85,9 +85,9 @@ def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int
     _show_document(document, console)
     _say_rest(cells, sweep, write_document(document, folder, kinds), console)
     lacking = [
-        f"not measured: {title}: {sum(bool(v.needs) and v.obtainable for v in decided)} claims"
+        f"not measured: {title}: {sum(bool(v.needs) and v.in_tables for v in decided)} claims"
         for title, decided in found.items()
-        if any(v.needs and v.obtainable for v in decided)
+        if any(v.needs and v.in_tables for v in decided)
     ]
     lacking += [] if found else ["missing: no results of any row of the paper's tables"]
     failed = [f"failed: {cell.folder.name}" for cell in cells if cell.status == "failed"]

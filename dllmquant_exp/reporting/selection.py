@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
 from dllmquant_exp.reporting.results import CellResult, canonical_json
 from dllmquant_exp.reporting.rows import bits_of, row_of, usual_size
-from dllmquant_exp.reporting.tables import conditions, labels, newest, recipe
+from dllmquant_exp.reporting.tables import conditions, labels, made_of, newest, recipe
 
 Bits = tuple[object, ...]
 
@@ -138,8 +138,7 @@ def _rows(cells: Sequence[CellResult]) -> dict[str, tuple[Variant, ...]]:
     for cell in cells:
         row = row_of(cell.config)
         assert row is not None  # others were sorted out
-        made = {key: value for key, value in recipe(cell).items() if value is not None}
-        found.setdefault(row, {}).setdefault(canonical_json(made), []).append(cell)
+        found.setdefault(row, {}).setdefault(made_of(cell), []).append(cell)
     return {row: _variants(row, list(groups.values())) for row, groups in found.items()}
 
 

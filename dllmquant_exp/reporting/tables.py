@@ -96,8 +96,12 @@ def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
 
 
 def _row_key(cell: CellResult) -> RowKey:
-    made = {key: value for key, value in recipe(cell).items() if value is not None}
-    return (cell.method, cell.quant, canonical_json(made))  # None: as in results without the key
+    return (cell.method, cell.quant, made_of(cell))
+
+
+def made_of(cell: CellResult) -> str:
+    """One text per recipe; a setting that is None is as one that older results do not have."""
+    return canonical_json({key: value for key, value in recipe(cell).items() if value is not None})
 
 
 def recipe(cell: CellResult) -> dict[str, object]:
@@ -175,9 +179,9 @@ def _title(cell: CellResult) -> str:
 
 def newest(cells: Iterable[CellResult], notes: list[str]) -> list[CellResult]:
     """One cell per (row, task, seed): a finished one before a failed one, then the newest."""
-    best: dict[tuple[RowKey, str, int], CellResult] = {}
+    best: dict[tuple[str, str, int], CellResult] = {}
     for cell in sorted(cells, key=lambda c: (c.status == "finished", c.finished_at)):
-        key = (_row_key(cell), cell.task, cell.seed)
+        key = (made_of(cell), cell.task, cell.seed)
         if key in best and best[key].status == "finished":
             notes.append(f"{cell.method}, {cell.task}: several results, the newest is shown.")
         best[key] = cell

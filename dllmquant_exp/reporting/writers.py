@@ -77,7 +77,8 @@ def to_latex(document: Document) -> str:
     for number, section in enumerate(document.sections, 1):
         caption = " ".join([f"{section.title}.", document.caption, *section.notes])
         parts += [r"\begin{table*}", r"\centering", f"\\caption{{{_latex(caption)}}}"]
-        parts += [f"\\label{{tab:{document.name}-{number}}}"]
+        parts += [f"\\label{{tab:{document.name}-{number}}}", r"\scriptsize"]
+        parts += [r"\setlength{\tabcolsep}{3pt}"]  # ten columns with intervals on one page
         for grid in section.grids:
             frame = _frame(grid, _latex, r"\textbf{{{}}}")
             parts += [rf"\par\medskip\emph{{{_latex(grid.title)}}}\par\smallskip"]

@@ -196,13 +196,43 @@ def test_equal_sizes_need_a_control_row(made: Made) -> None:
     assert found.comparison == "static_tmas - static_random (calibration.samples=512)"
 
 
+def test_only_what_differs_by_calibration_is_of_equal_size(made: Made) -> None:
+    def other_grid(config: dict[str, Any]) -> None:
+        controlled(512)(config)
+        config["quant"]["weight_grid"] = "restricted"
+
+    cells = cells_of(made, {"static_tmas": 30}, GENERATED)
+    cells += [made("static_random", task, right(40), change=other_grid) for task in GENERATED]
+    found = decide(cells)["static_tmas_beats_static_random_at_equal_size"]
+    assert found.verdict == "not measured"
+
+
+def test_equal_tokens_are_an_equal_size_too(made: Made) -> None:
+    """128 whole segments of 64 tokens are 8192 tokens; states are cut to that number."""
+
+    def segments(config: dict[str, Any]) -> None:
+        config["calibration"]["length"] = 64
+
+    def cut(config: dict[str, Any]) -> None:
+        config["calibration"]["tokens"] = 8192
+
+    def both(task: str) -> list[CellResult]:
+        segmented = made("static_random", task, right(10), change=segments)
+        return [segmented, made("static_tmas", task, right(30), change=cut)]
+
+    found = decide([*both("gsm8k"), *both("humaneval")])
+    verdict = found["static_tmas_beats_static_random_at_equal_size"]
+    assert verdict.verdict == "holds" and verdict.effect is not None
+    assert verdict.effect.value == pytest.approx(20 / N)
+
+
 def test_what_is_missing_is_named_and_nothing_is_guessed(made: Made) -> None:
     found = decide(cells_of(made, {"awq": 10, "awq_tmas": 30}, TASKS[:-1]))
     assert found["tmas_on_awq"].needs == "row=awq_tmas (GSM8K); row=awq (GSM8K)"
     assert found["tmas_on_quarot"].needs == "row=quarot_tmas (nine tasks); row=quarot (nine tasks)"
     assert all(v.effect is None and v.p is None for v in found.values())
-    unmeasurable = [v for v in found.values() if not v.obtainable]
-    assert [v.sentence for v in unmeasurable] == list(UNMEASURED)
+    others = [v for v in found.values() if not v.in_tables and not v.name.endswith("equal_size")]
+    assert [v.sentence for v in others] == list(UNMEASURED)
     other_items = [made("awq", t, right(5)) for t in TASKS]
     other_items += [made("awq_tmas", t, right(5), first=7) for t in TASKS]
     assert "same items" in decide(other_items)["tmas_on_awq"].needs

@@ -11,6 +11,7 @@ import pytest
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.reporting import claim_verdicts, table, table_cells
 from dllmquant_exp.reporting.audit import audit
+from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.results import ResultError
 
 WriteCell = Callable[..., Path]
@@ -135,6 +136,19 @@ def test_claims_are_printed_and_written(call: Call, third: Path) -> None:
     assert frame.loc["tmas_on_awq", "verdict"] == "not measured"
     text = (third / "report" / "claims.md").read_text(encoding="utf-8")
     assert "the error per step of Figure 2" in text
+
+
+def test_claims_need_no_controls_to_be_complete(
+    call: Call, write_cell: WriteCell, tmp_path: Path
+) -> None:
+    tasks = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
+             "gsm8k")  # fmt: skip
+    for row in {row for number in (1, 2, 3, 5, 6) for row in paper_rows(number)}:
+        for task in tasks:
+            write_cell(row, task, [1, 0])
+    status, out, _ = call("claims", "format=csv")
+    assert status == 0 and "(a control)" in out and "not measured:" not in out
+    assert call("table=all", "format=csv")[0] == 0
 
 
 def test_claims_of_an_empty_sweep(call: Call, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ LATEX = r"""% Table 3: needs \usepackage{booktabs}
 \centering
 \caption{micro\_llada, W4A4. Parts \& wholes. 50\% of $<$b$>$.}
 \label{tab:table3-1}
+\scriptsize
+\setlength{\tabcolsep}{3pt}
 \par\medskip\emph{score in \%}\par\smallskip
 \begin{tabular}{lrr}
 \toprule
