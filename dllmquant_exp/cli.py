@@ -1,5 +1,6 @@
 """Help and subcommands: everything on the command line that is not a composition for Hydra."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 import dllmquant_exp
-from dllmquant_exp.schema import ConfigError, unknown_key
+from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
@@ -133,7 +135,8 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     if any(word.startswith("table=") for word in words):
         from dllmquant_exp.reporting.commands import report_tables
 
-        values = read_settings("report", words, {"table": None, **_PAPER_REPORT, "format": "all"})
+        defaults = {"table": None, **_PAPER_REPORT, "format": "all", "tracking": "off"}
+        values = read_settings("report", words, defaults)
         return report_tables(
             values["table"],
             Path(values["runs_dir"]),
@@ -141,6 +144,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
             _report_folder(values),
             values["format"],
             _presets(config_folder),
+            _tracking(config_folder, values["tracking"]),
         )
     return _report_sweep(words)
 
@@ -158,6 +162,20 @@ def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
     texts = [path.read_text("utf-8") for path in sorted((config_folder / "models").glob("*.yaml"))]
     options = [yaml.safe_load(text) for text in texts]
     return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
+
+
+def _tracking(config_folder: Path, name: str) -> TrackingSettings:
+    """An option of the group `tracking`, checked.
+
+    Raises:
+        ConfigError, TrackingError: no such option, or one that cannot be used here.
+    """
+    options = {path.stem: path for path in sorted((config_folder / "tracking").glob("*.yaml"))}
+    if name not in options:
+        raise ConfigError(f"tracking = {name!r} is not one of: {', '.join(options)}")
+    settings = read(TrackingSettings, yaml.safe_load(options[name].read_text("utf-8")), "tracking")
+    check_tracking(settings, os.environ)
+    return settings
 
 
 def _report_sweep(words: Sequence[str]) -> int:

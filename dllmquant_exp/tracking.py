@@ -1,4 +1,5 @@
-"""Weights & Biases behind one small interface: one W&B run per cell, closed with the cell.
+"""Weights & Biases behind one small interface: one W&B run per cell, closed with the cell, and one
+per call of `report table=...` for its tables.
 
 The result file is the record; W&B is a log of it, so what is logged is taken from the result and
 from nowhere else.
@@ -11,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from urllib.parse import urlparse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mode = Literal["offline", "online", "off"]
 DEFAULT_SERVER = "https://api.wandb.ai"
@@ -80,7 +84,7 @@ def _complaints() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning("W&B did not take the result (%s); the result file holds it", error)
+        logger.warning("W&B did not take it (%s); the files hold everything", error)
 
 
 def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
@@ -129,6 +133,39 @@ def _netrc_key(host: str, environment: Mapping[str, str]) -> bool:
         if entry and entry[2]:
             return True
     return False
+
+
+def log_tables(
+    settings: TrackingSettings,
+    folder: Path,
+    *,
+    name: str,
+    group: str,
+    tables: Mapping[str, "pd.DataFrame"],
+) -> None:
+    """Log data frames as W&B tables, in a run of their own in `folder`/wandb.
+
+    Args:
+        name, group: the run's name, and the sweep whose tables these are.
+        tables: by the name that W&B shows; an index becomes columns.
+
+    Raises:
+        TrackingError: W&B could not start.
+    """
+    if settings.mode == "off":
+        return
+    import wandb
+
+    tracker = WandbTracker(_open_run(settings, settings.mode, folder, name, group, {}))
+    with _complaints():
+        made = {}
+        for title, frame in tables.items():
+            flat = frame if frame.index.names == [None] else frame.reset_index()
+            rows = flat.astype(object).where(flat.notna(), None).values.tolist()
+            columns = [str(column) for column in flat.columns]
+            made[title] = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+        tracker.run.log(made)
+    tracker.close(failed=False)
 
 
 @contextmanager

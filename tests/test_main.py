@@ -150,6 +150,8 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["report", "table=table1"], "no sweep 'tables' in runs"),
         (["report", "table=table4"], "'table4' is not one of: table1, table2, table3, table5"),
         (["report", "table=table1", "format=pdf"], "'pdf' is not one of: markdown, latex"),
+        (["report", "table=table1", "tracking=on"], "'on' is not one of: off, offline, online"),
+        (["report", "table=table1", "tracking=online"], "needs a W&B key"),
         (["report", "claims", "table=table1"], "report claims.table is not a setting"),
         (["report", "claims"], "no sweep 'tables' in runs"),
         (["report", "audit", "folder=a_file/x"], "audit.md cannot be written"),

@@ -1,9 +1,11 @@
 """Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from dllmquant_exp import tracking
@@ -111,3 +113,26 @@ def test_a_key_may_be_in_the_environment_or_in_netrc(
     else:
         with pytest.raises(TrackingError):
             check_tracking(ONLINE, environment)
+
+
+def test_tables_are_logged_cell_by_cell(tmp_path: Path, recorded: Recorded) -> None:
+    index = pd.MultiIndex.from_tuples([("m", "FP"), ("m", "RTN")], names=["model", "row"])
+    page = pd.DataFrame({"Arc.": ["90.0 ±2.6", "-"]}, index=index)
+    cells = pd.DataFrame({"score": [0.5, None], "n": [3, 4], "paper": [None, "61.2"]})
+    tables = {"table1": page, "cells": cells}
+    tracking.log_tables(OFFLINE, tmp_path, name="report table1", group="tables", tables=tables)
+    found = recorded(tmp_path)
+    assert (found["name"], found["group"]) == ("report table1", "tables")
+    (files,) = tmp_path.glob("wandb/offline-run-*/files")
+    (history,) = found["history"]
+    read = {name: json.loads((files / history[f"{name}/path"]).read_text()) for name in tables}
+    assert read["table1"]["columns"] == ["model", "row", "Arc."]
+    assert read["table1"]["data"] == [["m", "FP", "90.0 ±2.6"], ["m", "RTN", "-"]]
+    assert read["cells"]["data"] == [[0.5, 3, None], [None, 4, "61.2"]]
+
+
+def test_tables_are_not_logged_where_tracking_is_off(tmp_path: Path) -> None:
+    off = TrackingSettings("off", "p", None)
+    tables = {"a": pd.DataFrame({"x": [1]})}
+    tracking.log_tables(off, tmp_path, name="n", group="g", tables=tables)
+    assert list(tmp_path.iterdir()) == []

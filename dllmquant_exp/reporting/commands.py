@@ -13,6 +13,8 @@ from rich.text import Text
 from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import verdicts
+from dllmquant_exp.reporting.figure_claims import of_model
+from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.grids import show
 from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
@@ -25,24 +27,33 @@ from dllmquant_exp.reporting.writers import (
     write_document,
     write_file,
 )
+from dllmquant_exp.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
 Presets = Iterable[Mapping[str, Sequence[str]]]
 
 
 def report_tables(
-    name: str, runs_dir: Path, sweep: str, folder: Path, formats: str, presets: Presets
+    name: str,
+    runs_dir: Path,
+    sweep: str,
+    folder: Path,
+    formats: str,
+    presets: Presets,
+    tracked: TrackingSettings,
 ) -> int:
-    """Print and write one table of the paper, or all of them.
+    """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
     Args:
         name: table1, ..., or all.
         folder: where files go, beside the numbers of every cell as CSV and Parquet.
         formats: see writers.check_formats.
         presets: which models belong together, see paper_tables.paper_table.
+        tracked: W&B, off or where to; its record is kept in `folder`.
 
     Raises:
         ResultError: an unknown table, format or sweep, or a folder that cannot be written to.
+        TrackingError: W&B could not start.
     """
     chosen = list(TABLES.values()) if name == "all" else [table_number(name)]
     kinds = check_formats(formats)
@@ -52,10 +63,13 @@ def report_tables(
     console = Console()
     for table in tables:
         _show_table(table, console)
+    documents, numbers = [table_document(table) for table in tables], long_frame(tables)
     written = [
-        *(path for t in tables for path in write_document(table_document(t), folder, kinds)),
-        *write_cells(long_frame(tables), folder, "cells" if name == "all" else f"{name}_cells"),
+        *(path for document in documents for path in write_document(document, folder, kinds)),
+        *write_cells(numbers, folder, "cells" if name == "all" else f"{name}_cells"),
     ]
+    frames = {document.name: document.frame for document in documents} | {"cells": numbers}
+    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
     _say_rest(cells, sweep, written, console)
     gaps = [*(f"missing: {t.name}: no results" for t in tables if not t.blocks), *gap_lines(tables)]
     return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
@@ -73,13 +87,16 @@ def _show_table(table: PaperTable, console: Console) -> None:
 def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
+    Figures recorded in the runs folder decide what a model's results cannot.
+
     Raises:
         ResultError: an unknown format or sweep, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
     cells, problems = read_sweep(runs_dir, sweep)
     results = model_results(cells)
-    found = {of.title: verdicts(of) for of in results}
+    figures, broken = recorded_figures(runs_dir)
+    found = {of.title: verdicts(of, of_model(figures, of.model)) for of in results}
     document = claims_document(found, {of.title: of.notes for of in results})
     console = Console()
     _show_document(document, console)
@@ -91,7 +108,8 @@ def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int
     ]
     lacking += [] if found else ["missing: no results of any row of the paper's tables"]
     failed = [f"failed: {cell.folder.name}" for cell in cells if cell.status == "failed"]
-    faults = [*lacking, *failed, *(f"unreadable: {problem}" for problem in problems)]
+    unread = [f"unreadable: {problem}" for problem in (*problems, *broken)]
+    faults = [*lacking, *failed, *unread]
     return _say_faults(faults, console)
 
 
