@@ -78,8 +78,8 @@ def subject(words: Callable[..., list[str]]) -> Subject:
 
 @pytest.fixture(scope="module")
 def dream(words: Callable[..., list[str]]) -> Subject:
-    estimator = "task.tasks.micro_piqa.settings.micro.estimator=dream"
-    return load_subject(read_probe(GIVEN, [*words("dream"), estimator], config_folder()))
+    own = "model.settings=micro_dream"
+    return load_subject(read_probe(GIVEN, [*words("dream"), own], config_folder()))
 
 
 def every_state(one: Subject, number: int) -> list[Tensor]:
@@ -127,7 +127,7 @@ def test_defaults_fit_the_model() -> None:
     embedded = read_probe({}, [], config_folder())
     assert (embedded.settings.prompts, embedded.settings.gen_length) == (64, 32)
     assert embedded.decoding.block_length == 8
-    assert embedded.experiment.tasks[0].name == "micro_piqa"
+    assert embedded.experiment.tasks[0].name == "micro_gsm8k"
     paper = read_probe({}, ["model=llada_8b"], config_folder())
     assert (paper.settings.prompts, paper.settings.steps, paper.settings.blocks) == (1000, 100, 4)
     assert paper.experiment.tasks[0].name == "piqa"

@@ -1,8 +1,9 @@
 """What is measured for the figures: the command's words, composed like any other experiment.
 
 The words `figure=2 prompts=64` are read here; all others are Hydra's, as in `model=... seed=1`.
-Prompts are those of a likelihood task (PIQA's, as in the paper), responses as long as the model's
-own calibration decodes.
+Prompts are PIQA's, as in the paper; an embedded model, which answers nothing but what it was
+trained on, gets those of a task that it generates for. Responses are as long as the model's own
+calibration decodes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ CHOSEN = (
     "decoding", "tracking",
 )  # fmt: skip
 PROMPTS = {True: 64, False: 1000}  # by embedded; the paper's 1,000 PIQA prompts
-TASKS = {True: "micro_piqa", False: "piqa"}
+TASKS = {True: "micro_gsm8k", False: "piqa"}
 BLOCKS = 4
 
 

@@ -52,14 +52,14 @@ def _growth(bits: str, row: str) -> Callable[[FigureData], Number]:
     return number
 
 
-def _noise(group: str) -> Callable[[FigureData], Number]:
+def _noise(measure: str, group: str) -> Callable[[FigureData], Number]:
     """Noise behind the middle one of the blocks that were tried: behind the last, nothing mixes
     positions any more."""
 
     def number(data: FigureData) -> Number:
         layers = data.arrays["layers"]
         middle = int(layers[len(layers) // 2])
-        found: Number = data.numbers[f"logit_change, block {middle}"][f"{group} over high score"]
+        found: Number = data.numbers[f"{measure}, block {middle}"][f"{group} over high score"]
         return found
 
     return number
@@ -70,18 +70,19 @@ def _propagation() -> Iterable[FigureClaim]:
         short = group.replace(" ", "_")
         yield FigureClaim(
             f"{short}_errors_do_not_propagate",
-            f"errors at {text} positions do not propagate (at most a tenth of those at positions "
-            "decoded next)",
+            f"errors at {text} positions do not propagate: in the same step they change other "
+            "positions at most a tenth as much as errors at positions decoded next",
             "figure4",
-            _noise(group),
+            _noise("logit_change", group),
             PROPAGATES,
             below=True,
         )
         yield FigureClaim(
-            f"{short}_errors_propagate_less",
-            f"errors at {text} positions propagate less than those at positions decoded next",
+            f"{short}_errors_matter_less",
+            f"errors at {text} positions change fewer tokens of the final response than errors at "
+            "positions decoded next",
             "figure4",
-            _noise(group),
+            _noise("final_changed", group),
             1.0,
             below=True,
         )
