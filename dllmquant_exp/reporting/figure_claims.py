@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.figure_data import FigureData, most_prompts
 from dllmquant_exp.reporting.statistics import Estimate, z_quantile
 
 MAIN_SOURCE = 1 / 3  # of QuaRot's error, that goes when the post-softmax product is not quantized
@@ -137,7 +137,7 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
     command = f"the command figures figure={claim.figure.removeprefix('figure')}"
     if not known:
         return command
-    best = max(known, key=lambda d: (d.info["config"]["prompts"], d.info["timing"]["started_at"]))
+    best = most_prompts(known)
     number = claim.number(best)
     if number["value"] is None or number["low"] is None:
         return f"{command} with more prompts"

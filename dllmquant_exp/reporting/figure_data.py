@@ -10,7 +10,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,3 +124,8 @@ def recorded_figures(runs_dir: Path) -> tuple[list[FigureData], list[str]]:
         except ResultError as error:
             problems.append(str(error))
     return found, problems
+
+
+def most_prompts(figures: Iterable[FigureData]) -> FigureData:
+    """Of several recordings of one figure that with most prompts, the newest of these."""
+    return max(figures, key=lambda d: (d.info["config"]["prompts"], d.info["timing"]["started_at"]))
