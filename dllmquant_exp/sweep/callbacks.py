@@ -82,16 +82,10 @@ class RunReport(Callback):
 
     @_never_silent
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what no job of the sweep could do; what a job is made of, the job checks."""
-        from dllmquant_exp.config import CommonSettings, to_mapping
-        from dllmquant_exp.schema import read
-        from dllmquant_exp.surroundings import check_surroundings
-        from dllmquant_exp.tracking import TrackingSettings
+        """Refuse a sweep of which any job cannot run, before Hydra makes a folder."""
+        from dllmquant_exp.sweep.submission import check_sweep
 
-        values = to_mapping(config)
-        common = {key: values[key] for key in CommonSettings.__dataclass_fields__}
-        tracking = read(TrackingSettings, values["tracking"], "tracking")
-        check_surroundings(read(CommonSettings, common, "config"), tracking)
+        check_sweep(config)
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
