@@ -20,7 +20,6 @@ COMMANDS = {
     "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
     "what does not add up in its numbers. The last three write files as well",
-    "figures": "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
     "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
 }
 GROUPS = {
@@ -77,10 +76,6 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
             return main(list(words))
         if name == "report":
             return report(words, config_folder)
-        if name == "figures":
-            from dllmquant_exp.probes.command import main as figures
-
-            return figures(words, config_folder)
         if name == "random-checkpoint":
             return random_checkpoint(words)
         raise ConfigError(
