@@ -6,11 +6,13 @@ open files, no network, no file but the standard library, and no way to start, s
 other processes; everything is killed at the end. Only the standard library can be imported, so
 that a score does not depend on what happens to be installed.
 
-Guards overlap on purpose (`active_guards` says which are up here, and so does the log): Linux
-namespaces with a root folder that holds nothing but Python, Landlock rules for the same paths,
-and a filter that leaves only those system calls that an interpreter needs. A program is run only
-behind the filter and one of the two guards on files. Set DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it
-behind whatever there is: on a machine without anything to lose.
+Guards overlap on purpose (`active_guards` says which are up here, and so do the log and results):
+Linux namespaces with a root folder that holds nothing but Python, Landlock rules for the same
+paths, and a filter that leaves only those system calls that an interpreter needs. Without a guard
+on paths, the filter forbids every change of files too; a program could then read what its user
+can, and nothing that it says gets into a verdict. Without the filter no program is run. Set
+DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there is: on a machine without anything
+to lose.
 
 The checks run in a second process, which calls the program's functions and gets their results as
 plain data. So a pass cannot be forged: leaving early, printing "passed", replacing built-in
@@ -33,7 +35,10 @@ from pathlib import Path
 START = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox_child.supervisor import main; "
 START += "del sys.path[0]; main()"
 START_SECONDS = 120.0  # a busy machine may take this long to start and stop the supervisor
-ISOLATION = (("system_call_filter",), ("private_root", "landlock"))  # one of each group
+ISOLATION = (  # one of each group
+    ("system_call_filter",),
+    ("private_root", "landlock", "read_only_filter"),
+)
 UNGUARDED = "DLLMQUANT_UNGUARDED_PROGRAMS"
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ What programs may try is in tests/faults/test_hostile_programs.py.
 import os
 import re
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,12 +168,14 @@ def test_asyncio_works_without_a_network() -> None:
     assert reason("import asyncio\nasyncio.run(asyncio.sleep(0))") == "passed"
 
 
-def test_its_own_folder_is_empty_writable_small_and_gone_afterwards() -> None:
-    before = set(Path(os.environ.get("TMPDIR", "/tmp")).glob("dllmquant-program-*"))
+def test_its_own_folder_is_empty_writable_small_and_gone_afterwards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     inside = "import os\nassert os.listdir('.') == []\nopen('a', 'w').write('x')\n"
     assert reason(inside + "assert os.listdir('.') == ['a']") == "passed"
     assert reason("open('a', 'wb').write(b'x' * (1 << 22))").startswith("failed: OSError")
-    assert set(Path(os.environ.get("TMPDIR", "/tmp")).glob("dllmquant-program-*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_installed_packages_are_out_of_reach() -> None:
@@ -271,16 +274,16 @@ def outcome(program: bytes, machine: int, number: int, arguments: Sequence[int])
             return int(k)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("machine", system_calls.ARCHITECTURES)
-def test_the_filter_allows_its_calls_and_no_others(machine: str) -> None:
+def test_the_filter_allows_its_calls_and_no_others(machine: str, read_only: bool) -> None:
     """The one for another processor cannot be tried out here, so all are simulated."""
-    program = system_calls.seccomp_filter(machine)
-    name, column = (
-        system_calls.ARCHITECTURES[machine],
-        list(system_calls.ARCHITECTURES).index(machine),
-    )
-    allowed = {pair[column] for pair in system_calls.ALLOWED.values()}
-    conditional = {pair[column]: rest for pair, *rest in system_calls.CONDITIONAL.values()}
+    program = system_calls.seccomp_filter(machine, read_only)
+    name = system_calls.ARCHITECTURES[machine]
+    column = list(system_calls.ARCHITECTURES).index(machine)
+    calls, some = system_calls.rules(read_only)
+    allowed = {pair[column] for pair in calls.values()}
+    conditional = {pair[column]: rest for pair, *rest in some.values()}
     for number in range(600):
         given = outcome(program, name, number, [])
         if number in conditional:
@@ -294,3 +297,20 @@ def test_the_filter_allows_its_calls_and_no_others(machine: str) -> None:
             assert given == expected, number
     assert outcome(program, name ^ 1, 0, []) == system_calls.KILL
     assert outcome(program, name, 0x40000000, []) == system_calls.KILL
+
+
+@pytest.mark.parametrize("machine", system_calls.ARCHITECTURES)
+def test_the_read_only_filter_opens_for_reading_alone(machine: str) -> None:
+    program = system_calls.seccomp_filter(machine, read_only=True)
+    column = list(system_calls.ARCHITECTURES).index(machine)
+
+    def opens(flags: int) -> bool:
+        number = (257, 56)[column]
+        arguments = [0, 0, flags, 0o666]
+        given = outcome(program, system_calls.ARCHITECTURES[machine], number, arguments)
+        return given == system_calls.ALLOW
+
+    harmless = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK
+    assert opens(os.O_RDONLY) and opens(harmless)
+    for flag in (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC, os.O_TMPFILE & ~os.O_DIRECTORY):
+        assert not opens(flag) and not opens(flag | os.O_CLOEXEC), flag

@@ -40,7 +40,12 @@ SECRET, CANARY = "c0ffee-of-a-file", "c0ffee-of-the-environment"
 PR_SET_CHILD_SUBREAPER = 36
 UNSHARE = {"x86_64": 272, "aarch64": 97}.get(platform.machine(), 0)
 LANDLOCK = 444
-KERNELS = {"every guard": (), "no namespaces": (UNSHARE,), "no Landlock": (LANDLOCK,)}
+KERNELS = {
+    "every guard": (),
+    "no namespaces": (UNSHARE,),
+    "no Landlock": (LANDLOCK,),
+    "neither": (UNSHARE, LANDLOCK),
+}
 
 
 def start_without(*calls: int) -> str:
@@ -165,15 +170,24 @@ def scene() -> Iterator[Scene]:
         yield made
 
 
+@contextmanager
+def running_on(name: str, temporary: Path) -> Iterator[None]:
+    """A kernel with all guards or only some; afterwards the sandbox has left no file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", CANARY)
+        patch.setenv("DLLMQUANT_CANARY", CANARY)
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        patch.setattr(sandbox, "START", start_without(*KERNELS[name]))
+        active_guards.cache_clear()
+        yield
+        assert list(temporary.iterdir()) == []
+    active_guards.cache_clear()
+
+
 @pytest.fixture(params=KERNELS if LONG else ["every guard"])
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Kernels with all guards or only some; `active_guards` is asked anew."""
-    monkeypatch.setenv("WANDB_API_KEY", CANARY)
-    monkeypatch.setenv("DLLMQUANT_CANARY", CANARY)
-    monkeypatch.setattr(sandbox, "START", start_without(*KERNELS[request.param]))
-    active_guards.cache_clear()
-    yield request.param
-    active_guards.cache_clear()
+def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with running_on(request.param, tmp_path):
+        yield request.param
 
 
 def attack(scene: Scene, programs: dict[str, str]) -> dict[str, str]:
@@ -209,6 +223,43 @@ def test_no_program_passes_or_does_harm(scene: Scene, kernel: str, group: str) -
     assert used <= max(memory, MEMORY >> 10)  # KiB
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_correct_program_passes_behind_each_set_of_guards(name: str, tmp_path: Path) -> None:
+    with running_on(name, tmp_path):
+        solve = "import functools, math, re\ndef solve(x): return 42 if x == 6 else x * x"
+        assert run_program(solve, CHECKS).reason == "passed"
+        assert {"system_call_filter", "no_tracing"} <= set(active_guards())
+        files = {"private_root", "landlock", "read_only_filter"} & set(active_guards())
+    assert name == "neither" or files >= {"private_root"} or files == {"landlock"}
+    assert name != "neither" or files == {"read_only_filter"}
+
+
+def test_where_only_the_filter_is_left_nothing_is_written_or_told(
+    scene: Scene, tmp_path: Path
+) -> None:
+    programs = {
+        name: text
+        for name, text in PROGRAMS["files"].items()
+    }
+    programs["its_own_folder"] = "open('x', 'w').write('x')"
+    programs["tell_by_the_name_of_an_error"] = (
+        "raise type('the process ' + open(SECRET).read(), (Exception,), {})"
+    )
+    before = scene.state()
+    with running_on("neither", tmp_path):
+        reasons = attack(scene, programs)
+    assert scene.state() == before
+    assert reasons["its_own_folder"] == "failed: PermissionError"
+    assert reasons["tell_by_the_name_of_an_error"] == "failed: an exception"
+    words = {reason.removeprefix("failed: ") for reason in reasons.values()}
+    assert all(" " not in word or word in TOLD for word in words), words
+
+
+TOLD = (
+    "an exception",
+    f"timed out after {SECONDS:g} s",
+    "the process ended before the program did",
+)
 HARMFUL = {  # some that are harmless enough to be let loose on a scene of their own
     "files": [
         "write_beside_the_secret", "delete_the_secret", "change_its_mode", "empty_the_secret",

@@ -23,8 +23,9 @@ NAMESPACES = {  # name of the guard -> flag of unshare(2)
     "network_namespace": 0x40000000,
     "ipc_namespace": 0x08000000,
 }
+PRIVATE_ROOT, READ_ONLY = "private_root", "read_only_filter"
 CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG, PR_CAPBSET_DROP = 1, 24
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 CAPABILITY_VERSION_3 = 0x20080522
 NOBODY = 65534
 OPEN_FILES = 64
@@ -47,13 +48,14 @@ def enclose(request: dict[str, Any]) -> list[str]:
     except OSError:
         return guards
     request["readable"], request["writable"] = visible_paths(), [WORK]
-    return [*guards, "private_root"]
+    return [*guards, PRIVATE_ROOT]
 
 
-def shut_in(request: dict[str, Any], keep: Sequence[int]) -> list[str]:
+def shut_in(request: dict[str, Any], shared: Sequence[str], keep: Sequence[int]) -> list[str]:
     """The guards of one process, put up by itself; the names of those that are up.
 
     Args:
+        shared: what `enclose` returned.
         keep: file descriptors that stay open.
     """
     _detach(keep)
@@ -63,18 +65,27 @@ def shut_in(request: dict[str, Any], keep: Sequence[int]) -> list[str]:
     for name, guard in (
         ("no_capabilities", _drop_privileges),
         ("no_orphan", die_with_parent),  # forgotten when the user changes, so not earlier
+        ("no_tracing", hide_memory),
         ("landlock", lambda: allow_only(request["readable"], request["writable"])),
-        ("system_call_filter", forbid_system_calls),
     ):
         with contextlib.suppress(OSError):
             guard()
             guards.append(name)
+    files_are_safe = PRIVATE_ROOT in shared or "landlock" in guards
+    with contextlib.suppress(OSError):
+        forbid_system_calls(read_only=not files_are_safe)
+        guards += ["system_call_filter", *([] if files_are_safe else [READ_ONLY])]
     return guards
 
 
 def die_with_parent() -> None:
     """SIGKILL when the parent ends."""
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """No other process of this user can read this one's memory: the checks are in the checker's."""
+    call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _enter_namespaces() -> list[str]:

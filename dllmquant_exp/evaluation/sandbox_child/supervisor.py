@@ -1,5 +1,6 @@
 """The sandbox's main process: one request on standard input, one JSON answer on standard output."""
 
+import builtins
 import contextlib
 import json
 import os
@@ -11,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .calls import check, serve
-from .guards import die_with_parent, enclose, shut_in
+from .guards import READ_ONLY, die_with_parent, enclose, hide_memory, shut_in
 
 LONGEST_MESSAGE = 4096
+PASSED = b"passed"
 CRASHED = b"?"  # first byte of a message that tells of our own failure, not of the program's
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     request = read_message()
     die_with_parent()
     shared = enclose(request)
+    hide_memory()  # not earlier: a user namespace is set up through files that this closes
     requests_out, requests_in = os.pipe()
     results_out, results_in = os.pipe()
     guards_out, guards_in = os.pipe()
@@ -37,11 +40,14 @@ def main() -> None:
     message, late = b"", False
     with contextlib.suppress(OSError):  # the namespace of a worker that has ended takes no more
         checker = fork(
-            lambda: judge(request, checks, requests_in, results_out, verdict_in), verdict_in
+            lambda: judge(request, shared, checks, requests_in, results_out, verdict_in),
+            verdict_in,
         )
         close(requests_in, results_out, verdict_in)
         message, late = watch(verdict_out, request["timeout"])
         end(checker)
+    if message and READ_ONLY in guards:
+        message = kind_alone(message)
     answer(decide(message, late, end(worker), request["timeout"]), guards)
 
 
@@ -49,7 +55,7 @@ def work(
     request: dict[str, Any], shared: Sequence[str], requests: int, results: int, guards: int
 ) -> None:
     """In the worker: put up the guards, say which, and run the program behind them."""
-    active = [*shared, *shut_in(request, [requests, results, guards])]
+    active = [*shared, *shut_in(request, shared, [requests, results, guards])]
     os.write(guards, json.dumps(active).encode())
     os.close(guards)
     if sufficient(request["required"], active):
@@ -57,9 +63,16 @@ def work(
             serve(request["program"], calls, replies)
 
 
-def judge(request: dict[str, Any], checks: str, requests: int, results: int, verdict: int) -> None:
+def judge(
+    request: dict[str, Any],
+    shared: Sequence[str],
+    checks: str,
+    requests: int,
+    results: int,
+    verdict: int,
+) -> None:
     """In the checker: behind the same guards, let the checks call the program's functions."""
-    shut_in(request, [requests, results, verdict])
+    shut_in(request, shared, [requests, results, verdict])
     with open(requests, "w") as calls, open(results) as replies:
         reason = check(checks, calls, replies)
         # before the calls are closed: that ends the worker, and with it, its process namespace
@@ -109,6 +122,14 @@ def decide(message: bytes, late: bool, status: int, timeout: float) -> str:
     if os.WIFSIGNALED(status):
         return f"failed: killed by signal {os.WTERMSIG(status)}"
     return "failed: the process ended before the program did"
+
+
+def kind_alone(message: bytes) -> bytes:
+    """A checker's message without words of the program: they may be of a file that it has read."""
+    if message == PASSED:
+        return message
+    kind = message.removeprefix(b"failed: ").partition(b":")[0].decode("utf-8", "replace")
+    return f"failed: {kind if kind in dir(builtins) else 'an exception'}".encode()
 
 
 def read_message() -> Any:

@@ -67,7 +67,8 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 # the argument that decides. `fcntl` and `ioctl` could otherwise make the kernel send a signal to
 # any process (F_SETOWN, FIOSETOWN); a pair of datagram sockets could send to any address.
 CLONE_THREAD = 0x00010000
-CONDITIONAL: dict[str, tuple[tuple[int, int], int, int, tuple[int, ...]]] = {
+Conditional = dict[str, tuple[tuple[int | None, int], int, int, tuple[int, ...]]]
+CONDITIONAL: Conditional = {
     "clone": ((56, 220), 0, CLONE_THREAD, (CLONE_THREAD,)),  # a thread, and no process
     "fcntl": ((72, 25), 1, 0xFFFFFFFF, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),  # F_DUPFD to F_SETLKW
     "ioctl": ((16, 29), 1, 0xFFFFFFFF, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
@@ -75,10 +76,31 @@ CONDITIONAL: dict[str, tuple[tuple[int, int], int, int, tuple[int, ...]]] = {
     "socketpair": ((53, 199), 1, 0xF, (1,)),  # SOCK_STREAM
 }
 
+# Where nothing else keeps a program from changing files: it opens them for reading only, without
+# O_CREAT, O_TRUNC and O_TMPFILE, and the calls that change a folder do not exist.
+CHANGING = 0x3 | 0o100 | 0o1000 | 0o20000000
+OPENING: Conditional = {
+    "open": ((2, None), 1, CHANGING, (0,)),
+    "openat": ((257, 56), 2, CHANGING, (0,)),
+}  # fmt: skip
+FOLDERS_CHANGE = (
+    "creat", "mkdir", "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2",
+    "link", "linkat", "symlink", "symlinkat",
+)  # fmt: skip
 
-def seccomp_filter(machine: str) -> bytes:
+
+def rules(read_only: bool) -> tuple[dict[str, tuple[int | None, int | None]], Conditional]:
+    """The calls that are allowed, and those that are with some arguments."""
+    if not read_only:
+        return ALLOWED, CONDITIONAL
+    left_out = {*FOLDERS_CHANGE, *OPENING}
+    return {k: v for k, v in ALLOWED.items() if k not in left_out}, {**CONDITIONAL, **OPENING}
+
+
+def seccomp_filter(machine: str, read_only: bool = False) -> bytes:
     """The filter as a Berkeley packet filter program for `machine`, one of ARCHITECTURES."""
     column = list(ARCHITECTURES).index(machine)
+    allowed, conditional = rules(read_only)
 
     def op(code: int, k: int, true: int = 0, false: int = 0) -> bytes:
         return struct.pack("HBBI", code, true, false, k)
@@ -86,19 +108,21 @@ def seccomp_filter(machine: str) -> bytes:
     load, mask, equal, at_least, give = 0x20, 0x54, 0x15, 0x35, 0x06
     program = [op(load, 4), op(equal, ARCHITECTURES[machine], 1, 0), op(give, KILL), op(load, 0)]
     program += [op(at_least, 0x40000000, 0, 1), op(give, KILL)]  # the x32 calling convention
-    for numbers in ALLOWED.values():
-        if numbers[column] is not None:
-            program += [op(equal, numbers[column] or 0, 0, 1), op(give, ALLOW)]
-    for both, index, bits, values in CONDITIONAL.values():
+    for numbers in allowed.values():
+        if (number := numbers[column]) is not None:
+            program += [op(equal, number, 0, 1), op(give, ALLOW)]
+    for numbers, index, bits, values in conditional.values():
+        if (number := numbers[column]) is None:
+            continue
         block = [op(load, 16 + 8 * index), op(mask, bits)]
         for value in values:
             block += [op(equal, value, 0, 1), op(give, ALLOW)]
         block += [op(give, NOT_PERMITTED)]
-        program += [op(equal, both[column], 0, len(block)), *block]
+        program += [op(equal, number, 0, len(block)), *block]
     return b"".join([*program, op(give, NO_SUCH_CALL)])
 
 
-def forbid_system_calls() -> None:
+def forbid_system_calls(read_only: bool) -> None:
     """Install the filter for this process and its threads; it cannot be taken off again.
 
     Raises:
@@ -107,7 +131,7 @@ def forbid_system_calls() -> None:
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise OSError(f"no system call numbers for {machine}")
-    program = seccomp_filter(machine)
+    program = seccomp_filter(machine, read_only)
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     no_new_privileges()
