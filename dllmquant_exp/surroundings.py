@@ -1,5 +1,6 @@
 """What this machine can do for a run: GPU, W&B key, data folder, runs folder."""
 
+import errno
 import os
 import re
 import tempfile
@@ -11,6 +12,9 @@ import torch
 from dllmquant_exp.config import CommonSettings
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.tracking import TrackingSettings, check_tracking
+
+
+LEAST_ROOM = 1 << 18  # bytes; a cell's files are larger, but not much where the tasks are small
 
 
 def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
@@ -49,6 +53,19 @@ def check_device(device: str) -> torch.device:
     return wanted
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def explain_unwritten(folder: Path, error: OSError) -> str:
+    """Why nothing can be written to `folder`, and what to do: one line."""
+    advice = "make room there" if error.errno in FULL else "make it writable"
+    return (
+        f"{folder} cannot be written ({error.strerror or error}): {advice}, or set runs_dir to "
+        "another folder; the same command then goes on, and what is finished stays"
+    )
+
+
 def check_writable(folder: Path) -> None:
     """Find out by writing; leaves no file, and no folder that was not there, when it fails."""
     made = []
@@ -57,8 +74,8 @@ def check_writable(folder: Path) -> None:
             if not parent.exists():
                 parent.mkdir()
                 made.append(parent)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM))  # a full disk takes empty files
     except OSError as error:
         for parent in reversed(made):
             with suppress(OSError):

@@ -6,6 +6,7 @@ job leaves an `outcome.json` in its own Hydra folder, and the end of the call re
 
 import functools
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from rich.console import Console
 from dllmquant_exp.reporting.results import write_json
 from dllmquant_exp.schema import ConfigError
 
+logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
 
@@ -33,7 +35,7 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp import config as configuration
     from dllmquant_exp import experiment
-    from dllmquant_exp.surroundings import check_surroundings
+    from dllmquant_exp.surroundings import check_surroundings, explain_unwritten
 
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
@@ -48,7 +50,11 @@ def run_job(config: DictConfig) -> None:
         if not type(error).__module__.startswith("dllmquant_exp"):
             raise
         outcome["error"] = str(error)
-    write_json(Path(hydra.runtime.output_dir) / OUTCOME_FILE, outcome)
+    path = Path(hydra.runtime.output_dir) / OUTCOME_FILE
+    try:
+        write_json(path, outcome)
+    except OSError as error:
+        logger.error("%s", explain_unwritten(path.parent, error))
 
 
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:

@@ -5,6 +5,7 @@ loading a model is known now.
 """
 
 import difflib
+import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dllmquant_exp.components import COMPONENTS
 from dllmquant_exp.config import Experiment, resolve, to_mapping
 from dllmquant_exp.schema import ConfigError, unknown_key
-from dllmquant_exp.surroundings import check_surroundings
+from dllmquant_exp.surroundings import UNWRITABLE, check_surroundings, explain_unwritten
 
 NAMED_JOBS = 4  # of those that have one problem in common
 REMOTE_LAUNCHERS = ("SlurmLauncher",)  # their jobs run on machines with other devices than this one
@@ -70,7 +71,19 @@ def sweep_jobs(config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
     return jobs
 
 
-def is_refusal(error: Exception) -> bool:
+def report_error(error: Exception) -> int:
+    """Print what ended a call, and return its exit status: 2 for bad input, else 1."""
+    if _is_refusal(error):
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.filename is not None and error.errno in UNWRITABLE:
+        print(f"error: {explain_unwritten(Path(error.filename), error)}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    return 1
+
+
+def _is_refusal(error: Exception) -> bool:
     """Whether Hydra raised it while it composed: the words are wrong, and not what a job does."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_by = str(frames[-1].f_globals.get("__name__")) if frames else ""

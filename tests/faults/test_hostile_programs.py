@@ -237,10 +237,7 @@ def test_a_correct_program_passes_behind_each_set_of_guards(name: str, tmp_path:
 def test_where_only_the_filter_is_left_nothing_is_written_or_told(
     scene: Scene, tmp_path: Path
 ) -> None:
-    programs = {
-        name: text
-        for name, text in PROGRAMS["files"].items()
-    }
+    programs = {name: text for name, text in PROGRAMS["files"].items()}
     programs["its_own_folder"] = "open('x', 'w').write('x')"
     programs["tell_by_the_name_of_an_error"] = (
         "raise type('the process ' + open(SECRET).read(), (Exception,), {})"
