@@ -151,11 +151,15 @@ def _check_surroundings(experiments: Sequence[Experiment], remote: bool) -> None
     folders = {experiment.sweep_folder for experiment in experiments}
     paths = {path for folder in folders for path in (folder, *folder.parents)}
     missing = sorted((path for path in paths if not Path(path).exists()), reverse=True)
-    try:
-        for common, tracking in dict.fromkeys((e.common, e.tracking) for e in experiments):
+    problems = []
+    for common, tracking in dict.fromkeys((e.common, e.tracking) for e in experiments):
+        try:
             check_surroundings(replace(common, device="cpu") if remote else common, tracking)
-    except ConfigError:
-        for path in missing:
-            with suppress(OSError):  # it was not made, or something else is in it
-                path.rmdir()
-        raise
+        except ConfigError as error:
+            problems.append(str(error))
+    if not problems:
+        return
+    for path in missing:
+        with suppress(OSError):  # it was not made, or something else is in it
+            path.rmdir()
+    raise ConfigError("\n".join(dict.fromkeys(problems)))
