@@ -86,17 +86,20 @@ class CommonSettings:
     threads: int | None
 
     def __post_init__(self) -> None:
+        problems = []
         if not _NAME.fullmatch(self.sweep):
-            raise ConfigError(
+            problems.append(
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
         for name in ("limit", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} = {value} must be at least 1")
+                problems.append(f"{name} = {value} must be at least 1")
         if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed} must not be negative")
+            problems.append(f"seed = {self.seed} must not be negative")
+        if problems:
+            raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             was asked for by name must matter to at least one task.
 
     Raises:
-        ConfigError: the first section with problems, all of its problems.
+        ConfigError: all problems of all sections; where there is none, the first conflict between
+            sections.
     """
     names = {field.name for field in fields(CommonSettings)}
     known = {*GROUPS, *COMPONENTS, *PRESETS, *names}
@@ -210,6 +214,7 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             "models=... says what a table spans and has no effect without table=...; for one "
             "model use model=..."
         )
+    _check_sections(config)
     common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
     model = read(ModelSettings, config["model"], "model", ignore=["calibration"])
     method = read(MethodSettings, config["method"], "method")
@@ -236,6 +241,25 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         tracking=read(TrackingSettings, config["tracking"], "tracking"),
         common=common,
     )
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """Every problem of every section in one message (ConfigError)."""
+    problems = []
+    for cls, section, where, ignore in (
+        (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
+        (ModelSettings, config["model"], "model", ["calibration"]),
+        (MethodSettings, config["method"], "method", []),
+        (QuantSettings, config["quant"], "quant", ["name"]),
+        (DecodingOverrides, config["decoding"], "decoding", []),
+        (TrackingSettings, config["tracking"], "tracking", []),
+    ):
+        try:
+            read(cls, section, where, ignore=ignore)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def _resolve_tasks(

@@ -36,7 +36,7 @@ from dllmquant_exp.reporting.results import (
     write_result,
 )
 from dllmquant_exp.reporting.statistics import score_interval
-from dllmquant_exp.surroundings import check_device
+from dllmquant_exp.surroundings import check_device, explain_unwritten
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +154,7 @@ def _run_cell(
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        write_result(folder, _failed(experiment, task, error, started_at))
-        logger.error(
-            "  %s failed: %s: %s (traceback in %s)",
-            task.name, type(error).__name__, error, folder / RESULT_FILE,
-        )  # fmt: skip
-        return Outcome(folder, "failed")
+        return _fail(experiment, task, folder, error, started_at)
     low, high = result["interval95"]
     logger.info(
         "  %s: %.1f%% [%.1f, %.1f], %d items, %.0f s",
@@ -167,6 +162,19 @@ def _run_cell(
         result["timing"]["wall_seconds"]["evaluate"],
     )  # fmt: skip
     return Outcome(folder, "finished")
+
+
+def _fail(
+    experiment: Experiment, task: Task, folder: Path, error: Exception, started_at: str
+) -> Outcome:
+    """Record a failed cell; where even that cannot be written, say so, and the others go on."""
+    where = f"traceback in {folder / RESULT_FILE}"
+    try:
+        write_result(folder, _failed(experiment, task, error, started_at))
+    except OSError as unwritten:
+        where = f"and {explain_unwritten(folder, unwritten)}"
+    logger.error("  %s failed: %s: %s (%s)", task.name, type(error).__name__, error, where)
+    return Outcome(folder, "failed")
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -231,6 +231,14 @@ def test_all_problems_of_a_section_are_in_one_message(config: dict[str, Any]) ->
         resolve(config)
 
 
+def test_all_problems_of_all_sections_are_in_one_message(config: dict[str, Any]) -> None:
+    config |= {"limit": 0, "batch_size": 0}
+    config["model"] |= {"chekpoint": 1}
+    config["decoding"] |= {"steps": "four"}
+    with pytest.raises(ConfigError, match=r"limit = 0.*batch_size = 0.*chekpoint.*steps = 'four'"):
+        resolve(config)
+
+
 @pytest.mark.parametrize("override", ["decoding.mc_num=9", "+decoding.mc_num=9"])
 def test_an_override_that_would_change_nothing_is_refused(
     sections: dict[str, Any], config: dict[str, Any], override: str
@@ -290,6 +298,8 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         check(data_root="nowhere")
     with pytest.raises(ConfigError, match="needs a W&B key"):
         check(mode="online")
+    with pytest.raises(ConfigError, match=r"'gpu' is not one of.*nowhere is not.*a W&B key"):
+        check(mode="online", data_root="nowhere", device="gpu")
     assert not (tmp_path / "runs").exists()
     check()
     assert (tmp_path / "runs" / "s").is_dir()

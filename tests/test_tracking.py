@@ -1,9 +1,10 @@
 """Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -71,6 +72,47 @@ def test_a_failure_is_recorded_and_passed_on(folder: Path, recorded: Recorded) -
     assert found["summary"]["status"] == "failed"
     assert found["summary"]["error"] == "RuntimeError: out of luck"
     assert found["history"] == []
+
+
+def test_a_server_out_of_reach_costs_no_result(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recorded: Recorded,
+) -> None:
+    """The run is recorded offline, whole, and the log says how to send it."""
+    with socket.socket() as taken:  # bound and not listening: connections are refused at once
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+        cell = tmp_path / "cell"
+        with tracking.start(ONLINE, cell, name="cell", group="s", config={}) as tracker:
+            tracker.log_result(RESULT)
+    found = recorded(cell)
+    assert found["history"][0]["score"] == 0.625 and found["exit"] == 0
+    assert f"send it later with: wandb sync {cell}/wandb/offline-run-*" in caplog.text
+
+
+def test_a_server_lost_on_the_way_costs_no_result(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class LostRun:
+        """A run as W&B leaves it when its data could not be sent in time."""
+
+        dir = str(tmp_path / "wandb" / "run-1" / "files")
+        summary: ClassVar[dict[str, Any]] = {}
+
+        def log(self, values: Any) -> None:
+            raise ConnectionError("reset by peer")
+
+        def finish(self, exit_code: int) -> None:
+            raise TimeoutError("Timed out finishing run.")
+
+    tracker = tracking.WandbTracker(LostRun())
+    tracker.log_result(RESULT)
+    tracker.close(failed=False)
+    assert caplog.text.count(f"wandb sync {tmp_path / 'wandb' / 'run-1'}") == 2
 
 
 def test_off_writes_nothing(tmp_path: Path) -> None:
