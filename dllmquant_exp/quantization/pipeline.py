@@ -137,7 +137,7 @@ def _quantize(
         ]
         awq += made["awq"]
         ranges, after = _advance(block, batches, settings)
-        _install(block, settings, iaaq, weights, ranges)
+        install(block, settings, iaaq, weights, ranges)
         if iaaq is not None and iaaq.mode == "static":
             alphas.append(fix_alphas(block, batches).flatten().tolist())
         batches = after
@@ -225,14 +225,19 @@ def _advance(
     return {name: o.parameters(settings.activation) for name, o in observers.items()}, after
 
 
-def _install(
+def install(
     block: Block,
     settings: QuantSettings,
     iaaq: IaaqSettings | None,
     weights: dict[str, QuantizedWeight],
     ranges: dict[str, Parameters],
 ) -> None:
-    """Put the quantization of activations and of attention in place."""
+    """Put quantized linears and quantized attention in the places of a block's own.
+
+    Args:
+        weights: rounded ones by the name of their linear; the others keep theirs.
+        ranges: static ones of the linears' inputs, by the same names.
+    """
     if settings.weight is not None or settings.activation is not None:
         padding = _padding_of(block, settings.activation)
         for name in BLOCK_LINEARS:
