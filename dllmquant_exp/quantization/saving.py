@@ -47,7 +47,7 @@ from dllmquant_exp.schema import ConfigError, read
 FORMAT_VERSION = 1  # raised by any change that makes older folders mean something else
 QUANT_METHOD = "dllmquant_exp"
 CONFIG_FILE = "config.json"
-_HEADER = "quantization_config"
+HEADER = "quantization_config"  # its key in config.json
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 _FILES = (".safetensors", ".json", ".txt", ".jinja")  # what a loader may read
 
@@ -122,7 +122,7 @@ def save_quantized(
             "made": dict(made or {}),
             "files": {f.name: _sha256(f) for f in sorted(temporary.iterdir())},
         }
-        config = config_to_json(model.config) | {_HEADER: header}
+        config = config_to_json(model.config) | {HEADER: header}
         header["digest"] = config_digest(config)
         write_json(temporary / CONFIG_FILE, config)
     return read_saved(folder)
@@ -137,7 +137,7 @@ def read_saved(folder: str | Path) -> SavedModel:
     folder = Path(folder).expanduser()
     file = folder / CONFIG_FILE
     raw = read_json(file)
-    header = raw.get(_HEADER) if isinstance(raw, dict) else None
+    header = raw.get(HEADER) if isinstance(raw, dict) else None
     if not isinstance(header, dict) or header.get("quant_method") != QUANT_METHOD:
         found = header.get("quant_method") if isinstance(header, dict) else None
         raise CheckpointError(
@@ -157,12 +157,12 @@ def read_saved(folder: str | Path) -> SavedModel:
         raise CheckpointError(f"{file}: was changed since the model was saved; save it again")
     plain = {key: value for key, value in header.items() if key != "digest"}
     try:
-        parts = read(_Header, plain, f"{file}, {_HEADER}")
+        parts = read(_Header, plain, f"{file}, {HEADER}")
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     if parts.dtype not in _DTYPES:
         raise CheckpointError(f"{file}: dtype {parts.dtype!r} is not one of {', '.join(_DTYPES)}")
-    config = parse_config({key: raw[key] for key in raw if key != _HEADER}, str(file))
+    config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
     layout = Layout(config, parts.method, parts.quant, parts.iaaq, _DTYPES[parts.dtype])
     return SavedModel(folder, layout, parts.made, parts.files, str(digest))
 
@@ -210,8 +210,8 @@ def load_saved_tokenizer(saved: SavedModel) -> PreTrainedTokenizerBase:
 
 def config_digest(config: Mapping[str, Any]) -> str:
     """sha256 of a config.json of ours, without the digest that it holds."""
-    header = {key: value for key, value in config[_HEADER].items() if key != "digest"}
-    text = json.dumps({**config, _HEADER: header}, sort_keys=True, separators=(",", ":"))
+    header = {key: value for key, value in config[HEADER].items() if key != "digest"}
+    text = json.dumps({**config, HEADER: header}, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
