@@ -62,10 +62,15 @@ class Making:
     saved: SavedModel | None  # where it is read from; None where it is made
 
 
+def is_saved(section: Any) -> bool:
+    """Whether the group `model` says model=saved."""
+    return isinstance(section, Mapping) and section.get("name") == SAVED
+
+
 def resolve_making(config: Mapping[str, Any], overrides: Sequence[str]) -> Making:
     """Check what a composed configuration says about the model; see `config.resolve`."""
     section = config["model"]
-    if isinstance(section, Mapping) and section.get("name") == SAVED:
+    if is_saved(section):
         return _restored(section, overrides)
     model = read(ModelSettings, section, "model", ignore=["calibration"])
     method = read(MethodSettings, config["method"], "method")

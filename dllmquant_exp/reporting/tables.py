@@ -109,8 +109,8 @@ def recipe(cell: CellResult) -> dict[str, object]:
     """Every setting that makes a row, as `calibration.samples`; those of quant without a prefix."""
     found: dict[str, object] = {}
     for section in RECIPE:
-        prefix = "" if section == "quant" else section
-        found |= _flat(prefix, cell.config.get(section))
+        if section in cell.config:
+            found |= _flat("" if section == "quant" else section, cell.config[section])
     return found
 
 
