@@ -13,14 +13,18 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.components import COMPONENTS, resolve_components
+from dllmquant_exp.components import COMPONENTS
 from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
-from dllmquant_exp.models.embedded.outliers import OutlierSettings
+from dllmquant_exp.making import (
+    DEFAULT_QUANT,
+    Making,
+    ModelSettings,
+    check_saving,
+    is_saved,
+    resolve_making,
+)
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
@@ -28,30 +32,10 @@ from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
-DEFAULT_QUANT = "w4a4"
+Export = Literal["compressed-tensors"]
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which checkpoint, and which of a task's published settings belong to it."""
-
-    name: str
-    architecture: Architecture
-    checkpoint: str  # embedded:NAME, a local folder or a hub id
-    revision: str | None
-    settings: str
-    embedded: bool
-    outliers: OutlierSettings | None
-
-    def __post_init__(self) -> None:
-        if self.outliers is not None and not self.embedded:
-            raise ValueError(
-                "outliers are put into embedded models only (they are found with the micro-world's "
-                "texts); set model.outliers to null"
-            )
 
 
 @dataclass(frozen=True)
@@ -84,6 +68,8 @@ class CommonSettings:
     execution: Execution
     batch_size: int
     threads: int | None
+    save: str | None = None
+    export: Export | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -114,16 +100,9 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Making):
     """One job: a model, a method and a seed over the tasks of a suite."""
 
-    model: ModelSettings
-    method: MethodSettings
-    quant_name: str  # empty for full precision
-    quant: QuantSettings | None  # None for full precision
-    calibration: CalibrationSettings | None  # None where nothing is calibrated
-    cgq: CgqSettings | None
-    iaaq: IaaqSettings | None
     tasks: tuple[Task, ...]
     decoding: DecodingOverrides
     tracking: TrackingSettings
@@ -160,10 +139,13 @@ class Experiment:
             "execution": None if self.quant is None else common.execution,
             "batch_size": common.batch_size,
             "threads": common.threads,
+            # Absent otherwise: results from before there were saved models keep their names.
+            **({} if self.saved is None else {"saved": self.saved.digest[7:23]}),
         }
 
     def reads_data_root(self, task: Task) -> bool:
-        return task.kind == "official" or not (self.calibration is None or self.model.embedded)
+        collects = self.calibration is not None and self.saved is None
+        return task.kind == "official" or (collects and not self.model.embedded)
 
     @property
     def row(self) -> str:
@@ -191,7 +173,9 @@ def to_mapping(config: DictConfig) -> dict[str, Any]:
 
 
 def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
-    """Check a composed configuration and make an experiment of it. Touches no file.
+    """Check a composed configuration and make an experiment of it.
+
+    Touches no file but the config.json of a saved model.
 
     Args:
         config: see `to_mapping`.
@@ -216,26 +200,15 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         )
     _check_sections(config)
     common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
-    model = read(ModelSettings, config["model"], "model", ignore=["calibration"])
-    method = read(MethodSettings, config["method"], "method")
-    quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])
-    plain = not method.quantizes
-    calibration, cgq, iaaq = resolve_components(
-        config, overrides, method, None if plain else quant, model.architecture
-    )
-    if not plain and common.execution == "packed":
-        _check_packed(common, quant)
+    making = resolve_making(config, overrides)
+    if making.quant is not None and common.execution == "packed":
+        _check_packed(common, making.quant)
+    check_saving(making, common.dtype, common.save, common.export)
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
-    tasks = _resolve_tasks(config["task"], model, decoding)
+    tasks = _resolve_tasks(config["task"], making.model, decoding)
     _check_effects(overrides, tasks)
     return Experiment(
-        model=model,
-        method=method,
-        quant_name="" if plain else str(config["quant"].get("name", DEFAULT_QUANT)),
-        quant=None if plain else quant,
-        calibration=calibration,
-        cgq=cgq,
-        iaaq=iaaq,
+        **vars(making),
         tasks=tasks,
         decoding=decoding,
         tracking=read(TrackingSettings, config["tracking"], "tracking"),
@@ -246,16 +219,20 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
 def _check_sections(config: Mapping[str, Any]) -> None:
     """Every problem of every section in one message (ConfigError)."""
     problems = []
-    for cls, section, where, ignore in (
-        (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
-        (ModelSettings, config["model"], "model", ["calibration"]),
-        (MethodSettings, config["method"], "method", []),
-        (QuantSettings, config["quant"], "quant", ["name"]),
-        (DecodingOverrides, config["decoding"], "decoding", []),
-        (TrackingSettings, config["tracking"], "tracking", []),
+    try:
+        read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
+    except ConfigError as error:
+        problems.append(str(error))
+    made = [] if is_saved(config["model"]) else [(ModelSettings, "model", ["calibration"])]
+    for cls, name, ignore in (
+        *made,
+        (MethodSettings, "method", []),
+        (QuantSettings, "quant", ["name"]),
+        (DecodingOverrides, "decoding", []),
+        (TrackingSettings, "tracking", []),
     ):
         try:
-            read(cls, section, where, ignore=ignore)
+            read(cls, config[name], name, ignore=ignore)
         except ConfigError as error:
             problems.append(str(error))
     if problems:

@@ -36,6 +36,7 @@ from dllmquant_exp.reporting.results import (
     write_result,
 )
 from dllmquant_exp.reporting.statistics import score_interval
+from dllmquant_exp.saving import save_model
 from dllmquant_exp.surroundings import check_device, explain_unwritten
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Outcome:
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
-    """Bring every cell of the job to an end and say what became of each.
+    """Bring every cell of the job to an end and say what became of each; save the model if asked.
 
     Args:
         keep_going: record bad input (a ValueError: wrong checkpoint, missing data file, ...) as a
@@ -65,6 +66,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     preparation = Preparation(experiment)
     outcomes = []
     with _threads(experiment.common.threads):
+        if experiment.common.save is not None:
+            save_model(experiment, digest, preparation.get)
         for task in experiment.tasks:
             folder = experiment.sweep_folder / experiment.cell_name(task)
             if task not in waiting:
@@ -76,6 +79,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
 
 def _local_digest(experiment: Experiment, keep_going: bool) -> str | None:
     """Of a checkpoint on this disk, to notice that it changed; None where a hub would be asked."""
+    if experiment.saved is not None:
+        return experiment.saved.digest
     checkpoint = experiment.model.checkpoint
     if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
         return None
@@ -208,7 +213,7 @@ def _measure(
     return {
         **_head(experiment, task, "finished"),
         **_measurements(measured),
-        "quantization": prepared.report.to_dict(),
+        "quantization": dict(prepared.report),
         "calibration": prepared.calibration,
         "checkpoint_digest": prepared.digest,
         "calibration_digest": prepared.calibration and prepared.calibration["digest"],

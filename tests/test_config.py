@@ -92,6 +92,10 @@ def test_every_option_of_every_group_composes_and_resolves(
     for group, options in sections.items():
         for name, section in options.items():
             config = {**default, group: section}
+            if (group, name) == ("model", "saved"):
+                with pytest.raises(ConfigError, match=r"needs model\.checkpoint=FOLDER"):
+                    resolve(config)
+                continue
             if group == "model" and not section["embedded"]:
                 config["task"] = sections["task"]["nine"]
             if group == "decoding" and section["remasking"] in REMASKING["dream"]:
@@ -114,6 +118,8 @@ def test_all_models_have_settings_for_the_nine_official_tasks(
     default: dict[str, Any], sections: dict[str, dict[str, Any]]
 ) -> None:
     for name, model in sections["model"].items():
+        if name == "saved":  # has those of the model that was saved
+            continue
         nine = resolve({**default, "model": model, "task": sections["task"]["nine"]})
         assert len(nine.tasks) == 9, name
         assert {task.kind for task in nine.tasks} == {"official"}
@@ -137,7 +143,9 @@ def test_a_cells_hash_moves_with_what_can_change_its_result(config: dict[str, An
         "limit": 7, "seed": 1, "batch_size": 8, "dtype": "float64", "device": "cuda", "threads": 2,
     }.items():  # fmt: skip
         assert not set(names) & set(cell_names(resolve({**config, key: value}))), key
-    for key, value in {"sweep": "other", "runs_dir": "elsewhere", "data_root": "/data"}.items():
+    for key, value in {
+        "sweep": "other", "runs_dir": "elsewhere", "data_root": "/data", "save": "folder",
+    }.items():  # fmt: skip
         assert cell_names(resolve({**config, key: value})) == names, key
     tracking = {**config["tracking"], "mode": "off"}
     assert cell_names(resolve({**config, "tracking": tracking})) == names

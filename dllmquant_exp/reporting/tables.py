@@ -24,7 +24,8 @@ PAPER_COLUMNS = (
 )  # fmt: skip
 REFERENCE = "fp"
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
-RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution")  # what makes a row
+# What makes a row; saved: which saved model it was, where it was one.
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root")  # the rest must agree in one table
 CSV_COLUMNS = (
     "table", "row", "task", "state", "items",
@@ -108,8 +109,8 @@ def recipe(cell: CellResult) -> dict[str, object]:
     """Every setting that makes a row, as `calibration.samples`; those of quant without a prefix."""
     found: dict[str, object] = {}
     for section in RECIPE:
-        prefix = "" if section == "quant" else section
-        found |= _flat(prefix, cell.config.get(section))
+        if section in cell.config:
+            found |= _flat("" if section == "quant" else section, cell.config[section])
     return found
 
 
