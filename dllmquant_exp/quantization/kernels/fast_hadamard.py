@@ -11,11 +11,15 @@ from dllmquant_exp.quantization.quantizers import QuantizationError
 
 
 def rotated(x: Tensor, rotation: nn.Module) -> Tensor:
-    """`rotation(x)`, by the fast transform where that is a Hadamard rotation of float32 values."""
-    found = kernels()
-    if found is None or not isinstance(rotation, OnlineHadamard) or x.dtype != torch.float32:
+    """`rotation(x)`, by the fast transform where that is a Hadamard rotation of float32 values on
+    the CPU. Every execution of a quantized layer rotates by this function, so that all of them
+    round the same numbers."""
+    fits = isinstance(rotation, OnlineHadamard) and x.dtype == torch.float32 and x.is_cpu
+    found = kernels() if fits else None
+    if found is None:
         y: Tensor = rotation(x)
         return y
+    assert isinstance(rotation, OnlineHadamard)
     if x.shape[-1] != rotation.size * rotation.inner:
         raise QuantizationError(
             f"{x.shape[-1]} features cannot be rotated by {rotation.size} x {rotation.inner}"
