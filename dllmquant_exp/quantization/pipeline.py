@@ -12,7 +12,8 @@ do); inside a block the order is q, k, v; o; gate, up; down. In memory at a time
 inputs of one block and one second moment.
 
 Seven linears per block are quantized in both architectures: q, k, v, o, gate, up and down
-projections. Head and embedding are weight-only and have bits of their own (16 = untouched).
+projections. Head and embedding are weight-only and have bits of their own (16 = untouched), see
+rows.py.
 """
 
 from collections.abc import Sequence
@@ -46,11 +47,11 @@ from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
     QuantizedWeight,
     Quantizer,
-    fake_quantize,
     quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
 from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, rotate
+from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 # Layers that share an input share its second moment; each group sees the ones before it quantized.
@@ -267,18 +268,19 @@ def _notes(layers: Sequence[LayerReport]) -> list[str]:
 
 
 def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerReport]:
-    """Embedding and head: weights only, in place, one range per row."""
+    """Embedding and head: weights only, one range per row."""
     reports = []
     for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
         quantizer = settings.rows(bits)
         if quantizer is None:
             continue
-        module = model.get_submodule(name)
-        assert isinstance(module, nn.Embedding | nn.Linear)
-        rounded = fake_quantize(module.weight.detach(), quantizer)
-        error = _relative_error(module.weight.detach(), rounded)
-        module.weight = nn.Parameter(rounded, requires_grad=False)
-        reports.append(LayerReport(name, rounded.numel(), bits, OFF, error))
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        made = QuantizedEmbedding if name == "embedding" else QuantizedHead
+        module = made(quantize_weight(weight.detach(), quantizer), weight.dtype)
+        error = _relative_error(weight.detach(), module.weight)
+        model.set_submodule(name, module.train(model.training))
+        reports.append(LayerReport(name, weight.numel(), bits, OFF, error))
     return reports
 
 
@@ -306,7 +308,7 @@ def _check(
     calibration: Sequence[TokenBatch],
     iaaq: IaaqSettings | None,
 ) -> None:
-    made = QuantizedLinear | PackedLinear | QuantizedAttention
+    made = QuantizedLinear | PackedLinear | QuantizedAttention | QuantizedEmbedding | QuantizedHead
     if any(isinstance(module, made) for module in model.modules()):
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:

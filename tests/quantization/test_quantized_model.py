@@ -190,10 +190,12 @@ def test_embedding_and_head_have_bits_of_their_own(model, end):
     assert report.layers[0].weight_bits == 8
     assert report.block_linears == 0
     for name, parameter in original.named_parameters():
-        changed = model.get_parameter(name)
+        owner, _, leaf = name.rpartition(".")
+        changed = getattr(model.get_submodule(owner), leaf)
         if name != f"{end}.weight":
             assert torch.equal(changed, parameter)
             continue
+        assert model.get_submodule(end).numbers.dtype == torch.int8
         scale = 2 * parameter.abs().amax(1, keepdim=True) / 255
         expected = (parameter / scale).round().clamp(-128, 127) * scale
         torch.testing.assert_close(changed, expected, rtol=1e-12, atol=0)
