@@ -17,7 +17,7 @@ from dllmquant_exp.schema import ConfigError, unknown_key
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
-    "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
+    "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
     "what does not add up in its numbers. The last three write files as well",
     "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
@@ -158,6 +158,7 @@ def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
     from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
 
     values = read_settings(
@@ -172,6 +173,7 @@ def _report_sweep(words: Sequence[str]) -> int:
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
+        print_speed_cells(cells, Console())
         print_tables(tables, problems, Console())
         if not cells:
             print("no results yet")

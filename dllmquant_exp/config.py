@@ -24,11 +24,14 @@ from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.speed_config import check_speed, resolve_speed
 from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 DEFAULT_QUANT = "w4a4"
+SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
@@ -108,6 +111,7 @@ class Task:
     kind: str
     spec: Mapping[str, Any]
     settings: TaskSettings
+    speed: SpeedSettings | None = None  # where the kind is SPEED
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ class Experiment:
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "cgq": None if self.cgq is None else asdict(self.cgq),
             "iaaq": None if self.iaaq is None else asdict(self.iaaq),
-            "task": {"name": task.name, "kind": task.kind, "settings": settings},
+            "task": {"name": task.name, "kind": task.kind, "settings": settings}
+            | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
             "limit": common.limit,
             "seed": common.seed,
@@ -160,6 +165,8 @@ class Experiment:
         }
 
     def reads_data_root(self, task: Task) -> bool:
+        if task.kind == SPEED:
+            return False
         return task.kind == "official" or not (self.calibration is None or self.model.embedded)
 
     @property
@@ -223,6 +230,9 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
     tasks = _resolve_tasks(config["task"], model, decoding)
     _check_effects(overrides, tasks)
+    if any(task.kind == SPEED for task in tasks):
+        fake = not plain and common.execution == "fake"
+        check_speed(overrides, device=common.device, fake=fake)
     return Experiment(
         model=model,
         method=method,
@@ -263,7 +273,10 @@ def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: Decoding
         raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return Task(name, spec["label"], spec["kind"], dict(spec), settings)
+    speed = None
+    if spec["kind"] == SPEED:
+        speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
 
 
 def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:

@@ -18,6 +18,8 @@ from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, ta
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
 from dllmquant_exp.reporting.results import CellResult, read_sweep
 from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.speed_pages import TITLE, print_speed, speed_document
+from dllmquant_exp.reporting.speed_results import SpeedBlock, row_name, speed_blocks, speed_frame
 from dllmquant_exp.reporting.writers import (
     Document,
     check_formats,
@@ -27,6 +29,7 @@ from dllmquant_exp.reporting.writers import (
 )
 
 SENTENCE_WIDTH = 30
+SPEED_TABLE = "table4"  # the only table without scores
 Presets = Iterable[Mapping[str, Sequence[str]]]
 
 
@@ -44,6 +47,8 @@ def report_tables(
     Raises:
         ResultError: an unknown table, format or sweep, or a folder that cannot be written to.
     """
+    if name == SPEED_TABLE:
+        return _report_speed(runs_dir, sweep, folder, formats)
     chosen = list(TABLES.values()) if name == "all" else [table_number(name)]
     kinds = check_formats(formats)
     cells, problems = read_sweep(runs_dir, sweep)
@@ -52,13 +57,47 @@ def report_tables(
     console = Console()
     for table in tables:
         _show_table(table, console)
+    speed = speed_blocks(cells) if name == "all" else []
     written = [
         *(path for t in tables for path in write_document(table_document(t), folder, kinds)),
         *write_cells(long_frame(tables), folder, "cells" if name == "all" else f"{name}_cells"),
     ]
+    if speed:
+        written += _write_speed(speed, folder, kinds, console)
     _say_rest(cells, sweep, written, console)
     gaps = [*(f"missing: {t.name}: no results" for t in tables if not t.blocks), *gap_lines(tables)]
+    gaps += _speed_faults(speed)
     return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _report_speed(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int:
+    """Table 4, from the cells of speed tasks."""
+    kinds, console = check_formats(formats), Console()
+    cells, problems = read_sweep(runs_dir, sweep)
+    blocks = speed_blocks(cells)
+    if blocks:
+        _say_written(_write_speed(blocks, folder, kinds, console), console)
+    gaps = _speed_faults(blocks) if blocks else [f"missing: {TITLE}: no results"]
+    return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _write_speed(
+    blocks: Sequence[SpeedBlock], folder: Path, kinds: Sequence[str], console: Console
+) -> list[Path]:
+    document = speed_document(blocks)
+    console.print(Text(f"{document.title}. {document.caption}", style="bold"))
+    console.print()
+    print_speed(blocks, console)
+    written = write_document(document, folder, kinds)
+    return [*written, *write_cells(speed_frame(blocks), folder, f"{SPEED_TABLE}_cells")]
+
+
+def _speed_faults(blocks: Iterable[SpeedBlock]) -> list[str]:
+    return [
+        f"failed: {block.model}, {row_name(cell)}: {cell.error}"
+        for block in blocks
+        for cell in block.failed
+    ]
 
 
 def _show_table(table: PaperTable, console: Console) -> None:
