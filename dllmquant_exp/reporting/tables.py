@@ -54,7 +54,7 @@ class Table:
 
 
 def build_tables(cells: Sequence[CellResult]) -> list[Table]:
-    """Group comparable cells into tables, in a fixed order; speed tasks have a table of their own."""
+    """Group comparable cells into tables, in a fixed order. Speed tasks have their own."""
     groups: dict[str, list[CellResult]] = {}
     for cell in cells:
         if is_speed(cell):
