@@ -7,8 +7,8 @@ r"""Packed 4-bit linears against full precision and fake quantization, side by s
 Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
 whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
 minima of their times, and how many times as fast as the best full precision they are: the median
-over the rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level` restricts the
-packed layers; what a processor without AVX-512 would do shows
+over the rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level`
+restricts the packed layers; what a processor without AVX-512 would do shows
 
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
         python tests/benchmarks/packed_linear.py --level avx2 --shapes 256x4096x4096
