@@ -13,6 +13,7 @@ plus as many times those inside as there are blocks. Such numbers are called ext
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ SHORTEST = 5e-3  # seconds of one sample of a block; shorter ones are repeated w
 BLOCK_ROUNDS = 7
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure_speed(subject: Subject) -> dict[str, Any]:
     """Measure; the result holds plain numbers only, times in seconds and memory in bytes."""
     load_before = os.getloadavg()[0]
@@ -159,13 +160,10 @@ def _low_variants(subject: Subject, dtype: str) -> list[Variant]:
     return [first, *others]
 
 
-def _decode(subject: Subject, model: Transformer) -> int:
-    """Decode all responses to their end; the forward passes it took, one for all responses."""
+def _decode(subject: Subject, model: Transformer) -> None:
+    """Decode all responses to their end."""
     count = subject.settings.responses
-    made = generate(
-        model, random_prompts(subject), subject.decoding, seeds=range(count), batch_size=count
-    )
-    return made.forwards // count
+    generate(model, random_prompts(subject), subject.decoding, seeds=range(count), batch_size=count)
 
 
 def _decodes(subject: Subject, variants: Sequence[Variant]) -> dict[str, list[float]]:
@@ -198,7 +196,7 @@ def _described(
         "tokens_per_second": asdict(Spread.of([tokens / value for value in times])),
         "speedup": asdict(Spread.of(_ratios(full, times))) if low else None,
         "weight_bytes": _variant_bytes(subject, low),
-        "held_bytes": memory.held_bytes(variant.model),
+        "held_bytes": memory.held_bytes(variant.model) if low else None,
         "resident_bytes": variant.resident,
         "peak_bytes": variant.peak,
         "parts": _parts(subject, variant) if low else None,
@@ -233,13 +231,13 @@ def _parts(subject: Subject, variant: Variant) -> dict[str, float]:
         "attention": [m for m in modules if isinstance(m, QuantizedAttention)],
         "head": [model.head],
     }
-    found = {}
-    for name, group in groups.items():
-        watch = Stopwatch()
-        with watch.running(group):
-            total = seconds(lambda: _decode(subject, model))
-        found[name] = watch.total / total
-    forwards = _decode(subject, model)
+    watches = {name: Stopwatch() for name in groups}
+    with ExitStack() as stack:
+        for name, group in groups.items():
+            stack.enter_context(watches[name].running(group))
+        total = seconds(lambda: _decode(subject, model))
+    found = {name: watch.total / total for name, watch in watches.items()}
+    forwards = min(subject.decoding.steps, subject.decoding.gen_length)
     turning = sum(
         _sampled(_rotation_run(subject, layer, model.embedding.weight.dtype))()
         for layer in modules

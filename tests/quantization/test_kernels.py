@@ -188,6 +188,8 @@ def test_rotations_of_any_input():
     plain = torch.nn.Linear(48, 3)
     assert torch.equal(rotated(x, plain), plain(x))
     assert torch.equal(rotated(x[:1], rotation), y[:1])
+    half = x.bfloat16()
+    assert torch.equal(rotated(half, rotation), rotated(half.float(), rotation).bfloat16())
     with pytest.raises(QuantizationError, match="47 features cannot be rotated by 48 x 1"):
         rotated(x[:, :47], rotation)
 
