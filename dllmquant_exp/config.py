@@ -138,7 +138,7 @@ class Experiment:
         """What can change the cell's result, and nothing else; its hash names the cell."""
         settings = asdict(task.settings)
         del settings["source"]  # says where the values come from
-        common = self.common
+        common, scored = self.common, task.kind != SPEED
         return {
             "model": {
                 "name": self.model.name,
@@ -155,12 +155,12 @@ class Experiment:
             "task": {"name": task.name, "kind": task.kind, "settings": settings}
             | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
-            "limit": common.limit,
+            "limit": common.limit if scored else None,
             "seed": common.seed,
             "device": common.device,
-            "dtype": common.dtype,
+            "dtype": common.dtype if scored else None,
             "execution": None if self.quant is None else common.execution,
-            "batch_size": common.batch_size,
+            "batch_size": common.batch_size if scored else None,
             "threads": common.threads,
         }
 

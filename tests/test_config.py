@@ -361,5 +361,14 @@ def test_what_a_measurement_of_speed_would_ignore_or_cannot_do(word: str, messag
         speed(word)
 
 
+def test_what_is_meant_for_other_tables_does_not_matter_to_table_4() -> None:
+    def cell(*words: str) -> str:
+        every = ["table=table4", "row=quarot", "task=speed", *words]
+        (task,) = (experiment := resolve(composed(*every), every)).tasks
+        return experiment.cell_name(task)
+
+    assert cell() == cell("limit=5", "dtype=float64", "batch_size=4")
+
+
 def test_full_precision_alone_needs_no_packed_execution() -> None:
     assert speed("method=fp", "execution=fake").quant is None
