@@ -19,7 +19,7 @@ from dllmquant_exp.tracking import TrackingSettings, check_tracking
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
-    "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
+    "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
     "what does not add up in its numbers. The last three write files as well",
     "figures": "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
@@ -181,6 +181,7 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
     from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
 
     values = read_settings(
@@ -195,6 +196,7 @@ def _report_sweep(words: Sequence[str]) -> int:
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
+        print_speed_cells(cells, Console())
         print_tables(tables, problems, Console())
         if not cells:
             print("no results yet")

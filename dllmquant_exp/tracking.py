@@ -94,6 +94,11 @@ def _complaints(folder: Path) -> Iterator[None]:
 
 def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
     """The numbers of a finished result that W&B gets, flat. Scores are fractions in [0, 1]."""
+    if "speed" in result:
+        return {
+            f"tokens_per_second/{variant['name']}": variant["tokens_per_second"]["median"]
+            for variant in result["speed"]["variants"]
+        }
     low, high = result["interval95"]
     timing = result["timing"]
     return {

@@ -20,6 +20,8 @@ from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, ta
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
 from dllmquant_exp.reporting.results import CellResult, read_sweep
 from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.speed_pages import TITLE, print_speed, speed_document
+from dllmquant_exp.reporting.speed_results import SpeedBlock, row_name, speed_blocks, speed_frame
 from dllmquant_exp.reporting.writers import (
     Document,
     check_formats,
@@ -30,6 +32,7 @@ from dllmquant_exp.reporting.writers import (
 from dllmquant_exp.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
+SPEED_TABLE = "table4"  # the only table without scores
 Presets = Iterable[Mapping[str, Sequence[str]]]
 
 
@@ -55,6 +58,8 @@ def report_tables(
         ResultError: an unknown table, format or sweep, or a folder that cannot be written to.
         TrackingError: W&B could not start.
     """
+    if name == SPEED_TABLE:
+        return _report_speed(runs_dir, sweep, folder, formats, tracked)
     chosen = list(TABLES.values()) if name == "all" else [table_number(name)]
     kinds = check_formats(formats)
     cells, problems = read_sweep(runs_dir, sweep)
@@ -64,15 +69,55 @@ def report_tables(
     for table in tables:
         _show_table(table, console)
     documents, numbers = [table_document(table) for table in tables], long_frame(tables)
+    speed = speed_blocks(cells) if name == "all" else []
     written = [
         *(path for document in documents for path in write_document(document, folder, kinds)),
         *write_cells(numbers, folder, "cells" if name == "all" else f"{name}_cells"),
     ]
     frames = {document.name: document.frame for document in documents} | {"cells": numbers}
+    frames |= {SPEED_TABLE: speed_frame(speed)} if speed else {}
     log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
+    if speed:
+        written += _write_speed(speed, folder, kinds, console)
     _say_rest(cells, sweep, written, console)
     gaps = [*(f"missing: {t.name}: no results" for t in tables if not t.blocks), *gap_lines(tables)]
+    gaps += _speed_faults(speed)
     return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _report_speed(
+    runs_dir: Path, sweep: str, folder: Path, formats: str, tracked: TrackingSettings
+) -> int:
+    """Table 4, from the cells of speed tasks."""
+    kinds, console = check_formats(formats), Console()
+    cells, problems = read_sweep(runs_dir, sweep)
+    blocks = speed_blocks(cells)
+    if blocks:
+        written = _write_speed(blocks, folder, kinds, console)
+        frames = {SPEED_TABLE: speed_frame(blocks)}
+        log_tables(tracked, folder, name=f"report {SPEED_TABLE}", group=sweep, tables=frames)
+        _say_written(written, console)
+    gaps = _speed_faults(blocks) if blocks else [f"missing: {TITLE}: no results"]
+    return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _write_speed(
+    blocks: Sequence[SpeedBlock], folder: Path, kinds: Sequence[str], console: Console
+) -> list[Path]:
+    document = speed_document(blocks)
+    console.print(Text(f"{document.title}. {document.caption}", style="bold"))
+    console.print()
+    print_speed(blocks, console)
+    written = write_document(document, folder, kinds)
+    return [*written, *write_cells(speed_frame(blocks), folder, f"{SPEED_TABLE}_cells")]
+
+
+def _speed_faults(blocks: Iterable[SpeedBlock]) -> list[str]:
+    return [
+        f"failed: {block.model}, {row_name(cell)}: {cell.error}"
+        for block in blocks
+        for cell in block.failed
+    ]
 
 
 def _show_table(table: PaperTable, console: Console) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class CellResult:
     score: float | None
     chance: float | None
     items: Mapping[tuple[str, str], float]  # (subtask, doc id) -> score
+    speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
+    hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
 
 
@@ -189,6 +191,8 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
             (item["subtask"], str(item["doc_id"])): _score(item["score"])
             for item in value.get("items", ())
         },
+        speed=value.get("speed", {}),
+        hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
     )
 

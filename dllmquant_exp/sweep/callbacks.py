@@ -112,13 +112,16 @@ def finish(jobs: Sequence[Path]) -> None:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
     from dllmquant_exp.reporting.results import read_cells
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables
 
     outcomes = [_read_outcome(job) for job in jobs]
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
     listed = [cell for outcome in outcomes for cell in outcome["cells"]]
     cells, problems = read_cells(dict.fromkeys(Path(cell["folder"]) for cell in listed))
-    print_tables(build_tables(cells), problems, Console())
+    console = Console()
+    print_speed_cells(cells, console)
+    print_tables(build_tables(cells), problems, console)
     for error in dict.fromkeys(errors):
         print(f"error: {error}", file=sys.stderr)
     for job in jobs:
