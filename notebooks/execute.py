@@ -45,7 +45,12 @@ def execute(path: Path) -> NotebookNode:
     )
     paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with tempfile.TemporaryDirectory() as profile:  # nothing of the user's, nothing left behind
-        own = {"PYTHONPATH": os.pathsep.join(paths), "IPYTHONDIR": profile}
+        own = {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "IPYTHONDIR": profile,
+            # tqdm misses widgets, and its warning would name this machine's folders.
+            "PYTHONWARNINGS": "ignore:IProgress not found",
+        }
         client.execute(env=os.environ | own)
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook

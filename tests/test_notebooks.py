@@ -1,4 +1,4 @@
-"""Notebooks run, 01 and 02 on made-up files and 03 live; what is committed names no machine."""
+"""Notebooks run: 01 and 02 on made-up files, 03 live. What is committed names no machine."""
 
 import runpy
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from dllmquant_exp.reporting.figures import CAPTIONS, MEASURED
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPT = runpy.run_path(str(FOLDER / "execute.py"))
 NOTEBOOKS = ("01_tables.ipynb", "02_figures.ipynb", "03_one_quantization.ipynb")
-# Committed with the outputs of real runs; those of 01 and 02 come with the runs of all tables.
-EXECUTED = ("03_one_quantization.ipynb",)
+# Those that are committed with outputs: of 01 and 02 of real runs, never of made-up files.
+EXECUTED: tuple[str, ...] = ()
 MACHINE = ("/home", "/work", "/tmp", "/root")
 Execute = Callable[[str], NotebookNode]
 
@@ -147,5 +147,6 @@ def test_a_quantization_runs_live_and_shows_what_is_committed(execute: Execute) 
         ]
 
     live = execute("03_one_quantization.ipynb")
-    assert not outputs(live, "stderr")
-    assert kinds(live) == kinds(committed("03_one_quantization.ipynb"))
+    assert len(outputs(live, "image/png")) == 7 and not outputs(live, "stderr")
+    if "03_one_quantization.ipynb" in EXECUTED:
+        assert kinds(live) == kinds(committed("03_one_quantization.ipynb"))
