@@ -21,17 +21,21 @@ from dllmquant_exp.making import (
     Making,
     ModelSettings,
     check_saving,
+    is_saved,
     resolve_making,
 )
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.settings import QuantSettings
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.speed_config import check_speed, resolve_speed
 from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
+SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
@@ -71,17 +75,20 @@ class CommonSettings:
     export: Export | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         if not _NAME.fullmatch(self.sweep):
-            raise ConfigError(
+            problems.append(
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
         for name in ("limit", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} = {value} must be at least 1")
+                problems.append(f"{name} = {value} must be at least 1")
         if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed} must not be negative")
+            problems.append(f"seed = {self.seed} must not be negative")
+        if problems:
+            raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class Task:
     kind: str
     spec: Mapping[str, Any]
     settings: TaskSettings
+    speed: SpeedSettings | None = None  # where the kind is SPEED
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class Experiment(Making):
         """What can change the cell's result, and nothing else; its hash names the cell."""
         settings = asdict(task.settings)
         del settings["source"]  # says where the values come from
-        common = self.common
+        common, scored = self.common, task.kind != SPEED
         return {
             "model": {
                 "name": self.model.name,
@@ -126,20 +134,23 @@ class Experiment(Making):
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "cgq": None if self.cgq is None else asdict(self.cgq),
             "iaaq": None if self.iaaq is None else asdict(self.iaaq),
-            "task": {"name": task.name, "kind": task.kind, "settings": settings},
+            "task": {"name": task.name, "kind": task.kind, "settings": settings}
+            | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
-            "limit": common.limit,
+            "limit": common.limit if scored else None,
             "seed": common.seed,
             "device": common.device,
-            "dtype": common.dtype,
+            "dtype": common.dtype if scored else None,
             "execution": None if self.quant is None else common.execution,
-            "batch_size": common.batch_size,
+            "batch_size": common.batch_size if scored else None,
             "threads": common.threads,
             # Absent otherwise: results from before there were saved models keep their names.
             **({} if self.saved is None else {"saved": self.saved.digest[7:23]}),
         }
 
     def reads_data_root(self, task: Task) -> bool:
+        if task.kind == SPEED:
+            return False
         collects = self.calibration is not None and self.saved is None
         return task.kind == "official" or (collects and not self.model.embedded)
 
@@ -179,7 +190,8 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             was asked for by name must matter to at least one task.
 
     Raises:
-        ConfigError: the first section with problems, all of its problems.
+        ConfigError: all problems of all sections; where there is none, the first conflict between
+            sections.
     """
     names = {field.name for field in fields(CommonSettings)}
     known = {*GROUPS, *COMPONENTS, *PRESETS, *names}
@@ -193,6 +205,7 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             "models=... says what a table spans and has no effect without table=...; for one "
             "model use model=..."
         )
+    _check_sections(config)
     common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
     making = resolve_making(config, overrides)
     if making.quant is not None and common.execution == "packed":
@@ -201,6 +214,9 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
     tasks = _resolve_tasks(config["task"], making.model, decoding)
     _check_effects(overrides, tasks)
+    if any(task.kind == SPEED for task in tasks):
+        fake = making.quant is not None and common.execution == "fake"
+        check_speed(overrides, device=common.device, fake=fake)
     return Experiment(
         **vars(making),
         tasks=tasks,
@@ -208,6 +224,29 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         tracking=read(TrackingSettings, config["tracking"], "tracking"),
         common=common,
     )
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """Every problem of every section in one message (ConfigError)."""
+    problems = []
+    try:
+        read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
+    except ConfigError as error:
+        problems.append(str(error))
+    made = [] if is_saved(config["model"]) else [(ModelSettings, "model", ["calibration"])]
+    for cls, name, ignore in (
+        *made,
+        (MethodSettings, "method", []),
+        (QuantSettings, "quant", ["name"]),
+        (DecodingOverrides, "decoding", []),
+        (TrackingSettings, "tracking", []),
+    ):
+        try:
+            read(cls, config[name], name, ignore=ignore)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def _resolve_tasks(
@@ -235,7 +274,10 @@ def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: Decoding
         raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return Task(name, spec["label"], spec["kind"], dict(spec), settings)
+    speed = None
+    if spec["kind"] == SPEED:
+        speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
 
 
 def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:

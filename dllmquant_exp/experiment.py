@@ -37,7 +37,8 @@ from dllmquant_exp.reporting.results import (
 )
 from dllmquant_exp.reporting.statistics import score_interval
 from dllmquant_exp.saving import save_model
-from dllmquant_exp.surroundings import check_device
+from dllmquant_exp.speed_cell import measure_speed_cell
+from dllmquant_exp.surroundings import check_device, explain_unwritten
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
     """Name every missing data file before hours go into the tasks that have theirs (DataError)."""
     if experiment.common.data_root is None:
         return
-    configs = [config for t in tasks for config in task_configs(t.settings.harness_task)]
+    scored = [task for task in tasks if task.speed is None]
+    configs = [config for t in scored for config in task_configs(t.settings.harness_task)]
     paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
     check_data_root(Path(experiment.common.data_root).expanduser(), list(paths))
 
@@ -143,7 +145,7 @@ def _run_cell(
     """One cell from start to result file; see `run` for what is raised."""
     fresh, started_at = not folder.exists(), provenance.now()
     try:
-        prepared = preparation.get()
+        prepared = None if task.speed is not None else preparation.get()
         with tracking.start(
             experiment.tracking,
             folder,
@@ -151,7 +153,10 @@ def _run_cell(
             group=experiment.common.sweep,
             config=experiment.cell_config(task),
         ) as tracker:
-            result = _measure(experiment, task, folder, prepared, started_at)
+            if prepared is None:
+                result = _measure_speed(experiment, task, started_at)
+            else:
+                result = _measure(experiment, task, folder, prepared, started_at)
             write_result(folder, result)
             tracker.log_result(result)
     except Exception as error:
@@ -159,12 +164,10 @@ def _run_cell(
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        write_result(folder, _failed(experiment, task, error, started_at))
-        logger.error(
-            "  %s failed: %s: %s (traceback in %s)",
-            task.name, type(error).__name__, error, folder / RESULT_FILE,
-        )  # fmt: skip
-        return Outcome(folder, "failed")
+        return _fail(experiment, task, folder, error, started_at)
+    if task.speed is not None:
+        logger.info("  %s: %s", task.name, result["summary"])
+        return Outcome(folder, "finished")
     low, high = result["interval95"]
     logger.info(
         "  %s: %.1f%% [%.1f, %.1f], %d items, %.0f s",
@@ -172,6 +175,19 @@ def _run_cell(
         result["timing"]["wall_seconds"]["evaluate"],
     )  # fmt: skip
     return Outcome(folder, "finished")
+
+
+def _fail(
+    experiment: Experiment, task: Task, folder: Path, error: Exception, started_at: str
+) -> Outcome:
+    """Record a failed cell; where even that cannot be written, say so, and the others go on."""
+    where = f"traceback in {folder / RESULT_FILE}"
+    try:
+        write_result(folder, _failed(experiment, task, error, started_at))
+    except OSError as unwritten:
+        where = f"and {explain_unwritten(folder, unwritten)}"
+    logger.error("  %s failed: %s: %s (%s)", task.name, type(error).__name__, error, where)
+    return Outcome(folder, "failed")
 
 
 def _is_ours(error: ValueError) -> bool:
@@ -212,6 +228,15 @@ def _measure(
         "error": None,
         "timing": _timing(started_at, seconds) | peak,
     }
+
+
+def _measure_speed(experiment: Experiment, task: Task, started_at: str) -> dict[str, Any]:
+    """The cell of a speed task; see speed_cell.py."""
+    start = time.perf_counter()
+    found = measure_speed_cell(experiment, task)
+    seconds = {"measure": time.perf_counter() - start}
+    head = _head(experiment, task, "finished")
+    return {**head, **found, "timing": _timing(started_at, seconds)}
 
 
 def _measurements(measured: TaskResult) -> dict[str, Any]:

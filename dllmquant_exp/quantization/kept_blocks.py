@@ -2,10 +2,14 @@
 
 <folder>/
     block_N.safetensors   whole numbers and scales of the rounded linears, and all other tensors
-    block_N.json          what was done; written last, so where it is the tensors are whole
+    block_N.json          what was done and the tensors' sha256; written last
+
+A block that is damaged is made again.
 """
 
+import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,25 +23,28 @@ from torch import Tensor
 from dllmquant_exp.models.transformer import Block
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
 
+logger = logging.getLogger(__name__)
 # What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
 Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
 _NUMBERS, _SCALE = ".numbers", ".scale"
 
 
-def all_kept(folder: Path, blocks: int) -> bool:
-    """True where every block of a model is kept."""
-    return all(_report(folder, n).exists() for n in range(blocks))
+def intact_blocks(folder: Path | None, blocks: int) -> set[int]:
+    """Numbers of the kept blocks that are what was written."""
+    return set() if folder is None else {n for n in range(blocks) if _is_intact(folder, n)}
 
 
-def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], Rounded]) -> Rounded:
-    """`make()` and the block it leaves behind; both read from `folder` where they are kept.
+def kept_or_made(
+    folder: Path | None, n: int, block: Block, make: Callable[[], Rounded], *, kept: bool
+) -> Rounded:
+    """`make()` and the block it leaves behind, written to `folder`; read from there where `kept`.
 
     Raises:
         QuantizationError: files that cannot be read, or that are another block's.
     """
     if folder is None:
         return make()
-    if _report(folder, n).exists():
+    if kept:
         return _load(folder, n, block)
     done, weights = make()
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,15 +55,39 @@ def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], R
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     _replace(_tensors(folder, n), lambda path: save_file(contiguous, path))
-    _replace(_report(folder, n), lambda path: path.write_text(json.dumps(done)))
+    report = _sealed(done, _tensors(folder, n))
+    _replace(_report(folder, n), lambda path: path.write_text(report))
     return done, weights
+
+
+def _sealed(done: dict[str, Any], tensors: Path) -> str:
+    """The report's text: what was done, and a hash of it and of the tensors' file."""
+    text = json.dumps(done)
+    with tensors.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(text.encode())
+    return json.dumps({"done": done, "sha256": digest.hexdigest()})
+
+
+def _is_intact(folder: Path, n: int) -> bool:
+    path = _report(folder, n)
+    if not path.exists():
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        intact = _sealed(json.loads(text)["done"], _tensors(folder, n)) == text
+    except (OSError, ValueError, LookupError, TypeError):
+        intact = False
+    if not intact:
+        logger.warning("block %d in %s is damaged; it is made again", n, folder)
+    return intact
 
 
 def _load(folder: Path, n: int, block: Block) -> Rounded:
     state: dict[str, Tensor] = block.state_dict()
     try:
         kept = load_file(_tensors(folder, n), device=str(next(block.parameters()).device))
-        done: dict[str, Any] = json.loads(_report(folder, n).read_text())
+        done: dict[str, Any] = json.loads(_report(folder, n).read_text())["done"]
         names = [key.removesuffix(_NUMBERS) for key in kept if key.endswith(_NUMBERS)]
         weights = {
             name: QuantizedWeight(kept.pop(name + _NUMBERS), kept.pop(name + _SCALE))

@@ -38,7 +38,7 @@ from dllmquant_exp.quantization.blockwise import (
 )
 from dllmquant_exp.quantization.gptq import gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
-from dllmquant_exp.quantization.kept_blocks import Rounded, all_kept, kept_or_made
+from dllmquant_exp.quantization.kept_blocks import Rounded, intact_blocks, kept_or_made
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.quantizers import (
@@ -117,8 +117,9 @@ def _quantize(
     rotated = None if rotation is None else rotate(model, rotation.seed, keys=rotation.keys)
     blocks = list(blocks_of(model))
     reads = settings.static or (iaaq is not None and iaaq.mode == "static")
-    kept = work_folder is not None and all_kept(work_folder, len(blocks))
-    calibrated = needs_calibration(method, settings, iaaq) and (reads or not kept)
+    kept = intact_blocks(work_folder, len(blocks))
+    made_now = len(kept) < len(blocks)
+    calibrated = needs_calibration(method, settings, iaaq) and (reads or made_now)
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
     awq: list[dict[str, Any]] = []
@@ -130,6 +131,7 @@ def _quantize(
             n,
             block,
             lambda: _round_block(block, batches, method, settings),  # noqa: B023
+            kept=n in kept,
         )
         layers += [
             LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})

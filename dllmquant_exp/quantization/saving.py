@@ -256,7 +256,8 @@ def _write_shards(model: Transformer, layout: Layout, folder: Path, max_shard_by
     shards = list(_shards(expected_tensors(layout), max_shard_bytes))
     files = shard_names(len(shards))
     tensors = model_tensors(model, layout)
-    total, where = 0, {}
+    total = 0
+    where: dict[str, str] = {}
     for file, names in zip(files, shards, strict=True):
         held = {name: tensor.contiguous() for name, tensor in _take(tensors, names)}
         save_file(held, folder / file, metadata={"format": "pt"})

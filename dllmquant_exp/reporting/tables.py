@@ -18,6 +18,7 @@ from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
 from dllmquant_exp.reporting.results import CellResult, canonical_json
+from dllmquant_exp.reporting.speed_results import is_speed
 
 PAPER_COLUMNS = (
     "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",
@@ -54,9 +55,11 @@ class Table:
 
 
 def build_tables(cells: Sequence[CellResult]) -> list[Table]:
-    """Group comparable cells into tables, in a fixed order."""
+    """Group comparable cells into tables, in a fixed order. Speed tasks have their own."""
     groups: dict[str, list[CellResult]] = {}
     for cell in cells:
+        if is_speed(cell):
+            continue
         groups.setdefault(canonical_json(conditions(cell)), []).append(cell)
     return [_build(groups[key]) for key in sorted(groups)]
 

@@ -385,6 +385,8 @@ def test_method_presets_are_what_their_names_say():
     [
         ("micro_llada", "llada", "embedded:micro_llada", "micro"),
         ("micro_llada_plain", "llada", "embedded:micro_llada", "micro"),
+        ("micro_llada_1_5", "llada", "embedded:micro_llada_1_5", "micro"),
+        ("micro_dream", "dream", "embedded:micro_dream", "micro_dream"),
         ("llada_8b", "llada", "GSAI-ML/LLaDA-8B-Base", "llada_base"),
         ("llada_8b_instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "llada_instruct"),
         ("llada_1_5", "llada", "GSAI-ML/LLaDA-1.5", "llada_1_5"),
@@ -398,7 +400,7 @@ def test_model_presets(name, architecture, checkpoint, settings):
     calibration = preset.pop("calibration")
     assert set(calibration) == {"texts", "length", "gen_length", "steps"}
     assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
-    assert (preset.pop("outliers") is not None) == (name == "micro_llada")
+    assert (preset.pop("outliers") is not None) == (embedded and name != "micro_llada_plain")
     assert preset == {
         "name": name,
         "architecture": architecture,

@@ -54,6 +54,6 @@ void multiply_avx2(const uint8_t *a, int64_t stride, int64_t rows, const int8_t 
     const int64_t limit = INT16_MAX / (2 * 8 * top);
     for (int p = 0; p < BLOCK / PANEL; p++)
         for (int64_t r = 0; r < rows; r += TILE)
-            tile(a + r * stride, stride, w + p * PANEL * DEPTH, steps, limit, add,
+            tile(a + r * stride, stride, w + p * 4 * PANEL * steps, steps, limit, add,
                  c + r * BLOCK + p * PANEL);
 }

@@ -24,7 +24,7 @@ static inline void tile(const uint8_t *a, int64_t stride, const int8_t *w, int64
     for (int64_t k = 0; k < steps; k++) {
         __m512i column[PANELS];
         UNROLL for (int p = 0; p < PANELS; p++)
-            column[p] = _mm512_load_si512(w + p * PANEL * DEPTH + 64 * k);
+            column[p] = _mm512_load_si512(w + p * 4 * PANEL * steps + 64 * k);
         UNROLL for (int r = 0; r < TILE; r++) {
             int32_t four;
             memcpy(&four, a + r * stride + 4 * k, 4);
