@@ -246,14 +246,15 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
 def _check_sections(config: Mapping[str, Any]) -> None:
     """Every problem of every section in one message (ConfigError)."""
     problems = []
-    for cls, section, where, ignore in (
+    sections: tuple[tuple[type, Any, str, Sequence[str]], ...] = (
         (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
         (ModelSettings, config["model"], "model", ["calibration"]),
         (MethodSettings, config["method"], "method", []),
         (QuantSettings, config["quant"], "quant", ["name"]),
         (DecodingOverrides, config["decoding"], "decoding", []),
         (TrackingSettings, config["tracking"], "tracking", []),
-    ):
+    )
+    for cls, section, where, ignore in sections:
         try:
             read(cls, section, where, ignore=ignore)
         except ConfigError as error:
