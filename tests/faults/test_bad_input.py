@@ -2,8 +2,8 @@
 
 They run in this process, in a folder with broken data and checkpoints; no model is loaded but
 where the checkpoint or the data is what is wrong, and nothing is written. The short version takes
-every second line, DLLMQUANT_LONG_TESTS=1 all. After a message has been changed on purpose, write the
-file anew and read the difference:
+every second line, DLLMQUANT_LONG_TESTS=1 all. After a message has been changed on purpose, write
+the file anew and read the difference:
 
     DLLMQUANT_REWRITE=1 python -m pytest tests/faults/test_bad_input.py; git diff tests/faults
 """
