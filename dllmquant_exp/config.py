@@ -229,20 +229,18 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
 def _check_sections(config: Mapping[str, Any]) -> None:
     """Every problem of every section in one message (ConfigError)."""
     problems = []
-    try:
-        read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
-    except ConfigError as error:
-        problems.append(str(error))
-    made = [] if is_saved(config["model"]) else [(ModelSettings, "model", ["calibration"])]
-    for cls, name, ignore in (
-        *made,
-        (MethodSettings, "method", []),
-        (QuantSettings, "quant", ["name"]),
-        (DecodingOverrides, "decoding", []),
-        (TrackingSettings, "tracking", []),
-    ):
+    sections: list[tuple[type, Any, str, Sequence[str]]] = [
+        (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
+        (MethodSettings, config["method"], "method", []),
+        (QuantSettings, config["quant"], "quant", ["name"]),
+        (DecodingOverrides, config["decoding"], "decoding", []),
+        (TrackingSettings, config["tracking"], "tracking", []),
+    ]
+    if not is_saved(config["model"]):
+        sections.insert(1, (ModelSettings, config["model"], "model", ["calibration"]))
+    for cls, section, where, ignore in sections:
         try:
-            read(cls, config[name], name, ignore=ignore)
+            read(cls, section, where, ignore=ignore)
         except ConfigError as error:
             problems.append(str(error))
     if problems:

@@ -144,8 +144,8 @@ def _supervise(program: str, checks: str, limits: Limits) -> _Answer:
     if lacking:
         raise SandboxError(
             f"generated programs are not run here, because there is no {' and no '.join(lacking)} "
-            f"(guards that there are: {', '.join(answer.guards) or 'none'}). Use Linux 5.13 or "
-            "newer that allows seccomp filters, and unprivileged namespaces or Landlock; or leave "
+            f"(guards that there are: {', '.join(answer.guards) or 'none'}). Use Linux "
+            "on x86_64 or aarch64 with seccomp filters; or leave "
             f"out the program tasks; or set {UNGUARDED}=1 if these programs may do to this "
             "machine whatever you may do"
         )

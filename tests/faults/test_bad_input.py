@@ -1,8 +1,9 @@
 """Command lines that cannot run, each with its exit status and its message in `bad_input.yaml`.
 
 They run in this process, in a folder with broken data and checkpoints; no model is loaded but
-where the checkpoint or the data is what is wrong, and nothing is written. After a message has been
-changed on purpose, write the file anew and read the difference:
+where the checkpoint or the data is what is wrong, and nothing is written. The short version takes
+every second line, DLLMQUANT_LONG_TESTS=1 all. After a message has been changed on purpose, write
+the file anew and read the difference:
 
     DLLMQUANT_REWRITE=1 python -m pytest tests/faults/test_bad_input.py; git diff tests/faults
 """
@@ -26,9 +27,11 @@ from dllmquant_exp.models.checkpoints import random_checkpoint
 
 GOLDEN = Path(__file__).with_name("bad_input.yaml")
 GROUPS: dict[str, list[dict[str, Any]]] = yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
-CASES = [(group, case["line"]) for group, cases in GROUPS.items() for case in cases]
+EVERY = [(group, case["line"]) for group, cases in GROUPS.items() for case in cases]
 MAY_LOAD = ("checkpoints", "data")
 REWRITE = os.environ.get("DLLMQUANT_REWRITE") == "1"
+LONG = REWRITE or os.environ.get("DLLMQUANT_LONG_TESTS") == "1"
+CASES = EVERY if LONG else EVERY[::2]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "piqa_val.jsonl.gz").write_bytes(data)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rewritten() -> Iterator[None]:
+    """The golden file, written anew where that was asked for."""
+    yield
+    if REWRITE:
+        text = yaml.safe_dump(GROUPS, sort_keys=False, allow_unicode=True, width=96)
+        GOLDEN.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -123,13 +135,11 @@ def test_bad_input_is_refused_with_its_message(
     (case,) = (case for case in GROUPS[group] if case["line"] == line)
     if REWRITE:
         case |= {"status": status, "error": told(err, here)}
-        text = yaml.safe_dump(GROUPS, sort_keys=False, allow_unicode=True, width=96)
-        GOLDEN.write_text(text, encoding="utf-8")
     assert (status, told(err, here)) == (case["status"], case["error"])
     assert status in (1, 2) and case["error"]
     assert "Traceback" not in out + err and not out
 
 
 def test_there_are_enough_of_them() -> None:
-    lines = [line for _, line in CASES]
+    lines = [line for _, line in EVERY]
     assert len(set(lines)) == len(lines) >= 60

