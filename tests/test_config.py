@@ -385,7 +385,7 @@ def test_what_is_meant_for_other_tables_does_not_matter_to_table_4() -> None:
         (task,) = (experiment := resolve(composed(*every), every)).tasks
         return experiment.cell_name(task)
 
-    assert cell() == cell("limit=5", "dtype=float64", "batch_size=4")
+    assert cell() == cell("limit=5", "dtype=bfloat16", "batch_size=4")
 
 
 def test_full_precision_alone_needs_no_packed_execution() -> None:

@@ -53,6 +53,16 @@ class Subject:
                 "static ranges and static alphas come from calibration, which a measurement of "
                 "speed does not do; use quant.activation_ranges=dynamic and iaaq.mode=online"
             )
+        quant = self.quant
+        if quant is not None and (
+            quant.weight_bits > 4
+            or quant.activation_bits > 8
+            or "per_group" in (quant.weight_granularity, quant.activation_granularity)
+        ):
+            raise SpeedError(
+                "packed layers have weights of at most 4 bits, activations of at most 8, and no "
+                "groups; nothing else runs in low bits here"
+            )
         length = self.settings.prompt_length + self.decoding.gen_length
         if length > self.config.max_length:
             raise SpeedError(

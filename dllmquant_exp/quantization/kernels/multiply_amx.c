@@ -5,8 +5,6 @@
 
 #include "packed_linear.h"
 
-enum { TILE = 16 };
-
 /* In memory of its own: the compiler does not see that the instruction reads all of it. */
 static const struct {
     uint8_t palette, start_row, reserved[14];
@@ -44,10 +42,10 @@ static inline void tiles(const uint8_t *a, int64_t stride, const int8_t *w, int6
         _tile_loadd(3, c + below + PANEL, line);
     }
     for (int64_t k = 0; k < steps; k += TILE) {
-        _tile_loadd(4, a + 4 * k, stride);
+        _tile_loadd(4, a + 64 * k, 64);
         _tile_loadd(6, w + 64 * k, 64);
         _tile_loadd(7, w + 4 * PANEL * steps + 64 * k, 64);
-        _tile_loadd(5, a + TILE * stride + 4 * k, stride);
+        _tile_loadd(5, a + TILE * stride + 64 * k, 64);
         _tile_dpbusd(0, 4, 6);
         _tile_dpbusd(1, 4, 7);
         _tile_dpbusd(2, 5, 6);

@@ -69,9 +69,12 @@ static void round_strip(void *context, int64_t index, int worker)
             call->scale[i] = grid->scale[which];
             call->zero[i] = (int32_t)grid->zero[which] + grid->offset;
         }
+        const int tiles = call->level == AMX;
+        uint8_t *to = tiles ? call->a + r / TILE * TILE * call->stride + r % TILE * 64
+                            : call->a + r * call->stride;
         if (!quantize_rows(grid, call->x + r * call->x_stride, call->x_stride, rows, l->in,
-                           call->scale + r, call->zero + r, call->a + r * call->stride,
-                           call->stride)) {
+                           call->scale + r, call->zero + r, to, tiles ? 64 : call->stride,
+                           tiles ? TILE * 64 : 64)) {
             call->finite = 0;
             return;
         }
@@ -104,7 +107,8 @@ static void multiply_block(void *context, int64_t index, int worker)
             const int64_t strip = least(STRIP, rows - r);
             /* Where one pass over the inputs is enough, strips share a part of the cache. */
             int32_t *sums = in > call->depth ? c + r * BLOCK : c;
-            multiply(call->a + (row + r) * call->stride + k, call->stride, strip, w, steps,
+            const uint8_t *a = call->a + (row + r) * call->stride;
+            multiply(a + k * (call->level == AMX ? TILE : 1), call->stride, strip, w, steps,
                      (int)l->grid.top, k > 0, sums);
             if (k + call->depth >= in)
                 scale_sums(sums, strip, outs, l, first, call->scale + row + r,
