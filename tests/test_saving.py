@@ -110,7 +110,7 @@ def test_a_folder_keeps_what_it_holds(
         raise AssertionError("a model was made")
 
     monkeypatch.setattr(preparation, "quantize", refuse)
-    for change in ({"seed": 1}, {"method": option("method", "quarot_rtn")}):
+    for change in ({"seed": 1}, {"method": "quarot_rtn"}):
         with pytest.raises(CheckpointError, match="already holds a checkpoint"):
             run(make(save=str(folder), **change), keep_going=False)
     assert (folder / "config.json").read_bytes() == config
