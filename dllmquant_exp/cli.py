@@ -16,6 +16,8 @@ from dllmquant_exp.schema import ConfigError, unknown_key
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
+    "plan": "print what a sweep will take (time, memory, disk per cell) without running it; plan "
+    "--help",
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
     "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
@@ -76,6 +78,10 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
             return main(list(words))
         if name == "report":
             return report(words, config_folder)
+        if name == "plan":
+            from dllmquant_exp.planning.command import plan
+
+            return plan(words, config_folder, Console())
         if name == "random-checkpoint":
             return random_checkpoint(words)
         raise ConfigError(

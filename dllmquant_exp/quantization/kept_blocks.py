@@ -6,8 +6,6 @@
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block
+from dllmquant_exp.partial_files import whole_file
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
 
 # What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
@@ -47,8 +46,10 @@ def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], R
     for name, weight in weights.items():
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _replace(_tensors(folder, n), lambda path: save_file(contiguous, path))
-    _replace(_report(folder, n), lambda path: path.write_text(json.dumps(done)))
+    with whole_file(_tensors(folder, n)) as partial:
+        save_file(contiguous, partial)
+    with whole_file(_report(folder, n)) as partial:
+        partial.write_text(json.dumps(done))
     return done, weights
 
 
@@ -70,18 +71,6 @@ def _load(folder: Path, n: int, block: Block) -> Rounded:
             f"block {n} in {folder} cannot be read ({error}): delete it"
         ) from error
     return done, weights
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path` and rename, so that two jobs with one block do not disturb each other."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(partial))
-        os.chmod(partial, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def _tensors(folder: Path, n: int) -> Path:
