@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all; a killed writer's leftovers go with the next one."""
+"""Files and folders appear whole or not at all; a killed writer's leftovers are removed."""
 
 import os
 import signal

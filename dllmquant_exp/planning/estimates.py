@@ -1,7 +1,6 @@
 """Time, memory and disk of a sweep: its stages, made once and shared, and its cells."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,22 +209,21 @@ def _prepare(
             ),
         )
         memory = max(memory, peak)
+    load = machine.seconds(load_work(config, dtype.itemsize, outliers))
     if job.quant is not None:
         states = None if calibration is None else calibration.as_load
         seconds = machine.seconds(quantize_work(config, job.method, job.quant, how, states))
-        if calibration is None:  # kept nowhere: rounding to the nearest is done by every job
-            disk = 0.0
-            key = config_hash(_weights_key(job) | {"job": str(id(job))})
-        else:
-            disk = weights_disk(config, job.quant)
-            key = config_hash(_weights_key(job))
-        stages.append(key)
         peak = process + weight_bytes(config, Precision(dtype.itemsize))
         peak += quantize_bytes(config, job.method, how, states)
-        label = f"{job.model.name}: {_stage_row(job)}, seed {job.common.seed}"
-        found.stages.setdefault(key, Stage("weights", label, seconds, peak, disk))
         memory = max(memory, peak)
-    load = machine.seconds(load_work(config, dtype.itemsize, outliers))
+        if states is None:  # kept nowhere: rounding to the nearest is done by every job
+            load += seconds
+        else:
+            key = config_hash(_weights_key(job))
+            stages.append(key)
+            label = f"{job.model.name}: {_stage_row(job)}, seed {job.common.seed}"
+            disk = weights_disk(config, job.quant)
+            found.stages.setdefault(key, Stage("weights", label, seconds, peak, disk))
     return _Prepared(how, memory, tuple(stages), load)
 
 
@@ -363,6 +361,12 @@ def _times(folder: Path) -> Mapping[str, float]:
     return times
 
 
-def ratios(found: Estimates) -> Sequence[float]:
-    """Estimated over measured seconds of every finished cell's evaluation."""
-    return sorted(cell.seconds / cell.took for cell in found.cells.values() if cell.took)
+def compared_rows(found: Estimates) -> dict[tuple[str, str], tuple[float, float]]:
+    """(model, row) -> estimated and measured seconds of the evaluations that are finished."""
+    sums: dict[tuple[str, str], tuple[float, float]] = {}
+    for cell in found.cells.values():
+        if cell.took is not None:
+            key = (cell.model, cell.row)
+            estimated, took = sums.get(key, (0.0, 0.0))
+            sums[key] = (estimated + cell.seconds, took + cell.took)
+    return sums

@@ -1,4 +1,4 @@
-"""The jobs that a command line stands for, composed as Hydra composes them, and none of them run."""
+"""The jobs that a command line stands for, composed as Hydra does it, and none of them run."""
 
 from collections.abc import Sequence
 from pathlib import Path

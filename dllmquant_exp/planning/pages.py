@@ -1,14 +1,12 @@
 """A plan as tables for a terminal."""
 
-import statistics
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dllmquant_exp.planning.estimates import Cell, Estimates, Stage, ratios
+from dllmquant_exp.planning.estimates import Cell, Estimates, Stage, compared_rows
 
-SHORT = 1.0  # seconds; what took less was read from disk, or says nothing
+SHORT = 0.1  # seconds; what took less was read from disk, or says nothing
 
 
 def print_plan(found: Estimates, console: Console) -> None:
@@ -87,20 +85,14 @@ def _totals(found: Estimates) -> list[str]:
 
 def _comparison(found: Estimates) -> list[str]:
     """How what is finished really went."""
-    compared = ratios(found)
-    stages = [
-        stage.seconds / stage.took
-        for stage in found.stages.values()
-        if stage.took is not None and stage.took > SHORT
+    stages = found.stages.values()
+    pairs = {f"{s.label} ({s.kind})": (s.seconds, s.took) for s in stages if s.took is not None}
+    pairs |= {" ".join(key): pair for key, pair in compared_rows(found).items()}
+    return [
+        f"{name}: estimated {duration(estimated)}, took {duration(took)} ({estimated / took:.2f})"
+        for name, (estimated, took) in pairs.items()
+        if took > SHORT
     ]
-    lines = []
-    for name, values in (("cells", compared), ("stages", stages)):
-        if values:
-            lines.append(
-                f"estimated over measured time of {len(values)} finished {name}: median "
-                f"{statistics.median(values):.2f}, from {min(values):.2f} to {max(values):.2f}"
-            )
-    return lines
 
 
 def _notes(found: Estimates) -> list[str]:

@@ -117,10 +117,7 @@ def known_demand(task: Task, common: CommonSettings, config: TransformerConfig) 
 
 @dataclass(frozen=True)
 class _Size:
-    """Some rows of one length: how many (the steps of a decode, too) and what they ask for.
-
-    calls: forward calls that the rows need if each row of a batch needs as many.
-    """
+    """Some rows of one length (all steps of a decode), and how many positions they ask for."""
 
     length: float
     rows: float

@@ -32,14 +32,14 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ROWS, TASKS = ("awq", "quarot"), ("micro_piqa", "micro_gsm8k", "micro_humaneval")
+ROWS, TASKS = ("awq", "quarot"), ("micro_piqa", "micro_winogrande", "micro_gsm8k")
 SETTINGS = (
     "+tmas=on", "tmas.samples=16", "tmas.gen_length=8", "tmas.steps=8", "model.outliers=null",
-    "limit=12", "batch_size=1", "threads=1", "tracking=off", "decoding.gen_length=8",
+    "limit=6", "batch_size=1", "threads=1", "tracking=off", "decoding.gen_length=8",
     "decoding.steps=8", "decoding.block_length=8",
 )  # fmt: skip
-LONGEST = 600  # seconds for one call
-POLL = 0.002  # seconds between two looks at the files
+LONGEST = 1800  # seconds for one call
+POLL = 0.01  # seconds between two looks at the files
 
 Contents = dict[str, Any]
 
