@@ -8,7 +8,10 @@ known_sizes  the official evaluation sets, where their data is not at hand
 forwards     operations and memory of forward passes
 quantizing   operations, memory and disk of quantization
 calibrating  the same of calibration sets
-estimates    time, memory and disk of a sweep's stages and cells
+on_disk      what earlier calls have left
+counting     from a sweep's jobs to estimates of its stages and cells
+estimates    these, and their totals
+jobs         the jobs of a command line
 command      `python -m dllmquant_exp plan`
 pages        what it prints
 """

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.planning.estimates import estimate
+from dllmquant_exp.planning.counting import estimate
 from dllmquant_exp.planning.jobs import compose_jobs
 from dllmquant_exp.planning.machines import GPUS, UTILISATION, measured, named_gpu
 from dllmquant_exp.planning.pages import print_plan

@@ -71,14 +71,14 @@ def _totals(found: Estimates) -> list[str]:
         f"{size(max(cell.memory for cell in cells))}"
     ]
     if len(found.machines) > 1 and left:
-        for model in found.machines:
+        for model in dict.fromkeys(cell.model for cell in left):
             share = sum(c.seconds * (1 - c.answered) for c in left if c.model == model)
             lines.append(f"  {model}: {duration(share)} of it are evaluations")
-    large = {c.model for c in cells if c.memory > found.machines[c.model].memory}
+    large = {c.machine for c in cells if c.memory > found.machines[c.machine].memory}
     lines += [
-        f"{model} needs more memory than {found.machines[model].name} has "
-        f"({size(found.machines[model].memory)}): choose a smaller batch_size, or another device"
-        for model in sorted(large)
+        f"{name} needs more memory than {found.machines[name].name} has "
+        f"({size(found.machines[name].memory)}): choose a smaller batch_size, or another device"
+        for name in sorted(large)
     ]
     return lines
 

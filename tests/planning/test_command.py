@@ -9,7 +9,8 @@ import torch
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.checkpoints import random_checkpoint
-from dllmquant_exp.planning import estimates
+from dllmquant_exp.planning.counting import estimate, precision
+from dllmquant_exp.planning.estimates import Estimates
 from dllmquant_exp.planning.jobs import compose_jobs
 from dllmquant_exp.planning.machines import named_gpu
 from dllmquant_exp.planning.work import Machine, Work
@@ -35,9 +36,9 @@ def call(
     return run
 
 
-def estimated(*words: str) -> estimates.Estimates:
+def estimated(*words: str) -> Estimates:
     jobs = compose_jobs(words, config_folder())
-    return estimates.estimate(jobs, lambda *_: MACHINE)
+    return estimate(jobs, lambda *_: MACHINE)
 
 
 def test_work_and_time_add_up() -> None:
@@ -83,7 +84,7 @@ def test_faster_machines_and_fewer_items_take_less() -> None:
     words = ("task=gsm8k", "model=llada_8b", "method=fp")
     jobs = compose_jobs(words, config_folder())
     slow, fast = (
-        estimates.estimate(jobs, lambda *_, f=f: Machine("m", f, f, f, f, 0, 1e12, "")).seconds()
+        estimate(jobs, lambda *_, f=f: Machine("m", f, f, f, f, 0, 1e12, "")).seconds()
         for f in (1e12, 1e14)
     )
     assert fast < slow / 50
@@ -150,9 +151,9 @@ def test_help(call: Call) -> None:
 
 
 def test_a_job_says_what_is_quantized(experiment: Callable[..., Experiment]) -> None:
-    how = estimates.precision(experiment("row=dllmquant_plusplus"), torch.float32)
+    how = precision(experiment("row=dllmquant_plusplus"), torch.float32)
     assert (how.linears, how.attention, how.alphas, how.rotated) == (True, True, 2, True)
-    how = estimates.precision(experiment("method=rtn", "execution=packed"), torch.float32)
+    how = precision(experiment("method=rtn", "execution=packed"), torch.float32)
     assert (how.packed, how.rotated, how.alphas) == (True, False, 1)
-    how = estimates.precision(experiment("method=fp"), torch.bfloat16)
+    how = precision(experiment("method=fp"), torch.bfloat16)
     assert (how.itemsize, how.linears, how.attention) == (2, False, False)
