@@ -29,7 +29,7 @@ from dllmquant_exp.planning.quantizing import (
 )
 from dllmquant_exp.planning.requests import Demand, counted_demand, known_demand
 from dllmquant_exp.planning.shapes import all_parameters, local_folder, shape_of
-from dllmquant_exp.planning.work import Machine
+from dllmquant_exp.planning.work import Machine, Work
 from dllmquant_exp.reporting.results import config_hash
 
 PROCESS = 0.45e9  # bytes without a model: of a process with its libraries, or of a CUDA context
@@ -120,46 +120,36 @@ def _prepare(
     machine: Machine,
 ) -> _Prepared:
     """Count a job's stages into `found`."""
-    how = precision(job, dtype)
+    how, plain = precision(job, dtype), Precision(dtype.itemsize)
     outliers = job.model.outliers is not None
-    memory = PROCESS + weight_bytes(config, Precision(FLOAT64 if outliers else dtype.itemsize))
+    loaded = PROCESS + weight_bytes(config, plain)
+    peaks = [PROCESS + weight_bytes(config, Precision(FLOAT64)) if outliers else loaded]
+    work = load_work(config, dtype.itemsize, outliers)
     stages: list[str] = []
+
+    def add(key: dict[str, Any], kind: str, of: str, work: Work, peak: float, disk: float) -> None:
+        label = f"{job.model.name}: {of}, seed {job.common.seed}"
+        stage = Stage(kind, label, machine.seconds(work), peak, disk)
+        stages.append(config_hash(key))
+        found.stages.setdefault(stages[-1], stage)
+        peaks.append(peak)
+
     calibration = _calibration(job, config, dtype)
     if calibration is not None and job.calibration is not None:
-        key = config_hash(_calibration_key(job))
-        stages.append(key)
-        label = f"{job.model.name}: {job.calibration.name}, {calibration.states} states"
-        peak = PROCESS + weight_bytes(config, Precision(dtype.itemsize))
-        peak += activation_bytes(config, Precision(dtype.itemsize), calibration.load)
-        seconds = machine.seconds(calibration.work)
-        found.stages.setdefault(
-            key,
-            Stage(
-                "calibration", f"{label}, seed {job.common.seed}", seconds, peak, calibration.disk
-            ),
-        )
-        memory = max(memory, peak)
-    load = machine.seconds(load_work(config, dtype.itemsize, outliers))
+        peak = loaded + activation_bytes(config, plain, calibration.load)
+        of = f"{job.calibration.name}, {calibration.states} states"
+        add(_calibration_key(job), "calibration", of, calibration.work, peak, calibration.disk)
     if job.quant is not None:
         states = None if calibration is None else calibration.as_load
-        seconds = machine.seconds(quantize_work(config, job.method, job.quant, how, states))
-        peak = PROCESS + weight_bytes(config, Precision(dtype.itemsize))
-        peak += quantize_bytes(config, job.method, how, states)
-        memory = max(memory, peak)
+        rounding = quantize_work(config, job.method, job.quant, how, states)
+        peak = loaded + quantize_bytes(config, job.method, how, states)
         if states is None:  # kept nowhere: rounding to the nearest is done by every job
-            load += seconds
+            work += rounding
+            peaks.append(peak)
         else:
-            key = config_hash(_weights_key(job))
-            stages.append(key)
-            label = f"{job.model.name}: {_stage_row(job)}, seed {job.common.seed}"
-            disk = weights_disk(config, job.quant)
-            found.stages.setdefault(key, Stage("weights", label, seconds, peak, disk))
-    return _Prepared(how, memory, tuple(stages), load)
-
-
-def _stage_row(job: Experiment) -> str:
-    """The row without IA-AQ, which rounds no weight."""
-    return job.row.removesuffix("+iaaq")
+            of, disk = job.row.removesuffix("+iaaq"), weights_disk(config, job.quant)
+            add(_weights_key(job), "weights", of, rounding, peak, disk)
+    return _Prepared(how, max(peaks), tuple(stages), machine.seconds(work))
 
 
 def _calibration(

@@ -18,6 +18,7 @@ from dllmquant_exp.quantization.quantizers import CLIP_RATIOS
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 FLOAT64 = 8
+STRIP = 256  # columns of a second moment that are summed together
 PASSES_CLIP = 12  # per weight and candidate of a clip search, beside its power
 PASSES_ROTATION = 30  # per weight: to float64, two fast products, back
 PASSES_ROUND = 20  # per weight: range, rounding, packing, error
@@ -95,9 +96,15 @@ def _clip_search(weights: float) -> Work:
 def _gptq(group: _Group, tokens: float) -> Work:
     """Second moments, one factorization, and the recursion over the columns."""
     n, rows = group.inputs, group.outputs
-    products = tokens * n * (n + 256) + n**3 / 3 + rows * n**2
+    products = _second_moment(n, tokens) + n**3 / 3 + rows * n**2
     moved = WIDE * (3 * tokens * n + 12 * n * n + n * rows * (64 + 12))
     return Work(wide_flops=products, moved=moved, launches=8 * n + 200)
+
+
+def _second_moment(features: int, tokens: float) -> float:
+    """Flops of one, whose strips reach as far as the diagonal; see quantization.hessian."""
+    ends = [min(low + STRIP, features) for low in range(0, features, STRIP)]
+    return sum(2.0 * tokens * (end - low) * end for low, end in zip([0, *ends], ends, strict=False))
 
 
 def _awq(config: TransformerConfig, how: Precision, quant: QuantSettings, states: Load) -> Work:
@@ -118,7 +125,7 @@ def _awq(config: TransformerConfig, how: Precision, quant: QuantSettings, states
                 launches=states.calls * (20 * group.linears + 30),
             )
             work += whole * group.before + each * tried
-        moments = 4 * states.tokens * n * n + 2 * states.tokens * rows * n
+        moments = _second_moment(n, states.tokens) + 2 * states.tokens * n * (n + rows)
         products = 4.0 * len(AWQ_CLIPS) * rows * n * n
         work += whole * group.before + Work(
             wide_flops=moments + products,

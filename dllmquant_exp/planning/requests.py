@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
@@ -158,13 +159,13 @@ def _decode_size(prompt: float, decoding: DecodingSettings) -> _Size:
 
 def asked_per_step(decoding: DecodingSettings) -> list[int]:
     """Positions that each forward pass of one row's decode predicts, where none ends early."""
-    found, committed = [], 0.0
+    found, committed = [], 0
     for step in steps_of(decoding):
         left = step.reach - committed
-        commits = step.count if step.count is not None else math.floor(left * step.share)
-        if commits and left:
-            found.append(round(left))
-            committed += min(left, commits)
+        commits = min(left, int(step.commits(torch.tensor([left]))))
+        if commits:
+            found.append(left)
+            committed += commits
     return found
 
 
