@@ -7,7 +7,7 @@ et al. 2021), C-Eval validation 1346 (Huang et al. 2023), HumanEval 164 (Chen et
 test 1319 (Cobbe et al. 2021).
 
 Lengths are means in tokens of Qwen's tokenizer (Dream's; LLaDA's own is on the hub only) over the
-prompts that lm-eval 0.4.13 makes of these rows, counted once on up to 600 rows of each set. A chat
+prompts that lm-eval 0.4.13 makes of these rows, counted once on 100 to 600 rows of each set. A chat
 template adds about ten tokens per turn, which are left out.
 """
 
@@ -50,4 +50,6 @@ KNOWN_SIZES = {
     "mmlu": KnownSize(14042, 4, 105, 100, (1, 1, 1, 1, 1, 1, 1, 1, 1, 1), one_input=True),
     "mmlu_generative": KnownSize(14042, 1, 105, 100),
     "piqa": KnownSize(1838, 2, 13, 37, (4, 7, 8, 10, 12, 16, 21, 28, 39, 67)),
+    "truthfulqa_mc2": KnownSize(817, 7.32, 168, 180, (2, 5, 6, 7, 9, 9, 10, 12, 14, 17)),
+    "winogrande": KnownSize(1267, 2, 17, 22, (3, 3, 4, 4, 5, 6, 7, 7, 9, 11)),
 }

@@ -112,7 +112,7 @@ def _awq(config: TransformerConfig, how: Precision, quant: QuantSettings, states
     whole = block_work(config, how, states)
     d, kv = config.d_model, config.n_kv_heads * config.head_dim
     work = Work()
-    tried = len(RATIOS)
+    tried = len(RATIOS) + 1  # and once as it is
     for number, group in enumerate(_groups(config)):
         n, rows = group.inputs, group.outputs
         judged = rows * n
