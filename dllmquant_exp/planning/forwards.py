@@ -6,11 +6,12 @@ attention keeps the softmax output to itself; a quantized one writes it.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.shapes import all_parameters, block_parameters
 from dllmquant_exp.planning.work import Work
-from dllmquant_exp.quantization.hadamard import split
+from dllmquant_exp.quantization.hadamard import factors
 
 WIDE = 4  # bytes of a number in float32
 PASSES = 40  # per token and channel of the stream: norms, rotary angles, residual sums
@@ -23,7 +24,6 @@ LAUNCHES_BLOCK, LAUNCHES_QUANTIZED, LAUNCHES_ATTENTION, LAUNCHES_STEP = 45, 18, 
 PACKED_SPEED = 1.4  # of int4 kernels against float32 products, at the embedded models' sizes
 PACKED_SPEED_WIDE = 2.5  # and for d_model of 512 and more
 PACKED_PASSES = 0.3  # of the passes of a fake-quantized linear: the kernel rounds on its way
-HADAMARD_FACTOR = 64  # largest factor of an online Hadamard product, as in quantization.hadamard
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,15 @@ def _online_rotation(config: TransformerConfig, load: Load) -> Work:
     """In front of o (across heads) and of down."""
     flops = moved = 0.0
     for size, width in ((config.n_heads, config.d_model), (config.d_ffn, config.d_ffn)):
-        power, order = split(size)
-        factors = order if order > 1 else 0
-        while power > 1:
-            factors += min(power, HADAMARD_FACTOR)
-            power //= HADAMARD_FACTOR
-        flops += 2.0 * load.tokens * width * factors
+        flops += 2.0 * load.tokens * width * _factor_sizes(size)
         moved += 6.0 * load.tokens * width * WIDE
     return Work(flops=flops, moved=moved, launches=20 * load.calls)
+
+
+@cache
+def _factor_sizes(size: int) -> int:
+    """Of the small matrices that an online rotation multiplies with, added up."""
+    return sum(len(factor) for factor in factors(size))
 
 
 def weight_bytes(config: TransformerConfig, how: Precision) -> float:

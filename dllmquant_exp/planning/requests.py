@@ -133,13 +133,11 @@ def _input_sizes(
     codec: Codec,
     seed: int,
 ) -> list[_Size]:
-    requests = [
-        LikelihoodRequest(
-            *map(tuple, codec.encode_pair(*instance.args)),
-            derive_seed(seed, instance.task_name, instance.doc_id),
-        )
-        for instance in instances
-    ]
+    requests = []
+    for instance in instances:
+        context, target = codec.encode_pair(*instance.args)
+        masks = derive_seed(seed, instance.task_name, instance.doc_id)  # shared by its options
+        requests.append(LikelihoodRequest(tuple(context), tuple(target), masks))
     sizes = input_sizes(requests, settings.likelihood(), config)
     return [_Size(length, 1, masked, masked) for length, masked in sizes]
 

@@ -80,7 +80,7 @@ def test_products_of_online_rotations() -> None:
     quantize(model, MethodSettings("quarot_rtn", RotationSettings()), QuantSettings())
     counted, load = run(model)
     how = Precision(4, linears=True, rotated=True)
-    assert forward_work(model.config, how, load).flops == pytest.approx(counted, rel=0.02)
+    assert forward_work(model.config, how, load).flops == counted
 
 
 def test_quantized_passes_cost_more_and_packed_ones_less() -> None:
