@@ -52,6 +52,7 @@ def named_gpu(name: str, dtype: torch.dtype, utilisation: float = UTILISATION) -
         powers=moved / 8,  # read and written in float32
         launch=LAUNCH,
         memory=gpu.memory * 1e9,
+        gpu=True,
         source=f"stated: {utilisation:.0%} of {peak:g} TFLOP/s, {BANDWIDTH_USED:.0%} of "
         f"{gpu.bandwidth:g} GB/s, {LAUNCH * 1e6:g} us per operation",
     )
@@ -78,6 +79,7 @@ def measured(config: TransformerConfig, dtype: torch.dtype, device: torch.device
         powers=wide.numel() / power,
         launch=_seconds(lambda: few.add_(1), device),
         memory=_memory(device),
+        gpu=device.type == "cuda",
         source=f"measured just now: {flops / product / 1e9:.0f} GFLOP/s, "
         f"{bandwidth / 1e9:.1f} GB/s with {torch.get_num_threads()} threads",
     )

@@ -62,7 +62,7 @@ def _totals(found: Estimates) -> list[str]:
     cells, left = list(found.cells.values()), found.open_cells()
     done = len(cells) - len(left)
     seconds = found.seconds()
-    gpu = [machine for machine in found.machines.values() if machine.name != "this machine"]
+    gpu = any(machine.gpu for machine in found.machines.values())
     unit = f" = {seconds / 3600:,.1f} GPU hours" if gpu and left else ""
     disk = sum(c.disk for c in left) + sum(s.disk for s in found.open_stages())
     lines = [
@@ -104,7 +104,7 @@ def _notes(found: Estimates) -> list[str]:
             "numbers and lengths of requests are the official sets' known ones, not counted from "
             f"data: {', '.join(known)}"
         )
-    if any(cell.demand.load.rows > cell.demand.requests for cell in cells):
+    if any(cell.demand.generated for cell in cells):
         lines.append(
             "generated answers are counted at full length; those that end early take less time"
         )

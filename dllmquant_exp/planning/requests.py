@@ -40,6 +40,7 @@ class Demand:
         load: forward passes; for generation the most there can be, as answers may end early.
         host: seconds of Python around them.
         counted: from the data itself, not from its known size.
+        generated: answers are decoded, and not options compared.
     """
 
     items: int
@@ -47,6 +48,7 @@ class Demand:
     load: Load
     host: float
     counted: bool
+    generated: bool
 
 
 def counted_demand(
@@ -84,7 +86,14 @@ def counted_demand(
     share = items / sampled
     host = made - begin + (time.perf_counter() - made) * share
     load = _load(lengths, settings, common.batch_size, share)
-    return Demand(items, round(len(instances) * share), load, host + _host(settings, load), True)
+    return Demand(
+        items=items,
+        requests=round(len(instances) * share),
+        load=load,
+        host=host + _host(settings, load),
+        counted=True,
+        generated=settings.variant == "generation",
+    )
 
 
 def known_demand(task: Task, common: CommonSettings, config: TransformerConfig) -> Demand:
@@ -113,7 +122,8 @@ def known_demand(task: Task, common: CommonSettings, config: TransformerConfig) 
         requests, share = items, items
     load = _load(lengths, settings, common.batch_size, share)
     host = items * HOST_PER_ITEM + _host(settings, load)
-    return Demand(items, round(requests), load, host, False)
+    generated = settings.variant == "generation"
+    return Demand(items, round(requests), load, host, counted=False, generated=generated)
 
 
 @dataclass(frozen=True)

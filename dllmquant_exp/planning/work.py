@@ -41,6 +41,7 @@ class Machine:
         flops, wide_flops, moved, powers: what it does of each per second.
         launch: seconds per call of a tensor operation.
         memory: bytes that it has.
+        gpu: it is one.
         source: where the figures come from.
     """
 
@@ -51,6 +52,7 @@ class Machine:
     powers: float
     launch: float
     memory: float
+    gpu: bool
     source: str
 
     def seconds(self, work: Work) -> float:

@@ -16,7 +16,7 @@ from dllmquant_exp.planning.machines import named_gpu
 from dllmquant_exp.planning.work import Machine, Work
 
 Call = Callable[..., tuple[int, str, str]]
-MACHINE = Machine("m", 1e9, 1e9, 1e9, 1e9, 1e-6, 1e12, "made up")
+MACHINE = Machine("m", 1e9, 1e9, 1e9, 1e9, 1e-6, 1e12, False, "made up")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def estimated(*words: str) -> Estimates:
 
 
 def test_work_and_time_add_up() -> None:
-    machine = Machine("m", 2.0, 4.0, 5.0, 10.0, 0.5, 0.0, "")
+    machine = Machine("m", 2.0, 4.0, 5.0, 10.0, 0.5, 0.0, False, "")
     work = Work(2, 4, 5, 10, 2, 3)
     assert machine.seconds(work) == 1 + 1 + 1 + 1 + 1 + 3
     assert machine.seconds(3 * work + work) == 4 * machine.seconds(work)
@@ -84,7 +84,7 @@ def test_faster_machines_and_fewer_items_take_less() -> None:
     words = ("task=gsm8k", "model=llada_8b", "method=fp")
     jobs = compose_jobs(words, config_folder())
     slow, fast = (
-        estimate(jobs, lambda *_, f=f: Machine("m", f, f, f, f, 0, 1e12, "")).seconds()
+        estimate(jobs, lambda *_, f=f: Machine("m", f, f, f, f, 0, 1e12, True, "")).seconds()
         for f in (1e12, 1e14)
     )
     assert fast < slow / 50
