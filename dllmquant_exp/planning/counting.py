@@ -32,7 +32,7 @@ from dllmquant_exp.planning.shapes import all_parameters, local_folder, shape_of
 from dllmquant_exp.planning.work import Machine, Work
 from dllmquant_exp.reporting.results import config_hash
 
-PROCESS = 0.45e9  # bytes without a model: of a process with its libraries, or of a CUDA context
+PROCESS = 0.52e9  # bytes without a model: of a process with its libraries, or of a CUDA context
 FLOAT64 = 8
 BYTES_PER_ITEM, BYTES_PER_RESULT = 330, 9000  # of a result file
 BYTES_PER_REQUEST, BYTES_PER_TOKEN = 130, 5.5  # of a file of answers; tokens of generated ones

@@ -67,7 +67,7 @@ def _totals(found: Estimates) -> list[str]:
     disk = sum(c.disk for c in left) + sum(s.disk for s in found.open_stages())
     lines = [
         f"\n{len(cells)} cells, {done} finished, {len(left)} to do in {len(found.loads)} jobs: "
-        f"{duration(seconds)}{unit}, one after the other; {size(disk)} on disk; peak memory "
+        f"{duration(seconds)}{unit}, one after the other, {size(disk)} more on disk, peak memory "
         f"{size(max(cell.memory for cell in cells))}"
     ]
     if len(found.machines) > 1 and left:

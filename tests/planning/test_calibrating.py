@@ -38,8 +38,8 @@ def test_states_tokens_and_bytes(
         folder=tmp_path,
     )  # fmt: skip
     size = calibration_size(settings, model.config, 4, embedded=True, needs_scores=False)
-    assert size.states == pytest.approx(len(made.states), abs=2)
     # A few prompts may be far from the mean length that is assumed.
+    assert size.states == pytest.approx(len(made.states), abs=2 if settings.tokens is None else 6)
     assert 0.5 < size.tokens / made.tokens < 2
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert 0.5 < size.disk / written < 2
