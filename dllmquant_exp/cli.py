@@ -18,6 +18,8 @@ from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
+    "plan": "print what a sweep will take (time, memory, disk per cell) without running it; plan "
+    "--help",
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
     "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
@@ -83,6 +85,10 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
             from dllmquant_exp.probes.command import main as figures
 
             return figures(words, config_folder)
+        if name == "plan":
+            from dllmquant_exp.planning.command import plan
+
+            return plan(words, config_folder, Console())
         if name == "random-checkpoint":
             return random_checkpoint(words)
         raise ConfigError(

@@ -8,7 +8,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
+from dllmquant_exp.partial_files import whole_folder
 
 logger = logging.getLogger(__name__)
 STATES_FILE, SET_FILE = "states.safetensors", "set.json"
@@ -78,9 +78,7 @@ def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | N
     When another process has written `path` meanwhile, theirs stays: the key is the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        partial.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+    with whole_folder(path) as partial:
         states = calibration_set.states
         tensors = {
             name: torch.cat([getattr(state, name).cpu() for state in states]) for name in _PER_TOKEN
@@ -98,13 +96,6 @@ def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | N
         description["sha256"] = _digest(json.loads(json.dumps(description)))
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / SET_FILE).write_text(text + "\n", encoding="utf-8")
-        try:
-            os.rename(partial, path)
-        except OSError:
-            if not path.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _digest(description: Mapping[str, Any]) -> str:

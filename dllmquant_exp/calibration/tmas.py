@@ -16,6 +16,7 @@ How open readings are settled (../shared/facts/paper.md has why):
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -176,12 +177,17 @@ def tmas(
 
 
 def reachable(decoding: DecodingSettings, settings: TmasSettings) -> set[Cell]:
-    """The cells that some step of this schedule falls into.
+    """The cells that some step of this schedule falls into; see `visits`."""
+    return set(visits(decoding, settings))
+
+
+def visits(decoding: DecodingSettings, settings: TmasSettings) -> Counter[Cell]:
+    """How many steps of a decode fall into each cell.
 
     It counts masks as the schedule commits them, so it holds where every step commits what it
     should: a model that predicts the mask token itself, or Dream's `origin`, may stray from it.
     """
-    found: set[Cell] = set()
+    found: Counter[Cell] = Counter()
     committed = 0
     for number, step in enumerate(steps_of(decoding)):
         left = step.reach - committed
@@ -190,7 +196,7 @@ def reachable(decoding: DecodingSettings, settings: TmasSettings) -> set[Cell]:
         in_block = 1 - Fraction(left, decoding.block_length)
         in_response = Fraction(committed, decoding.gen_length)
         ratio = float(in_block if settings.ratio_scope == "block" else in_response)
-        found.add((number * settings.blocks // decoding.steps, settings.interval(ratio)))
+        found[number * settings.blocks // decoding.steps, settings.interval(ratio)] += 1
         committed += min(left, int(step.commits(torch.tensor([left]))))
     return found
 

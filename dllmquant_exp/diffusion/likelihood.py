@@ -98,6 +98,19 @@ def log_likelihoods(
     return LikelihoodResult(values.tolist(), greedy, predictor.token_forwards, predictor.forwards)
 
 
+def input_sizes(
+    requests: Sequence[LikelihoodRequest], settings: LikelihoodSettings, config: TransformerConfig
+) -> list[tuple[int, int]]:
+    """Length and masked tokens of every row that `log_likelihoods` would forward (guidance: twice).
+
+    No model is needed.
+    """
+    return [
+        (len(each.context) + len(each.tail), len(each.masked))
+        for each in _masked_inputs(requests, settings, config)
+    ]
+
+
 @dataclass
 class _MaskedInput:
     """One row for the model, and who reads it.

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,8 @@ def evaluate_task(
     built = build_tasks(settings, data_root=data_root, limit=limit)
     with quiet_libraries():
         for member in built:
-            member.task._instances = _requests(member, settings, lm)
+            chat = lm.apply_chat_template if settings.chat_template else None
+            member.task._instances = build_requests(member, settings, chat)
         _ask(lm, [instance for member in built for instance in member.task._instances])
         items = [item for member in built for item in _score(member, settings)]
     return TaskResult(
@@ -142,14 +143,18 @@ def _guards(settings: TaskSettings) -> tuple[str, ...]:
     return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)
 
 
-def _requests(member: BuiltTask, settings: TaskSettings, lm: DiffusionLM) -> list[Instance]:
+def build_requests(
+    member: BuiltTask, settings: TaskSettings, chat: Callable[..., str] | None
+) -> list[Instance]:
     """The requests of a task's items.
+
+    Args:
+        chat: writes a conversation as one string; None without a chat template.
 
     The few-shot examples are drawn anew for each item, from a seed of its own: lm-eval draws them
     one item after the other, so that `limit` would change an item's prompt.
     """
     task, instances = member.task, []
-    chat = lm.apply_chat_template if settings.chat_template else None
     for doc_id in member.doc_ids:
         doc = task.task_docs[doc_id]
         task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))

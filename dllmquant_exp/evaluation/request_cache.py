@@ -1,8 +1,11 @@
 """Answers of the model that are already known, so that a killed cell goes on where it stopped.
 
 One file of JSON lines per run. A line is either an answer, `{"key": ..., "answer": ...}`, or the
-cost of a batch of them, `{"token_forwards": ..., "forwards": ...}`. The key is a hash of all that
-can change an answer: the model, the settings, the tokens and the seed.
+cost of the batch of answers before it, `{"token_forwards": ..., "forwards": ...}`. The key is a
+hash of all that can change an answer: the model, the settings, the tokens and the seed.
+
+Only whole batches count: answers without their cost would make a resumed run cheaper than an
+undisturbed one, and the rest of their batch would be computed in another batch.
 """
 
 import hashlib
@@ -67,13 +70,22 @@ class RequestCache:
             os.fsync(file.fileno())
 
     def _load(self, path: Path) -> None:
-        """Read what is whole; cut a line off that a kill left half-written."""
+        """Read whole batches; cut off what a kill left of the last one."""
         text = path.read_bytes()
-        good = 0
+        read = good = 0
+        batch: dict[str, Any] = {}
         for line in text.splitlines(keepends=True):
-            if not (line.endswith(b"\n") and self._read_line(line)):
+            entry = _entry(line)
+            if entry is None:
                 break
-            good += len(line)
+            read += len(line)
+            if "key" in entry:
+                batch[entry["key"]] = entry["answer"]
+                continue
+            self.answers |= batch
+            self.token_forwards += entry["token_forwards"]
+            self.forwards += entry["forwards"]
+            batch, good = {}, read
         if good < len(text):
             logger.warning(
                 "%s: %d bytes at the end are not readable (the run was probably killed while "
@@ -83,14 +95,15 @@ class RequestCache:
             )
             os.truncate(path, good)
 
-    def _read_line(self, line: bytes) -> bool:
-        try:
-            entry = json.loads(line)
-            if "key" in entry:
-                self.answers[entry["key"]] = entry["answer"]
-            else:
-                self.token_forwards += int(entry["token_forwards"])
-                self.forwards += int(entry["forwards"])
-        except (ValueError, KeyError, TypeError):
-            return False
-        return True
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of the file; None where it is none."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    cost = (entry.get("token_forwards"), entry.get("forwards"))
+    is_answer = isinstance(entry.get("key"), str) and "answer" in entry
+    return entry if is_answer or all(type(number) is int for number in cost) else None

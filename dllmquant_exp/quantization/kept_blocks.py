@@ -10,8 +10,6 @@ A block that is damaged is made again.
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block
+from dllmquant_exp.partial_files import whole_file
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
 
 logger = logging.getLogger(__name__)
@@ -54,9 +53,10 @@ def kept_or_made(
     for name, weight in weights.items():
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _replace(_tensors(folder, n), lambda path: save_file(contiguous, path))
-    report = _sealed(done, _tensors(folder, n))
-    _replace(_report(folder, n), lambda path: path.write_text(report))
+    with whole_file(_tensors(folder, n)) as partial:
+        save_file(contiguous, partial)
+    with whole_file(_report(folder, n)) as partial:
+        partial.write_text(_sealed(done, _tensors(folder, n)))
     return done, weights
 
 
@@ -101,18 +101,6 @@ def _load(folder: Path, n: int, block: Block) -> Rounded:
             f"block {n} in {folder} cannot be read ({error}): delete it"
         ) from error
     return done, weights
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside `path` and rename, so that two jobs with one block do not disturb each other."""
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(partial))
-        os.chmod(partial, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def _tensors(folder: Path, n: int) -> Path:

@@ -3,16 +3,15 @@
 <runs_dir>/<sweep>/<cell>/result.json
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from dllmquant_exp.partial_files import whole_file
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
@@ -87,18 +86,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
 def write_whole(path: Path, content: bytes) -> Path:
     """Write `path` atomically: to a temporary file beside it, synced, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are to be shared
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
     return path
 
 
