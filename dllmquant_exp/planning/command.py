@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dllmquant_exp.config import Experiment
+from dllmquant_exp.config import SPEED, Experiment
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.counting import estimate
 from dllmquant_exp.planning.jobs import compose_jobs
@@ -49,7 +49,10 @@ def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
     utilisation, throughput = _number(own, "utilisation"), _number(own, "throughput")
     if utilisation is None or utilisation > 1:
         raise ConfigError(f"utilisation = {own['utilisation']} must be in (0, 1]")
-    jobs = _jobs(rest, config_folder)
+    everything = _jobs(rest, config_folder)
+    jobs = [job for job in everything if all(task.kind != SPEED for task in job.tasks)]
+    if not jobs:
+        raise ConfigError("task=speed measures for as long as it says; there is nothing to plan")
     if jobs[0].common.threads is not None:
         torch.set_num_threads(jobs[0].common.threads)
     device = jobs[0].common.device
@@ -71,6 +74,9 @@ def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
     with console.status("counting") as status:
         found = estimate(jobs, machine_of, lambda what: status.update(f"counting {what}"))
     print_plan(found, console)
+    if len(jobs) < len(everything):
+        left_out = f"{len(everything) - len(jobs)} measurements of speed (Table 4)"
+        console.print(f"Not estimated: {left_out}.", markup=False, highlight=False)
     return 0
 
 
