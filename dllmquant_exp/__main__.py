@@ -1,5 +1,6 @@
 """The entry point: `python -m dllmquant_exp`. A subcommand, our help, or a composition by Hydra."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from dllmquant_exp import cli
 
 ALL_TABLES = "table=all"
+RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -20,8 +22,7 @@ def config_folder() -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    0: everything is there; 1: a cell failed; 2: the input was wrong. Hydra's own refusals (an
-    unknown option of a group, a key that does not exist) leave with its status, 1.
+    0: everything is there; 1: a cell failed; 2: the input was wrong.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     status = cli.dispatch(words, config_folder())
@@ -44,11 +45,14 @@ def _compose(words: list[str]) -> int:
     import hydra
 
     from dllmquant_exp.sweep.callbacks import run_job
+    from dllmquant_exp.sweep.submission import report_error
 
     # Hydra reads sys.argv, and its parser takes overrides in one piece only: -m goes first.
     flags = [word for word in words if word in ("-m", "--multirun")][:1]
     rest = [word for word in words if word not in ("-m", "--multirun")]
     program, sys.argv = sys.argv, [sys.argv[0], *flags, *rest]
+    raw = os.environ.get(RAW_ERRORS)
+    os.environ[RAW_ERRORS] = "1"  # errors are ours to report
     try:
         decorate = hydra.main(
             version_base="1.3", config_path=str(config_folder()), config_name="config"
@@ -59,8 +63,16 @@ def _compose(words: list[str]) -> int:
         return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        if raw == "1":
+            raise
+        return report_error(error)
     finally:
         sys.argv = program
+        if raw is None:
+            del os.environ[RAW_ERRORS]
+        else:
+            os.environ[RAW_ERRORS] = raw
     return 0
 
 

@@ -1,5 +1,6 @@
 """Help and subcommands: everything on the command line that is not a composition for Hydra."""
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 import dllmquant_exp
-from dllmquant_exp.schema import ConfigError, unknown_key
+from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
     "plan": "print what a sweep will take (time, memory, disk per cell) without running it; plan "
     "--help",
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
-    "report": "print the table of a sweep from its result files; report table=table1 (2, 3, 5, 6 "
+    "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
     "what does not add up in its numbers. The last three write files as well",
+    "figures": "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
     "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
 }
 GROUPS = {
@@ -78,6 +81,10 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
             return main(list(words))
         if name == "report":
             return report(words, config_folder)
+        if name == "figures":
+            from dllmquant_exp.probes.command import main as figures
+
+            return figures(words, config_folder)
         if name == "plan":
             from dllmquant_exp.planning.command import plan
 
@@ -134,7 +141,8 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     if any(word.startswith("table=") for word in words):
         from dllmquant_exp.reporting.commands import report_tables
 
-        values = read_settings("report", words, {"table": None, **_PAPER_REPORT, "format": "all"})
+        defaults = {"table": None, **_PAPER_REPORT, "format": "all", "tracking": "off"}
+        values = read_settings("report", words, defaults)
         return report_tables(
             values["table"],
             Path(values["runs_dir"]),
@@ -142,6 +150,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
             _report_folder(values),
             values["format"],
             _presets(config_folder),
+            _tracking(config_folder, values["tracking"]),
         )
     return _report_sweep(words)
 
@@ -161,9 +170,24 @@ def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
     return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
 
 
+def _tracking(config_folder: Path, name: str) -> TrackingSettings:
+    """An option of the group `tracking`, checked.
+
+    Raises:
+        ConfigError, TrackingError: no such option, or one that cannot be used here.
+    """
+    options = {path.stem: path for path in sorted((config_folder / "tracking").glob("*.yaml"))}
+    if name not in options:
+        raise ConfigError(f"tracking = {name!r} is not one of: {', '.join(options)}")
+    settings = read(TrackingSettings, yaml.safe_load(options[name].read_text("utf-8")), "tracking")
+    check_tracking(settings, os.environ)
+    return settings
+
+
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
     from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
 
     values = read_settings(
@@ -178,6 +202,7 @@ def _report_sweep(words: Sequence[str]) -> int:
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
+        print_speed_cells(cells, Console())
         print_tables(tables, problems, Console())
         if not cells:
             print("no results yet")

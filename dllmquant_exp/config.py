@@ -13,45 +13,32 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.components import COMPONENTS, resolve_components
+from dllmquant_exp.components import COMPONENTS
 from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
-from dllmquant_exp.models.embedded.outliers import OutlierSettings
+from dllmquant_exp.making import (
+    DEFAULT_QUANT,
+    Making,
+    ModelSettings,
+    check_saving,
+    is_saved,
+    resolve_making,
+)
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
+from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.speed_config import check_speed, resolve_speed
 from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
-DEFAULT_QUANT = "w4a4"
+Export = Literal["compressed-tensors"]
+SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which checkpoint, and which of a task's published settings belong to it."""
-
-    name: str
-    architecture: Architecture
-    checkpoint: str  # embedded:NAME, a local folder or a hub id
-    revision: str | None
-    settings: str
-    embedded: bool
-    outliers: OutlierSettings | None
-
-    def __post_init__(self) -> None:
-        if self.outliers is not None and not self.embedded:
-            raise ValueError(
-                "outliers are put into embedded models only (they are found with the micro-world's "
-                "texts); set model.outliers to null"
-            )
 
 
 @dataclass(frozen=True)
@@ -84,19 +71,24 @@ class CommonSettings:
     execution: Execution
     batch_size: int
     threads: int | None
+    save: str | None = None
+    export: Export | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         if not _NAME.fullmatch(self.sweep):
-            raise ConfigError(
+            problems.append(
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
         for name in ("limit", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name} = {value} must be at least 1")
+                problems.append(f"{name} = {value} must be at least 1")
         if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed} must not be negative")
+            problems.append(f"seed = {self.seed} must not be negative")
+        if problems:
+            raise ConfigError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -108,19 +100,13 @@ class Task:
     kind: str
     spec: Mapping[str, Any]
     settings: TaskSettings
+    speed: SpeedSettings | None = None  # where the kind is SPEED
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Making):
     """One job: a model, a method and a seed over the tasks of a suite."""
 
-    model: ModelSettings
-    method: MethodSettings
-    quant_name: str  # empty for full precision
-    quant: QuantSettings | None  # None for full precision
-    calibration: CalibrationSettings | None  # None where nothing is calibrated
-    cgq: CgqSettings | None
-    iaaq: IaaqSettings | None
     tasks: tuple[Task, ...]
     decoding: DecodingOverrides
     tracking: TrackingSettings
@@ -134,7 +120,7 @@ class Experiment:
         """What can change the cell's result, and nothing else; its hash names the cell."""
         settings = asdict(task.settings)
         del settings["source"]  # says where the values come from
-        common = self.common
+        common, scored = self.common, task.kind != SPEED
         return {
             "model": {
                 "name": self.model.name,
@@ -148,19 +134,25 @@ class Experiment:
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "cgq": None if self.cgq is None else asdict(self.cgq),
             "iaaq": None if self.iaaq is None else asdict(self.iaaq),
-            "task": {"name": task.name, "kind": task.kind, "settings": settings},
+            "task": {"name": task.name, "kind": task.kind, "settings": settings}
+            | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
-            "limit": common.limit,
+            "limit": common.limit if scored else None,
             "seed": common.seed,
             "device": common.device,
-            "dtype": common.dtype,
+            "dtype": common.dtype if scored else None,
             "execution": None if self.quant is None else common.execution,
-            "batch_size": common.batch_size,
+            "batch_size": common.batch_size if scored else None,
             "threads": common.threads,
+            # Absent otherwise: results from before there were saved models keep their names.
+            **({} if self.saved is None else {"saved": self.saved.digest[7:23]}),
         }
 
     def reads_data_root(self, task: Task) -> bool:
-        return task.kind == "official" or not (self.calibration is None or self.model.embedded)
+        if task.kind == SPEED:
+            return False
+        collects = self.calibration is not None and self.saved is None
+        return task.kind == "official" or (collects and not self.model.embedded)
 
     @property
     def row(self) -> str:
@@ -188,7 +180,9 @@ def to_mapping(config: DictConfig) -> dict[str, Any]:
 
 
 def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
-    """Check a composed configuration and make an experiment of it. Touches no file.
+    """Check a composed configuration and make an experiment of it.
+
+    Touches no file but the config.json of a saved model.
 
     Args:
         config: see `to_mapping`.
@@ -196,7 +190,8 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             was asked for by name must matter to at least one task.
 
     Raises:
-        ConfigError: the first section with problems, all of its problems.
+        ConfigError: all problems of all sections; where there is none, the first conflict between
+            sections.
     """
     names = {field.name for field in fields(CommonSettings)}
     known = {*GROUPS, *COMPONENTS, *PRESETS, *names}
@@ -210,32 +205,46 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
             "models=... says what a table spans and has no effect without table=...; for one "
             "model use model=..."
         )
+    _check_sections(config)
     common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
-    model = read(ModelSettings, config["model"], "model", ignore=["calibration"])
-    method = read(MethodSettings, config["method"], "method")
-    quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])
-    plain = not method.quantizes
-    calibration, cgq, iaaq = resolve_components(
-        config, overrides, method, None if plain else quant, model.architecture
-    )
-    if not plain and common.execution == "packed":
-        _check_packed(common, quant)
+    making = resolve_making(config, overrides)
+    if making.quant is not None and common.execution == "packed":
+        _check_packed(common, making.quant)
+    check_saving(making, common.dtype, common.save, common.export)
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
-    tasks = _resolve_tasks(config["task"], model, decoding)
+    tasks = _resolve_tasks(config["task"], making.model, decoding)
     _check_effects(overrides, tasks)
+    if any(task.kind == SPEED for task in tasks):
+        fake = making.quant is not None and common.execution == "fake"
+        check_speed(overrides, device=common.device, fake=fake)
     return Experiment(
-        model=model,
-        method=method,
-        quant_name="" if plain else str(config["quant"].get("name", DEFAULT_QUANT)),
-        quant=None if plain else quant,
-        calibration=calibration,
-        cgq=cgq,
-        iaaq=iaaq,
+        **vars(making),
         tasks=tasks,
         decoding=decoding,
         tracking=read(TrackingSettings, config["tracking"], "tracking"),
         common=common,
     )
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """Every problem of every section in one message (ConfigError)."""
+    problems = []
+    sections: list[tuple[type, Any, str, Sequence[str]]] = [
+        (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
+        (MethodSettings, config["method"], "method", []),
+        (QuantSettings, config["quant"], "quant", ["name"]),
+        (DecodingOverrides, config["decoding"], "decoding", []),
+        (TrackingSettings, config["tracking"], "tracking", []),
+    ]
+    if not is_saved(config["model"]):
+        sections.insert(1, (ModelSettings, config["model"], "model", ["calibration"]))
+    for cls, section, where, ignore in sections:
+        try:
+            read(cls, section, where, ignore=ignore)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def _resolve_tasks(
@@ -263,7 +272,10 @@ def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: Decoding
         raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return Task(name, spec["label"], spec["kind"], dict(spec), settings)
+    speed = None
+    if spec["kind"] == SPEED:
+        speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
 
 
 def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:

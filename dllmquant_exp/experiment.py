@@ -36,7 +36,9 @@ from dllmquant_exp.reporting.results import (
     write_result,
 )
 from dllmquant_exp.reporting.statistics import score_interval
-from dllmquant_exp.surroundings import check_device
+from dllmquant_exp.saving import save_model
+from dllmquant_exp.speed_cell import measure_speed_cell
+from dllmquant_exp.surroundings import check_device, explain_unwritten
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Outcome:
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
-    """Bring every cell of the job to an end and say what became of each.
+    """Bring every cell of the job to an end and say what became of each; save the model if asked.
 
     Args:
         keep_going: record bad input (a ValueError: wrong checkpoint, missing data file, ...) as a
@@ -65,6 +67,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     preparation = Preparation(experiment)
     outcomes = []
     with _threads(experiment.common.threads):
+        if experiment.common.save is not None:
+            save_model(experiment, digest, preparation.get)
         for task in experiment.tasks:
             folder = experiment.sweep_folder / experiment.cell_name(task)
             if task not in waiting:
@@ -76,6 +80,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
 
 def _local_digest(experiment: Experiment, keep_going: bool) -> str | None:
     """Of a checkpoint on this disk, to notice that it changed; None where a hub would be asked."""
+    if experiment.saved is not None:
+        return experiment.saved.digest
     checkpoint = experiment.model.checkpoint
     if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
         return None
@@ -91,7 +97,8 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
     """Name every missing data file before hours go into the tasks that have theirs (DataError)."""
     if experiment.common.data_root is None:
         return
-    configs = [config for t in tasks for config in task_configs(t.settings.harness_task)]
+    scored = [task for task in tasks if task.speed is None]
+    configs = [config for t in scored for config in task_configs(t.settings.harness_task)]
     paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
     check_data_root(Path(experiment.common.data_root).expanduser(), list(paths))
 
@@ -138,7 +145,7 @@ def _run_cell(
     """One cell from start to result file; see `run` for what is raised."""
     fresh, started_at = not folder.exists(), provenance.now()
     try:
-        prepared = preparation.get()
+        prepared = None if task.speed is not None else preparation.get()
         with tracking.start(
             experiment.tracking,
             folder,
@@ -146,7 +153,10 @@ def _run_cell(
             group=experiment.common.sweep,
             config=experiment.cell_config(task),
         ) as tracker:
-            result = _measure(experiment, task, folder, prepared, started_at)
+            if prepared is None:
+                result = _measure_speed(experiment, task, started_at)
+            else:
+                result = _measure(experiment, task, folder, prepared, started_at)
             write_result(folder, result)
             tracker.log_result(result)
     except Exception as error:
@@ -154,12 +164,10 @@ def _run_cell(
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        write_result(folder, _failed(experiment, task, error, started_at))
-        logger.error(
-            "  %s failed: %s: %s (traceback in %s)",
-            task.name, type(error).__name__, error, folder / RESULT_FILE,
-        )  # fmt: skip
-        return Outcome(folder, "failed")
+        return _fail(experiment, task, folder, error, started_at)
+    if task.speed is not None:
+        logger.info("  %s: %s", task.name, result["summary"])
+        return Outcome(folder, "finished")
     low, high = result["interval95"]
     logger.info(
         "  %s: %.1f%% [%.1f, %.1f], %d items, %.0f s",
@@ -167,6 +175,19 @@ def _run_cell(
         result["timing"]["wall_seconds"]["evaluate"],
     )  # fmt: skip
     return Outcome(folder, "finished")
+
+
+def _fail(
+    experiment: Experiment, task: Task, folder: Path, error: Exception, started_at: str
+) -> Outcome:
+    """Record a failed cell; where even that cannot be written, say so, and the others go on."""
+    where = f"traceback in {folder / RESULT_FILE}"
+    try:
+        write_result(folder, _failed(experiment, task, error, started_at))
+    except OSError as unwritten:
+        where = f"and {explain_unwritten(folder, unwritten)}"
+    logger.error("  %s failed: %s: %s (%s)", task.name, type(error).__name__, error, where)
+    return Outcome(folder, "failed")
 
 
 def _is_ours(error: ValueError) -> bool:
@@ -200,13 +221,22 @@ def _measure(
     return {
         **_head(experiment, task, "finished"),
         **_measurements(measured),
-        "quantization": prepared.report.to_dict(),
+        "quantization": dict(prepared.report),
         "calibration": prepared.calibration,
         "checkpoint_digest": prepared.digest,
         "calibration_digest": prepared.calibration and prepared.calibration["digest"],
         "error": None,
         "timing": _timing(started_at, seconds) | peak,
     }
+
+
+def _measure_speed(experiment: Experiment, task: Task, started_at: str) -> dict[str, Any]:
+    """The cell of a speed task; see speed_cell.py."""
+    start = time.perf_counter()
+    found = measure_speed_cell(experiment, task)
+    seconds = {"measure": time.perf_counter() - start}
+    head = _head(experiment, task, "finished")
+    return {**head, **found, "timing": _timing(started_at, seconds)}
 
 
 def _measurements(measured: TaskResult) -> dict[str, Any]:

@@ -34,7 +34,11 @@ from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.reports import QuantReport
+from dllmquant_exp.quantization.saving import (
+    SavedModel,
+    load_quantized,
+    load_saved_tokenizer,
+)
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.surroundings import check_device
 
@@ -45,13 +49,14 @@ CALIBRATION_BATCH = 16  # states at once; results depend on it by rounding only
 class Prepared:
     """A model ready to be evaluated, and what it took.
 
+    report: what the method did, see QuantReport.
     calibration: digest and reports of the calibration set; None where nothing was calibrated.
     seconds: wall time of load, calibrate and quantize.
     """
 
     model: Transformer
     tokenizer: PreTrainedTokenizerBase
-    report: QuantReport
+    report: Mapping[str, Any]
     calibration: Mapping[str, Any] | None
     digest: str
     seconds: dict[str, float]
@@ -77,7 +82,7 @@ class Preparation:
 
 
 def prepare(experiment: Experiment) -> Prepared:
-    """Load the checkpoint, collect its calibration set and quantize it.
+    """Load the checkpoint, collect its calibration set and quantize it; or load a saved model.
 
     Raises:
         CheckpointError: what is wrong with the checkpoint, or it is of another architecture.
@@ -86,6 +91,8 @@ def prepare(experiment: Experiment) -> Prepared:
     device = check_device(experiment.common.device)
     provenance.restart_peak_memory(device)
     start = time.perf_counter()
+    if experiment.saved is not None:
+        return _restore(experiment, experiment.saved, device, start)
     folder = resolve_checkpoint(experiment.model.checkpoint, experiment.model.revision)
     tokenizer = load_tokenizer(str(folder))
     model = _load(experiment, folder, tokenizer, device)
@@ -111,7 +118,20 @@ def prepare(experiment: Experiment) -> Prepared:
     }
     peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
     described = None if calibration is None else _describe(experiment, calibration)
-    return Prepared(model, tokenizer, report, described, digest, seconds, peak)
+    return Prepared(model, tokenizer, report.to_dict(), described, digest, seconds, peak)
+
+
+def _restore(
+    experiment: Experiment, saved: SavedModel, device: torch.device, start: float
+) -> Prepared:
+    """A saved model, with the reports of its making."""
+    tokenizer = load_saved_tokenizer(saved)
+    packed = experiment.common.execution == "packed"
+    model = load_quantized(saved, device=device, packed=packed)
+    seconds = {"load": time.perf_counter() - start, "calibrate": 0.0, "quantize": 0.0}
+    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
+    report, calibration = (saved.made.get(key) for key in ("report", "calibration_report"))
+    return Prepared(model, tokenizer, report or {}, calibration, saved.digest, seconds, peak)
 
 
 def _load(

@@ -1,5 +1,6 @@
 """What this machine can do for a run: GPU, W&B key, data folder, runs folder."""
 
+import errno
 import os
 import re
 import tempfile
@@ -10,7 +11,11 @@ import torch
 
 from dllmquant_exp.config import CommonSettings
 from dllmquant_exp.schema import ConfigError
-from dllmquant_exp.tracking import TrackingSettings, check_tracking
+from dllmquant_exp.tracking import TrackingError, TrackingSettings, check_tracking
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+LEAST_ROOM = 1 << 18  # bytes; a cell's files are larger, but not much where the tasks are small
 
 
 def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
@@ -19,17 +24,37 @@ def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> No
     Raises:
         ConfigError: what is not there, and what would work instead.
     """
-    check_device(common.device)
-    if common.data_root is not None and not Path(common.data_root).expanduser().is_dir():
+    problems: list[str] = []
+    made: list[Path] = []
+    for check in (
+        lambda: check_device(common.device),
+        lambda: check_data_root(common.data_root),
+        lambda: check_tracking(tracking, os.environ),
+        lambda: made.extend(check_writable(Path(common.runs_dir) / common.sweep)),
+    ):
+        try:
+            check()
+        except (ConfigError, TrackingError) as error:
+            problems.append(str(error))
+    if problems:
+        _remove(made)
+        raise ConfigError("; ".join(problems))
+
+
+def _remove(folders: list[Path]) -> None:
+    """Of folders made one in the other, those that are still empty."""
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def check_data_root(data_root: str | None) -> None:
+    """Refuse a `data_root` that is no folder (ConfigError)."""
+    if data_root is not None and not Path(data_root).expanduser().is_dir():
         raise ConfigError(
-            f"data_root = {common.data_root} is not a folder; it should hold the official tasks' "
+            f"data_root = {data_root} is not a folder; it should hold the official tasks' "
             "files, or be null to take them from the hub"
         )
-    try:
-        check_tracking(tracking, os.environ)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    check_writable(Path(common.runs_dir) / common.sweep)
 
 
 def check_device(device: str) -> torch.device:
@@ -49,21 +74,29 @@ def check_device(device: str) -> torch.device:
     return wanted
 
 
-def check_writable(folder: Path) -> None:
-    """Find out by writing; leaves no file, and no folder that was not there, when it fails."""
-    made = []
+def explain_unwritten(folder: Path, error: OSError) -> str:
+    """Why nothing can be written to `folder`, and what to do: one line."""
+    advice = "make room there" if error.errno in FULL else "make it writable"
+    return (
+        f"{folder} cannot be written ({error.strerror or error}): {advice}, or set runs_dir to "
+        "another folder; the same command then goes on, and what is finished stays"
+    )
+
+
+def check_writable(folder: Path) -> list[Path]:
+    """Find out by writing, and return the folders that it made; none where it fails."""
+    made: list[Path] = []
     try:
         for parent in [*reversed(folder.parents), folder]:
             if not parent.exists():
                 parent.mkdir()
                 made.append(parent)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM))  # a full disk takes empty files
     except OSError as error:
-        for parent in reversed(made):
-            with suppress(OSError):
-                parent.rmdir()
+        _remove(made)
         raise ConfigError(
             f"the runs folder {folder} cannot be written ({error.strerror}); set runs_dir to a "
             "folder that can"
         ) from error
+    return made

@@ -1,4 +1,5 @@
-"""Weights & Biases behind one small interface: one W&B run per cell, closed with the cell.
+"""Weights & Biases behind one small interface: one W&B run per cell, closed with the cell, and one
+per call of `report table=...` for its tables.
 
 The result file is the record; W&B is a log of it, so what is logged is taken from the result and
 from nowhere else.
@@ -11,11 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from urllib.parse import urlparse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mode = Literal["offline", "online", "off"]
 DEFAULT_SERVER = "https://api.wandb.ai"
+START_SECONDS, END_SECONDS = 30, 120  # for a server to take a new run, and the rest of its data
 logger = logging.getLogger(__name__)
 
 
@@ -59,32 +64,41 @@ class WandbTracker:
 
     def __init__(self, run: Any) -> None:
         self.run = run
+        self.folder = Path(run.dir).parent
 
     def log_result(self, result: Mapping[str, Any]) -> None:
-        with _complaints():
+        with _complaints(self.folder):
             self.run.summary["status"] = "finished"
             self.run.log(measurements(result))
 
     def log_failure(self, error: BaseException) -> None:
-        with _complaints():
+        with _complaints(self.folder):
             self.run.summary["status"] = "failed"
             self.run.summary["error"] = f"{type(error).__name__}: {error}"
 
     def close(self, *, failed: bool) -> None:
-        with _complaints():
+        with _complaints(self.folder):
             self.run.finish(exit_code=int(failed))
 
 
 @contextmanager
-def _complaints() -> Iterator[None]:
+def _complaints(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning("W&B did not take the result (%s); the result file holds it", error)
+        logger.warning(
+            "W&B did not take everything (%s). The files hold it; what was recorded can be "
+            "sent later with: wandb sync %s", error, folder,
+        )  # fmt: skip
 
 
 def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
     """The numbers of a finished result that W&B gets, flat. Scores are fractions in [0, 1]."""
+    if "speed" in result:
+        return {
+            f"tokens_per_second/{variant['name']}": variant["tokens_per_second"]["median"]
+            for variant in result["speed"]["variants"]
+        }
     low, high = result["interval95"]
     timing = result["timing"]
     return {
@@ -131,6 +145,39 @@ def _netrc_key(host: str, environment: Mapping[str, str]) -> bool:
     return False
 
 
+def log_tables(
+    settings: TrackingSettings,
+    folder: Path,
+    *,
+    name: str,
+    group: str,
+    tables: Mapping[str, "pd.DataFrame"],
+) -> None:
+    """Log data frames as W&B tables, in a run of their own in `folder`/wandb.
+
+    Args:
+        name, group: the run's name, and the sweep whose tables these are.
+        tables: by the name that W&B shows; an index becomes columns.
+
+    Raises:
+        TrackingError: W&B could not start at all.
+    """
+    if settings.mode == "off":
+        return
+    import wandb
+
+    tracker = WandbTracker(_online_or_offline(settings, settings.mode, folder, name, group, {}))
+    with _complaints(tracker.folder):
+        made = {}
+        for title, frame in tables.items():
+            flat = frame if frame.index.names == [None] else frame.reset_index()
+            rows = flat.astype(object).where(flat.notna(), None).values.tolist()
+            columns = [str(column) for column in flat.columns]
+            made[title] = wandb.Table(columns=columns, data=rows, allow_mixed_types=True)
+        tracker.run.log(made)
+    tracker.close(failed=False)
+
+
 @contextmanager
 def start(
     settings: TrackingSettings,
@@ -148,13 +195,16 @@ def start(
         group: the sweep's name; W&B shows its cells together.
         config: the cell's resolved configuration.
 
+    Where the server of an online run cannot be reached, the run is recorded offline, with the
+    command that sends it later.
+
     Raises:
-        TrackingError: W&B could not start, for instance because its server cannot be reached.
+        TrackingError: W&B could not start at all.
     """
     if settings.mode == "off":
         yield NoTracker()
         return
-    tracker = WandbTracker(_open_run(settings, settings.mode, folder, name, group, config))
+    tracker = WandbTracker(_online_or_offline(settings, settings.mode, folder, name, group, config))
     try:
         yield tracker
     except BaseException as error:
@@ -162,6 +212,26 @@ def start(
         tracker.close(failed=True)
         raise
     tracker.close(failed=False)
+
+
+def _online_or_offline(
+    settings: TrackingSettings,
+    mode: Literal["offline", "online"],
+    folder: Path,
+    name: str,
+    group: str,
+    config: Mapping[str, Any],
+) -> Any:
+    try:
+        return _open_run(settings, mode, folder, name, group, config)
+    except TrackingError as error:
+        if mode == "offline":
+            raise
+        logger.warning(
+            "%s. This run is recorded offline; send it later with: wandb sync %s",
+            error, folder / "wandb" / "offline-run-*",
+        )  # fmt: skip
+        return _open_run(settings, "offline", folder, name, group, config)
 
 
 def _open_run(
@@ -191,7 +261,12 @@ def _open_run(
                 x_disable_stats=True,
                 disable_git=True,  # the result file names the commit
                 disable_code=True,
+                # not W&B's own limits: a server that is gone would hold every cell up
+                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", START_SECONDS)),
+                finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", END_SECONDS)),
+                finish_timeout_raises=True,
             ),
         )
     except wandb.errors.Error as error:
-        raise TrackingError(f"W&B could not start a run with tracking={mode}: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise TrackingError(f"W&B could not start a run with tracking={mode}: {reason}") from error

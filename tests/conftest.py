@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+pytest_plugins = ["made_results"]
+
 
 def _records(file: Path) -> Iterator[Any]:
     """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""

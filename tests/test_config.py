@@ -92,11 +92,17 @@ def test_every_option_of_every_group_composes_and_resolves(
     for group, options in sections.items():
         for name, section in options.items():
             config = {**default, group: section}
+            if (group, name) == ("model", "saved"):
+                with pytest.raises(ConfigError, match=r"needs model\.checkpoint=FOLDER"):
+                    resolve(config)
+                continue
             if group == "model" and not section["embedded"]:
                 config["task"] = sections["task"]["nine"]
             if group == "decoding" and section["remasking"] in REMASKING["dream"]:
                 config |= {"model": sections["model"]["dream_7b"]}
                 config["task"] = sections["task"]["nine"]
+            if (group, name) == ("task", "speed"):
+                config["execution"] = "packed"
             experiment = resolve(config)
             assert experiment.tasks, f"{group}={name}"
             if group != "task":
@@ -114,6 +120,8 @@ def test_all_models_have_settings_for_the_nine_official_tasks(
     default: dict[str, Any], sections: dict[str, dict[str, Any]]
 ) -> None:
     for name, model in sections["model"].items():
+        if name == "saved":  # has those of the model that was saved
+            continue
         nine = resolve({**default, "model": model, "task": sections["task"]["nine"]})
         assert len(nine.tasks) == 9, name
         assert {task.kind for task in nine.tasks} == {"official"}
@@ -137,7 +145,9 @@ def test_a_cells_hash_moves_with_what_can_change_its_result(config: dict[str, An
         "limit": 7, "seed": 1, "batch_size": 8, "dtype": "float64", "device": "cuda", "threads": 2,
     }.items():  # fmt: skip
         assert not set(names) & set(cell_names(resolve({**config, key: value}))), key
-    for key, value in {"sweep": "other", "runs_dir": "elsewhere", "data_root": "/data"}.items():
+    for key, value in {
+        "sweep": "other", "runs_dir": "elsewhere", "data_root": "/data", "save": "folder",
+    }.items():  # fmt: skip
         assert cell_names(resolve({**config, key: value})) == names, key
     tracking = {**config["tracking"], "mode": "off"}
     assert cell_names(resolve({**config, "tracking": tracking})) == names
@@ -231,6 +241,14 @@ def test_all_problems_of_a_section_are_in_one_message(config: dict[str, Any]) ->
         resolve(config)
 
 
+def test_all_problems_of_all_sections_are_in_one_message(config: dict[str, Any]) -> None:
+    config |= {"limit": 0, "batch_size": 0}
+    config["model"] |= {"chekpoint": 1}
+    config["decoding"] |= {"steps": "four"}
+    with pytest.raises(ConfigError, match=r"limit = 0.*batch_size = 0.*chekpoint.*steps = 'four'"):
+        resolve(config)
+
+
 @pytest.mark.parametrize("override", ["decoding.mc_num=9", "+decoding.mc_num=9"])
 def test_an_override_that_would_change_nothing_is_refused(
     sections: dict[str, Any], config: dict[str, Any], override: str
@@ -290,6 +308,8 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         check(data_root="nowhere")
     with pytest.raises(ConfigError, match="needs a W&B key"):
         check(mode="online")
+    with pytest.raises(ConfigError, match=r"'gpu' is not one of.*nowhere is not.*a W&B key"):
+        check(mode="online", data_root="nowhere", device="gpu")
     assert not (tmp_path / "runs").exists()
     check()
     assert (tmp_path / "runs" / "s").is_dir()
@@ -318,3 +338,55 @@ def test_execution_makes_other_cells_of_quantized_models_only() -> None:
         fake = resolve(composed(f"method={method}", "task=micro_arc"))
         packed = resolve(composed(f"method={method}", "task=micro_arc", "execution=packed"))
         assert (cell_names(fake) != cell_names(packed)) == differs
+
+
+def speed(*overrides: str) -> Experiment:
+    words = ["task=speed", "execution=packed", *overrides]
+    return resolve(composed(*words), words)
+
+
+def test_every_model_has_settings_for_speed() -> None:
+    for model in set(OPTIONS["model"]) - {"saved"}:  # which is of any kind
+        (task,) = speed(f"model={model}").tasks
+        assert task.speed is not None and task.settings.metric == "tokens/s", model
+        assert task.settings.gen_length == task.settings.steps, "a token per step, as published"
+
+
+def test_a_speed_cells_hash_moves_with_what_is_measured() -> None:
+    key = "task.tasks.speed.measure.micro.responses"
+    overrides = ("seed=1", "method=quarot", "quant.activation_bits=8", "decoding.steps=16")
+    names = {cell_names(speed(*words))[0] for words in ((), *((word,) for word in overrides))}
+    names.add(cell_names(speed(f"{key}=3"))[0])
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("execution=fake", "execution=packed with task=speed"),
+        ("device=cuda", "use device=cpu|on the CPU"),
+        ("limit=3", "limit=3 would change nothing"),
+        ("dtype=bfloat16", "takes the fastest type of each side"),
+        ("batch_size=4", "says what it decodes at once"),
+        ("decoding.suppress_eos=false", "suppress_eos to true"),
+        ("task.tasks.speed.measure.micro.rounds=0", "rounds = 0 must be at least 1"),
+        ("model.settings=llada_x", "llada_x"),
+        ("~task.tasks.speed.measure.micro", "nothing for models of kind 'micro'"),
+    ],
+)
+def test_what_a_measurement_of_speed_would_ignore_or_cannot_do(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        speed(word)
+
+
+def test_what_is_meant_for_other_tables_does_not_matter_to_table_4() -> None:
+    def cell(*words: str) -> str:
+        every = ["table=table4", "row=quarot", "task=speed", *words]
+        (task,) = (experiment := resolve(composed(*every), every)).tasks
+        return experiment.cell_name(task)
+
+    assert cell() == cell("limit=5", "dtype=bfloat16", "batch_size=4")
+
+
+def test_full_precision_alone_needs_no_packed_execution() -> None:
+    assert speed("method=fp", "execution=fake").quant is None

@@ -384,3 +384,25 @@ def test_other_calibration_sets(make: Any, name: str) -> None:
     outcomes = run(make(**quick("gptq"), calibration=calibration), keep_going=False)
     found = result(outcomes[0])["calibration"]
     assert found["report"]["states"] == 6 and found["cgq"] is None
+
+
+def test_a_speed_cell_is_measured_once_and_holds_no_score(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = option("task", "speed")
+    task["tasks"]["speed"]["measure"]["micro"] |= {"responses": 2, "rounds": 2}
+    lengths = {"name": "short", "gen_length": 4, "steps": 4, "block_length": 2}
+    words = {"task": task, "decoding": lengths, "execution": "packed", "limit": None}
+    (outcome,) = run(make("quarot", **words), keep_going=False)
+    assert outcome.status == "finished"
+    value = result(outcome)
+    assert (value["score"], value["items"], value["metric"]) == (None, [], "tokens/s")
+    assert [v["name"] for v in value["speed"]["variants"]] == ["full precision", "W4A4", "W4A8"]
+    assert value["speed"]["weights"] == "of the checkpoint"
+    assert value["config"]["task"]["speed"]["rounds"] == 2
+    assert value["hardware"]["threads"] == 1 and value["hardware"]["cpu"]
+    cell = read_result(outcome.folder / "result.json")
+    assert cell.score is None and cell.speed == value["speed"]
+    forbid(monkeypatch, module, "measure_speed_cell")
+    (again,) = run(make("quarot", **words), keep_going=False)
+    assert again.status == "skipped"

@@ -148,8 +148,10 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["report", "swep=nope"], "did you mean 'sweep'"),
         (["report", "nope"], "'nope' is not setting=value"),
         (["report", "table=table1"], "no sweep 'tables' in runs"),
-        (["report", "table=table4"], "'table4' is not one of: table1, table2, table3, table5"),
+        (["report", "table=table7"], "'table7' is not one of: table1, table2, table3, table5"),
         (["report", "table=table1", "format=pdf"], "'pdf' is not one of: markdown, latex"),
+        (["report", "table=table1", "tracking=on"], "'on' is not one of: off, offline, online"),
+        (["report", "table=table1", "tracking=online"], "needs a W&B key"),
         (["report", "claims", "table=table1"], "report claims.table is not a setting"),
         (["report", "claims"], "no sweep 'tables' in runs"),
         (["report", "audit", "folder=a_file/x"], "audit.md cannot be written"),
@@ -234,7 +236,7 @@ def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[list[str]] = []
-    statuses = iter([0, 1, 0, 0, 0])
+    statuses = iter([0, 1, 0, 0, 0, 0])
 
     def compose_one(words: list[str]) -> int:
         lines.append(words)
@@ -242,6 +244,6 @@ def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("dllmquant_exp.__main__._compose", compose_one)
     assert main(["table=all", "limit=5"]) == 1
-    assert lines == [[f"table=table{n}", "limit=5"] for n in (1, 2, 3, 5, 6)]
+    assert lines == [[f"table=table{n}", "limit=5"] for n in range(1, 7)]
     statuses = iter([0, 130])
     assert main(["table=all"]) == 130, "an interruption ends them all"

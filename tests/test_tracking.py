@@ -1,9 +1,12 @@
 """Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
 
+import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 
 from dllmquant_exp import tracking
@@ -71,6 +74,47 @@ def test_a_failure_is_recorded_and_passed_on(folder: Path, recorded: Recorded) -
     assert found["history"] == []
 
 
+def test_a_server_out_of_reach_costs_no_result(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recorded: Recorded,
+) -> None:
+    """The run is recorded offline, whole, and the log says how to send it."""
+    with socket.socket() as taken:  # bound and not listening: connections are refused at once
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
+        cell = tmp_path / "cell"
+        with tracking.start(ONLINE, cell, name="cell", group="s", config={}) as tracker:
+            tracker.log_result(RESULT)
+    found = recorded(cell)
+    assert found["history"][0]["score"] == 0.625 and found["exit"] == 0
+    assert f"send it later with: wandb sync {cell}/wandb/offline-run-*" in caplog.text
+
+
+def test_a_server_lost_on_the_way_costs_no_result(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class LostRun:
+        """A run as W&B leaves it when its data could not be sent in time."""
+
+        dir = str(tmp_path / "wandb" / "run-1" / "files")
+        summary: ClassVar[dict[str, Any]] = {}
+
+        def log(self, values: Any) -> None:
+            raise ConnectionError("reset by peer")
+
+        def finish(self, exit_code: int) -> None:
+            raise TimeoutError("Timed out finishing run.")
+
+    tracker = tracking.WandbTracker(LostRun())
+    tracker.log_result(RESULT)
+    tracker.close(failed=False)
+    assert caplog.text.count(f"wandb sync {tmp_path / 'wandb' / 'run-1'}") == 2
+
+
 def test_off_writes_nothing(tmp_path: Path) -> None:
     off = TrackingSettings("off", "p", None)
     with tracking.start(off, tmp_path / "cell", name="n", group="g", config={}) as tracker:
@@ -111,3 +155,26 @@ def test_a_key_may_be_in_the_environment_or_in_netrc(
     else:
         with pytest.raises(TrackingError):
             check_tracking(ONLINE, environment)
+
+
+def test_tables_are_logged_cell_by_cell(tmp_path: Path, recorded: Recorded) -> None:
+    index = pd.MultiIndex.from_tuples([("m", "FP"), ("m", "RTN")], names=["model", "row"])
+    page = pd.DataFrame({"Arc.": ["90.0 ±2.6", "-"]}, index=index)
+    cells = pd.DataFrame({"score": [0.5, None], "n": [3, 4], "paper": [None, "61.2"]})
+    tables = {"table1": page, "cells": cells}
+    tracking.log_tables(OFFLINE, tmp_path, name="report table1", group="tables", tables=tables)
+    found = recorded(tmp_path)
+    assert (found["name"], found["group"]) == ("report table1", "tables")
+    (files,) = tmp_path.glob("wandb/offline-run-*/files")
+    (history,) = found["history"]
+    read = {name: json.loads((files / history[f"{name}/path"]).read_text()) for name in tables}
+    assert read["table1"]["columns"] == ["model", "row", "Arc."]
+    assert read["table1"]["data"] == [["m", "FP", "90.0 ±2.6"], ["m", "RTN", "-"]]
+    assert read["cells"]["data"] == [[0.5, 3, None], [None, 4, "61.2"]]
+
+
+def test_tables_are_not_logged_where_tracking_is_off(tmp_path: Path) -> None:
+    off = TrackingSettings("off", "p", None)
+    tables = {"a": pd.DataFrame({"x": [1]})}
+    tracking.log_tables(off, tmp_path, name="n", group="g", tables=tables)
+    assert list(tmp_path.iterdir()) == []

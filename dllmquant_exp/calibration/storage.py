@@ -8,7 +8,10 @@
 import hashlib
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,31 @@ def cached(
         key: JSON-able, everything that decides the content: sampler and its settings, seed,
             texts, and the model where one takes part. `key["name"]`, if any, begins the file name.
 
+    A stored set that is damaged is made again; so nothing is lost but time.
+
     Raises:
-        CalibrationError: a stored set that is damaged, or a key that is not JSON.
+        CalibrationError: a key that is not JSON.
     """
     path = folder / f"{key.get('name', 'set')}-{key_hash(key)}"
     if path.exists():
-        logger.info("calibration set read from %s", path)
-    else:
-        save(make(), path, key)
-    return load(path)  # also what was just made: the first call returns what the later ones do
+        try:
+            found = load(path)
+        except CalibrationError as error:
+            logger.warning("%s; it is made again", error)
+            _remove(path)
+        else:
+            logger.info("calibration set read from %s", path)
+            return found
+    save(make(), path, key)
+    return load(path)  # the first call returns what the later ones do
+
+
+def _remove(path: Path) -> None:
+    """Take a folder out of the way in one step, so that nobody finds half of it."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with suppress(FileNotFoundError):  # another process was faster
+        path.rename(aside / path.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def key_hash(key: Mapping[str, Any]) -> str:
@@ -74,8 +93,13 @@ def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | N
             "key": key,
             "report": calibration_set.report,
         }
+        description["sha256"] = _digest(json.loads(json.dumps(description)))
         text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / SET_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _digest(description: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def load(path: Path) -> CalibrationSet:
@@ -98,8 +122,9 @@ def load(path: Path) -> CalibrationSet:
             )
         )
         made = CalibrationSet(description["name"], states, description["report"])
-        damaged = made.digest != description["digest"]
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        written = (description["digest"], description.pop("sha256"))
+        damaged = (made.digest, _digest(description)) != written
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise CalibrationError(f"{path} cannot be read ({error}): delete it") from error
     if damaged:
         raise CalibrationError(f"{path} is not what was written (its digest differs): delete it")

@@ -15,6 +15,7 @@ from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
+from dllmquant_exp.evaluation.sandbox import active_guards
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import Transformer
@@ -55,7 +56,7 @@ class TaskResult:
     chance: score of guessing uniformly; None where nothing was declared
     token_forwards, forwards: tokens and rows that went through the model, resumed ones included
     truncated: requests whose context lost its beginning
-    notes: what differs from the published procedure
+    notes: what differs from the published procedure, and what programs ran behind
     seconds: wall time of this call
     """
 
@@ -102,6 +103,7 @@ def evaluate_task(
         SettingsError, DataError, SandboxError: with what to do about it.
     """
     started = time.monotonic()
+    guards = _guards(settings)  # before the model is asked
     lm = DiffusionLM(
         model,
         tokenizer,
@@ -129,9 +131,16 @@ def evaluate_task(
         token_forwards=lm.token_forwards,
         forwards=lm.forwards,
         truncated=lm.truncated,
-        notes=tuple(dict.fromkeys(note for member in built for note in member.notes)),
+        notes=tuple(dict.fromkeys(note for member in built for note in member.notes)) + guards,
         seconds=time.monotonic() - started,
     )
+
+
+def _guards(settings: TaskSettings) -> tuple[str, ...]:
+    """What the programs of this task are going to run behind, as a note (SandboxError)."""
+    if settings.metric != "pass@1":
+        return ()
+    return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)
 
 
 def build_requests(

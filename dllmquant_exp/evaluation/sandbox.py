@@ -1,24 +1,28 @@
-"""Run a generated program where it can do no harm, and say whether it passed its tests.
+"""Run a generated program where it can do no harm, and say whether it passed its checks.
 
 A program never runs in our process. Each one gets a process of its own, with an empty
 environment, an empty folder that is removed afterwards, limits on time, memory, file size and
-open files, no network and no way to start, signal or trace other processes; everything it started
-is killed at the end. Only the standard library can be imported, so that a score does not depend on
-what happens to be installed.
+open files, no network, no file but the standard library, and no way to start, signal or trace
+other processes; everything is killed at the end. Only the standard library can be imported, so
+that a score does not depend on what happens to be installed.
 
-Two guards overlap on purpose: Linux namespaces (own network without devices, own process table,
-all files read-only) and a system call filter (no sockets, no fork, no exec, no signals). A machine
-that forbids one of them usually allows the other; `active_guards` says which are up, and where
-neither is, `run_program` refuses.
+Guards overlap on purpose (`active_guards` says which are up here, and so do the log and results):
+Linux namespaces with a root folder that holds nothing but Python, Landlock rules for the same
+paths, and a filter that leaves only those system calls that an interpreter needs. Without a guard
+on paths, the filter forbids every change of files too; a program could then read what its user
+can, and nothing that it says gets into a verdict. Without the filter no program is run. Set
+DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there is: on a machine without anything
+to lose.
 
-A program passes only when it reached its own end: the wrapper then sends a random number that it
-drew beforehand. Leaving early (`exit(0)`, `os._exit(0)`, SystemExit) or printing "passed" is a
-failure. A program that searches its own process's memory for that number could still forge a
-pass; nothing outside the score would suffer.
+The checks run in a second process, which calls the program's functions and gets their results as
+plain data. So a pass cannot be forged: leaving early, printing "passed", replacing built-in
+functions, objects that are equal to everything, or searching the memory for the expected results
+all end as a failure, because nothing that decides is in the program's process.
 """
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,9 +32,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
-START_SECONDS = 20.0  # a busy machine may take this long to start and stop the supervisor
-ISOLATION = ("network_namespace", "system_call_filter")
+START = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox_child.supervisor import main; "
+START += "del sys.path[0]; main()"
+START_SECONDS = 120.0  # a busy machine may take this long to start and stop the supervisor
+ISOLATION = (  # one of each group
+    ("system_call_filter",),
+    ("private_root", "landlock", "read_only_filter"),
+)
+UNGUARDED = "DLLMQUANT_UNGUARDED_PROGRAMS"
+logger = logging.getLogger(__name__)
 
 
 class SandboxError(RuntimeError):
@@ -58,26 +68,34 @@ class Limits:
     timeout: float = 10.0
     memory_bytes: int = 1 << 30
     file_bytes: int = 1 << 20
-    processes: int = 64
+    threads: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "memory_bytes", "file_bytes", "processes"):
+        for name in ("timeout", "memory_bytes", "file_bytes", "threads"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"sandbox limit {name} = {getattr(self, name)} must be positive")
 
 
 def run_program(
     program: str,
+    checks: str = "",
     *,
     timeout: float = Limits.timeout,
     memory_bytes: int = Limits.memory_bytes,
     file_bytes: int = Limits.file_bytes,
 ) -> Verdict:
-    """Run `program` (Python source) in a guarded process of its own.
+    """Run `program` (Python source) in a guarded process of its own, and `checks` on it.
+
+    It passes when it reached its own end and then the checks reached theirs:
+
+        run_program("def f(x): return x + 1", "assert answer('f')(1) == 2").passed
 
     Args:
-        program: source that raises, or does not reach its end, where a test fails.
-        timeout: seconds of wall time from its start; CPU time is limited alongside.
+        program: untrusted source.
+        checks: trusted source, which raises where a result is wrong. `answer(name)` is there the
+            program's function of that name: it takes and returns copies of plain data (numbers,
+            texts, bytes, lists, tuples, sets, dictionaries, None), lazy iterables as their items.
+        timeout: seconds of wall time for both; CPU time is limited alongside.
         memory_bytes: address space, the interpreter's own included.
         file_bytes: size of any file and of its working folder as a whole.
 
@@ -86,56 +104,72 @@ def run_program(
         ValueError: for a limit that is not positive.
     """
     limits = Limits(timeout, memory_bytes, file_bytes)
-    reason = _supervise(program, limits).reason
+    active_guards()
+    reason = _supervise(program, checks, limits).reason
     return Verdict(reason == "passed", reason)
 
 
 @lru_cache(maxsize=1)
 def active_guards() -> tuple[str, ...]:
-    """Names of the guards that are up on this machine, tried out once per process.
+    """Names of the guards that are up on this machine, tried out and logged once per process.
 
-    Besides these, always: separate process and session, empty environment, empty folder, null
-    standard streams, wall clock limit.
+    Besides these, always: separate process and session, empty environment, null standard streams,
+    wall clock limit.
+
+    Raises:
+        SandboxError: they are not enough, or cannot be tried out.
     """
-    return _supervise("pass", Limits()).guards
+    guards = _supervise("", "", Limits()).guards
+    logger.info("generated programs run behind: %s", ", ".join(guards) or "nothing")
+    return guards
 
 
-def _supervise(program: str, limits: Limits) -> _Answer:
+def _supervise(program: str, checks: str, limits: Limits) -> _Answer:
+    required = [] if os.environ.get(UNGUARDED) == "1" else ISOLATION
+    if sys.platform != "linux":
+        raise SandboxError("generated programs are run on Linux only; leave out the program tasks")
     with tempfile.TemporaryDirectory(prefix="dllmquant-program-") as folder:
         request = {
             "program": program,
             "folder": folder,
-            "required": ISOLATION,
+            "required": required,
             "timeout": limits.timeout,
             "memory_bytes": limits.memory_bytes,
             "file_bytes": limits.file_bytes,
-            "processes": limits.processes,
+            "tasks": limits.threads,
         }
-        answer = _ask_supervisor(json.dumps(request), limits.timeout)
-    if not set(ISOLATION) & set(answer.guards):
-        active = ", ".join(answer.guards) or "none"
+        messages = _message(request) + _message({"checks": checks})
+        answer = _ask_supervisor(messages, limits.timeout)
+    lacking = [" or ".join(group) for group in required if not set(group) & set(answer.guards)]
+    if lacking:
         raise SandboxError(
-            f"generated programs are not run here: neither of {', '.join(ISOLATION)} is available "
-            f"(guards that are: {active}); use a Linux machine that allows "
-            "unprivileged namespaces or seccomp filters, or leave out the program tasks"
+            f"generated programs are not run here, because there is no {' and no '.join(lacking)} "
+            f"(guards that there are: {', '.join(answer.guards) or 'none'}). Use Linux "
+            "on x86_64 or aarch64 with seccomp filters; or leave "
+            f"out the program tasks; or set {UNGUARDED}=1 if these programs may do to this "
+            "machine whatever you may do"
         )
     return answer
 
 
-def _ask_supervisor(request: str, timeout: float) -> _Answer:
+def _message(content: object) -> bytes:
+    data = json.dumps(content).encode()
+    return f"{len(data):016x}".encode() + data
+
+
+def _ask_supervisor(messages: bytes, timeout: float) -> _Answer:
     # -s -P -S: no user site, no current folder, no site-packages. Not -I, which would also ignore
     # PYTHONHASHSEED: a program's set order, and so its verdict, should not differ between runs.
     process = subprocess.Popen(
-        [sys.executable, "-s", "-P", "-S", str(CHILD)],
+        [sys.executable, "-s", "-P", "-S", "-c", START, str(Path(__file__).parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
         start_new_session=True,
-        text=True,
     )
     try:
-        output, complaint = process.communicate(request, timeout=timeout + START_SECONDS)
+        output, complaint = process.communicate(messages, timeout=timeout + START_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise SandboxError(f"the sandbox did not answer within {error.timeout:g} s") from None
     finally:
@@ -143,13 +177,12 @@ def _ask_supervisor(request: str, timeout: float) -> _Answer:
     try:
         answer = json.loads(output)
     except ValueError:
-        raise SandboxError(
-            f"the sandbox ended with status {process.returncode}: {complaint.strip()[-500:]}"
-        ) from None
+        text = complaint.decode("utf-8", "replace").strip()[-2000:]
+        raise SandboxError(f"the sandbox ended with status {process.returncode}: {text}") from None
     return _Answer(str(answer["reason"]), tuple(answer["guards"]))
 
 
-def _kill_session(process: "subprocess.Popen[str]") -> None:
+def _kill_session(process: "subprocess.Popen[bytes]") -> None:
     """End whatever is left of the supervisor's process group, the supervisor included."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -44,17 +44,24 @@ def score_mc2(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dic
     return {"mc2": true / math.fsum(mass)}
 
 
-def complete_program(doc: dict[str, Any], response: str) -> str:
-    """The whole program that a response makes: prompt, continuation, tests, call of the tests."""
-    return f"{doc['prompt']}{response}\n{doc['test']}\ncheck({doc['entry_point']})\n"
+def checks_of(doc: dict[str, Any]) -> str:
+    """The trusted half of an item: its prompt for the helpers that tests use, and its tests.
+
+    What tests call by the name of a helper is the prompt's, so that a response that replaces it
+    (HumanEval/32 multiplies its results by `poly`) decides nothing but its own answers.
+    """
+    name = doc["entry_point"]
+    return f"{doc['prompt']}\n{name} = answer({name!r})\n{doc['test']}\ncheck({name})\n"
 
 
 def score_program(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """pass@1 of one response: its program runs in the sandbox, with the reason as a note.
 
-    doc: needs `prompt`, `test` (which defines `check`) and `entry_point`.
+    doc: needs `prompt` (Python that is complete by itself, as with HumanEval's docstrings), `test`
+        (which defines `check`) and `entry_point`.
     """
-    verdict = run_program(complete_program(doc, results[0]), timeout=PROGRAM_SECONDS)
+    program = f"{doc['prompt']}{results[0]}\n"
+    verdict = run_program(program, checks_of(doc), timeout=PROGRAM_SECONDS)
     return {"pass@1": float(verdict.passed), "note": verdict.reason}
 
 

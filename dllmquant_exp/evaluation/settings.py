@@ -14,7 +14,7 @@ from dllmquant_exp.diffusion.settings import (
 from dllmquant_exp.models.transformer import Architecture
 
 Variant = Literal["likelihood", "generation"]
-Metric = Literal["acc", "acc_norm", "mc2", "exact_match", "pass@1"]
+Metric = Literal["acc", "acc_norm", "mc2", "exact_match", "pass@1", "tokens/s"]
 Estimator = Literal["llada", "dream", "dream_whole"]
 
 LIKELIHOOD_METRICS = ("acc", "acc_norm", "mc2")

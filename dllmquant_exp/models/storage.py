@@ -122,7 +122,7 @@ def load_model(
         model = Transformer(config)
     problems: list[str] = []
     for file, held in files.names.items():
-        for name, tensor in _tensors(file, held):
+        for name, tensor in read_tensors(file, held):
             cast = tensor.to(device=device, dtype=dtype, copy=True)
             problems += _non_finite(name, tensor, cast)
             _assign(model, names[name][0], cast)
@@ -166,9 +166,9 @@ def save_checkpoint(
         raise CheckpointError(f"dtype {dtype} is not one of: {', '.join(map(str, _FILE_DTYPES))}")
     if max_shard_bytes < 1:
         raise CheckpointError(f"max_shard_bytes = {max_shard_bytes} must be at least 1")
-    _check_target(folder, overwrite)
+    check_target(folder, overwrite)
     tensors = _official_tensors(model)
-    with _replacing(folder) as temporary:
+    with replacing(folder) as temporary:
         _write_tensors(tensors, temporary, dtype, max_shard_bytes)
         stored = config_to_json(model.config) | {"torch_dtype": str(dtype).removeprefix("torch.")}
         write_json(temporary / "config.json", stored)
@@ -177,7 +177,8 @@ def save_checkpoint(
     return folder
 
 
-def _tensors(file: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(file: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a safetensors file, one at a time; CheckpointError names a damaged file."""
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             for name in names:
@@ -187,15 +188,15 @@ def _tensors(file: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]
 
 
 def _non_finite(name: str, stored: Tensor, cast: Tensor) -> list[str]:
-    if not _all_finite(stored):
+    if not all_finite(stored):
         bad = stored.numel() - int(torch.isfinite(stored).sum())
         return [f"{name}: {bad} of {stored.numel()} values are NaN or infinite"]
-    if cast.dtype != stored.dtype and not _all_finite(cast):
+    if cast.dtype != stored.dtype and not all_finite(cast):
         return [f"{name}: has values too large for {cast.dtype}; choose another dtype"]
     return []
 
 
-def _all_finite(x: Tensor) -> bool:
+def all_finite(x: Tensor) -> bool:
     """Extremes instead of `isfinite` of everything: NaN propagates, and nothing is allocated."""
     low, high = torch.aminmax(x)
     return bool(torch.isfinite(low) and torch.isfinite(high))
@@ -236,9 +237,7 @@ def _write_tensors(
         filled += size
         total += size
     n = len(shards)
-    files = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
-    if n == 1:
-        files = [SINGLE_FILE]
+    files = shard_names(n)
     problems: list[str] = []
     for file, names in zip(files, shards, strict=True):
         held = {name: tensors[name].to("cpu", dtype).contiguous() for name in names}
@@ -254,7 +253,15 @@ def _write_tensors(
         write_json(folder / INDEX_FILE, index)
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def shard_names(n: int) -> list[str]:
+    """Official names of the tensor files of a checkpoint in n shards."""
+    if n == 1:
+        return [SINGLE_FILE]
+    return [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+
+
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that is taken (CheckpointError)."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not folder.is_dir() or not (folder / "config.json").is_file():
@@ -264,7 +271,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends without an error,
     and vanishes otherwise."""
     temporary = None

@@ -8,7 +8,7 @@ byte range) and the tensors' bytes. Headers are read here, without the tensors, 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dllmquant_exp.models.formats import CheckpointError, Shape, joined
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 DTYPE_BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # what a full-precision checkpoint may hold
-_ALL_DTYPE_BYTES = DTYPE_BYTES | {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+ALL_DTYPE_BYTES = DTYPE_BYTES | {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WHOLE_DIGEST_BYTES = 100_000_000
@@ -39,8 +39,14 @@ class _Header:
     problems: tuple[str, ...]
 
 
-def check_tensor_files(folder: Path, expected: Mapping[str, Shape]) -> TensorFiles:
+def check_tensor_files(
+    folder: Path, expected: Mapping[str, Shape], dtypes: Mapping[str, Sequence[str]] | None = None
+) -> TensorFiles:
     """Find the tensor files of `folder` and compare them with the tensors expected.
+
+    Args:
+        dtypes: what each tensor may be stored in, as safetensors calls it; None for those of
+            full-precision checkpoints.
 
     Raises:
         CheckpointError: one message naming every missing, extra, misshapen or duplicated tensor,
@@ -59,7 +65,7 @@ def check_tensor_files(folder: Path, expected: Mapping[str, Shape]) -> TensorFil
                 problems.append(f"{name}: stored twice, in {present[name][0].name} and {file.name}")
             present[name] = (file, dtype, shape)
     unreadable = bool(problems)
-    problems += _compare(present, expected, report_missing=not unreadable)
+    problems += _compare(present, expected, dtypes, report_missing=not unreadable)
     if weight_map is not None and not unreadable:
         problems += [
             f"{name}: the index says {weight_map[name]}, but it is stored in {file.name}"
@@ -180,7 +186,7 @@ def _read_header(file: Path) -> _Header:
     problems = []
     at = 0
     for name, (dtype, shape, start, end) in sorted(entries.items(), key=lambda e: e[1][2:]):
-        wide = _ALL_DTYPE_BYTES.get(dtype)
+        wide = ALL_DTYPE_BYTES.get(dtype)
         if start != at or (wide is not None and end - start != wide * math.prod(shape)):
             problems.append(f"{name}: its byte range in {file.name} is inconsistent")
         at = end
@@ -196,6 +202,7 @@ def _read_header(file: Path) -> _Header:
 def _compare(
     present: Mapping[str, tuple[Path, str, Shape]],
     expected: Mapping[str, Shape],
+    dtypes: Mapping[str, Sequence[str]] | None,
     *,
     report_missing: bool,
 ) -> list[str]:
@@ -216,9 +223,10 @@ def _compare(
             problems.append(
                 f"{name}: shape {list(shape)} instead of {list(expected[name])} (in {file.name})"
             )
-        if dtype not in DTYPE_BYTES:
+        supported = list(DTYPE_BYTES) if dtypes is None else dtypes[name]
+        if dtype not in supported:
             problems.append(
-                f"{name}: dtype {dtype} is not supported (supported: {', '.join(DTYPE_BYTES)})"
+                f"{name}: dtype {dtype} is not supported (supported: {', '.join(supported)})"
             )
     return problems
 

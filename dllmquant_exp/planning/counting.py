@@ -240,7 +240,7 @@ def _cell(
         disk=BYTES_PER_RESULT + demand.items * BYTES_PER_ITEM + demand.requests * answer,
         stages=prepared.stages,
         machine=with_model,
-        took=result and float(result["timing"]["wall_seconds"]["evaluate"]),
+        took=None if not result else float(result["timing"]["wall_seconds"]["evaluate"]),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from dllmquant_exp.config import ModelSettings
+from dllmquant_exp.making import ModelSettings
 from dllmquant_exp.models.checkpoints import load_config, resolve_checkpoint
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.schema import ConfigError

@@ -2,10 +2,14 @@
 
 <folder>/
     block_N.safetensors   whole numbers and scales of the rounded linears, and all other tensors
-    block_N.json          what was done; written last, so where it is the tensors are whole
+    block_N.json          what was done and the tensors' sha256; written last
+
+A block that is damaged is made again.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,25 +22,28 @@ from dllmquant_exp.models.transformer import Block
 from dllmquant_exp.partial_files import whole_file
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
 
+logger = logging.getLogger(__name__)
 # What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
 Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
 _NUMBERS, _SCALE = ".numbers", ".scale"
 
 
-def all_kept(folder: Path, blocks: int) -> bool:
-    """True where every block of a model is kept."""
-    return all(_report(folder, n).exists() for n in range(blocks))
+def intact_blocks(folder: Path | None, blocks: int) -> set[int]:
+    """Numbers of the kept blocks that are what was written."""
+    return set() if folder is None else {n for n in range(blocks) if _is_intact(folder, n)}
 
 
-def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], Rounded]) -> Rounded:
-    """`make()` and the block it leaves behind; both read from `folder` where they are kept.
+def kept_or_made(
+    folder: Path | None, n: int, block: Block, make: Callable[[], Rounded], *, kept: bool
+) -> Rounded:
+    """`make()` and the block it leaves behind, written to `folder`; read from there where `kept`.
 
     Raises:
         QuantizationError: files that cannot be read, or that are another block's.
     """
     if folder is None:
         return make()
-    if _report(folder, n).exists():
+    if kept:
         return _load(folder, n, block)
     done, weights = make()
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,15 +56,38 @@ def kept_or_made(folder: Path | None, n: int, block: Block, make: Callable[[], R
     with whole_file(_tensors(folder, n)) as partial:
         save_file(contiguous, partial)
     with whole_file(_report(folder, n)) as partial:
-        partial.write_text(json.dumps(done))
+        partial.write_text(_sealed(done, _tensors(folder, n)))
     return done, weights
+
+
+def _sealed(done: dict[str, Any], tensors: Path) -> str:
+    """The report's text: what was done, and a hash of it and of the tensors' file."""
+    text = json.dumps(done)
+    with tensors.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(text.encode())
+    return json.dumps({"done": done, "sha256": digest.hexdigest()})
+
+
+def _is_intact(folder: Path, n: int) -> bool:
+    path = _report(folder, n)
+    if not path.exists():
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        intact = _sealed(json.loads(text)["done"], _tensors(folder, n)) == text
+    except (OSError, ValueError, LookupError, TypeError):
+        intact = False
+    if not intact:
+        logger.warning("block %d in %s is damaged; it is made again", n, folder)
+    return intact
 
 
 def _load(folder: Path, n: int, block: Block) -> Rounded:
     state: dict[str, Tensor] = block.state_dict()
     try:
         kept = load_file(_tensors(folder, n), device=str(next(block.parameters()).device))
-        done: dict[str, Any] = json.loads(_report(folder, n).read_text())
+        done: dict[str, Any] = json.loads(_report(folder, n).read_text())["done"]
         names = [key.removesuffix(_NUMBERS) for key in kept if key.endswith(_NUMBERS)]
         weights = {
             name: QuantizedWeight(kept.pop(name + _NUMBERS), kept.pop(name + _SCALE))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import at_least_float32
+from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
@@ -97,7 +98,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features]."""
         if self.rotation is not None:
-            x = self.rotation(x)
+            x = rotated(x, self.rotation)
         scales = []  # of the sums
         if self.weight_scale is not None and self.weight_scale.shape[1] == 1:
             weight = self.numbers
@@ -167,7 +168,7 @@ class RangeObserver:
         x = args[0]
         rotation = getattr(linear, "rotation", None)
         if rotation is not None:
-            x = rotation(x)
+            x = rotated(x, rotation)
         keep = None if self.padding is None else self.padding.keep
         seen = value_range(x, tuple(range(x.dim())), keep)
         seen = Range(seen.low.reshape(()), seen.high.reshape(()))

@@ -4,9 +4,8 @@ activations of up to 8 bits, in integers.
 A `PackedLinear` takes the place of a `QuantizedLinear` and computes the same numbers. Both round
 the same activations to the same integers, multiply and add them exactly, and scale the sums in the
 same order, so in float32 they agree to the last bit (as long as sums stay below 2^24, which
-floating point needs). An online Hadamard rotation in front is another matter: its sums are rounded,
-a fast transform rounds them elsewhere than matrix products do, and where a rotated value lies near
-the middle between two integers it may then be rounded to the other one.
+floating point needs). An online Hadamard rotation in front is the same function in both (see
+kernels/fast_hadamard.py), so that this holds behind it too.
 
 The kernels are C (kernels/). Where they cannot run, a layer unpacks its weight on each call and
 multiplies as `QuantizedLinear` does; kernels/library.py logs that once.

@@ -12,7 +12,8 @@ do); inside a block the order is q, k, v; o; gate, up; down. In memory at a time
 inputs of one block and one second moment.
 
 Seven linears per block are quantized in both architectures: q, k, v, o, gate, up and down
-projections. Head and embedding are weight-only and have bits of their own (16 = untouched).
+projections. Head and embedding are weight-only and have bits of their own (16 = untouched), see
+rows.py.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from dllmquant_exp.quantization.blockwise import (
 )
 from dllmquant_exp.quantization.gptq import gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
-from dllmquant_exp.quantization.kept_blocks import Rounded, all_kept, kept_or_made
+from dllmquant_exp.quantization.kept_blocks import Rounded, intact_blocks, kept_or_made
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.quantizers import (
@@ -46,11 +47,11 @@ from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
     QuantizedWeight,
     Quantizer,
-    fake_quantize,
     quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
 from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, rotate
+from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 # Layers that share an input share its second moment; each group sees the ones before it quantized.
@@ -116,8 +117,9 @@ def _quantize(
     rotated = None if rotation is None else rotate(model, rotation.seed, keys=rotation.keys)
     blocks = list(blocks_of(model))
     reads = settings.static or (iaaq is not None and iaaq.mode == "static")
-    kept = work_folder is not None and all_kept(work_folder, len(blocks))
-    calibrated = needs_calibration(method, settings, iaaq) and (reads or not kept)
+    kept = intact_blocks(work_folder, len(blocks))
+    made_now = len(kept) < len(blocks)
+    calibrated = needs_calibration(method, settings, iaaq) and (reads or made_now)
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
     awq: list[dict[str, Any]] = []
@@ -129,6 +131,7 @@ def _quantize(
             n,
             block,
             lambda: _round_block(block, batches, method, settings),  # noqa: B023
+            kept=n in kept,
         )
         layers += [
             LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
@@ -136,7 +139,7 @@ def _quantize(
         ]
         awq += made["awq"]
         ranges, after = _advance(block, batches, settings)
-        _install(block, settings, iaaq, weights, ranges)
+        install(block, settings, iaaq, weights, ranges)
         if iaaq is not None and iaaq.mode == "static":
             alphas.append(fix_alphas(block, batches).flatten().tolist())
         batches = after
@@ -224,14 +227,19 @@ def _advance(
     return {name: o.parameters(settings.activation) for name, o in observers.items()}, after
 
 
-def _install(
+def install(
     block: Block,
     settings: QuantSettings,
     iaaq: IaaqSettings | None,
     weights: dict[str, QuantizedWeight],
     ranges: dict[str, Parameters],
 ) -> None:
-    """Put the quantization of activations and of attention in place."""
+    """Put quantized linears and quantized attention in the places of a block's own.
+
+    Args:
+        weights: rounded ones by the name of their linear; the others keep theirs.
+        ranges: static ones of the linears' inputs, by the same names.
+    """
     if settings.weight is not None or settings.activation is not None:
         padding = _padding_of(block, settings.activation)
         for name in BLOCK_LINEARS:
@@ -267,18 +275,19 @@ def _notes(layers: Sequence[LayerReport]) -> list[str]:
 
 
 def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerReport]:
-    """Embedding and head: weights only, in place, one range per row."""
+    """Embedding and head: weights only, one range per row."""
     reports = []
     for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
         quantizer = settings.rows(bits)
         if quantizer is None:
             continue
-        module = model.get_submodule(name)
-        assert isinstance(module, nn.Embedding | nn.Linear)
-        rounded = fake_quantize(module.weight.detach(), quantizer)
-        error = _relative_error(module.weight.detach(), rounded)
-        module.weight = nn.Parameter(rounded, requires_grad=False)
-        reports.append(LayerReport(name, rounded.numel(), bits, OFF, error))
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        made = QuantizedEmbedding if name == "embedding" else QuantizedHead
+        module = made(quantize_weight(weight.detach(), quantizer), weight.dtype)
+        error = _relative_error(weight.detach(), module.weight)
+        model.set_submodule(name, module.train(model.training))
+        reports.append(LayerReport(name, weight.numel(), bits, OFF, error))
     return reports
 
 
@@ -306,7 +315,7 @@ def _check(
     calibration: Sequence[TokenBatch],
     iaaq: IaaqSettings | None,
 ) -> None:
-    made = QuantizedLinear | PackedLinear | QuantizedAttention
+    made = QuantizedLinear | PackedLinear | QuantizedAttention | QuantizedEmbedding | QuantizedHead
     if any(isinstance(module, made) for module in model.modules()):
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:

@@ -180,12 +180,20 @@ def _signed_hadamard(model: Transformer, seed: int) -> Callable[[Tensor], Tensor
     return lambda rows: hadamard(rows * signs)
 
 
+def online_rotations(block: Block) -> dict[str, OnlineHadamard]:
+    """What is left to do to the inputs of a rotated block's linears while it runs."""
+    heads = block.o_proj.in_features // block.head_dim
+    return {
+        "o_proj": OnlineHadamard(heads, inner=block.head_dim, name="n_heads"),
+        "down_proj": OnlineHadamard(block.down_proj.in_features, name="d_ffn"),
+    }
+
+
 def _rotate_heads(block: Block) -> None:
     """H_d into v and o, per head; H_heads into o and online in front of it."""
     v, o, d = block.v_proj, block.o_proj, block.head_dim
-    heads = o.in_features // d
     inside = OnlineHadamard(d, name="head_dim").to(v.weight.device)
-    across = OnlineHadamard(heads, inner=d, name="n_heads").to(o.weight.device)
+    across = online_rotations(block)["o_proj"].to(o.weight.device)
 
     def per_head(x: Tensor) -> Tensor:
         return inside(x.unflatten(-1, (-1, d))).flatten(-2)
@@ -199,7 +207,7 @@ def _rotate_heads(block: Block) -> None:
 
 def _rotate_down(block: Block) -> None:
     down = block.down_proj
-    rotation = OnlineHadamard(down.in_features, name="d_ffn").to(down.weight.device)
+    rotation = online_rotations(block)["down_proj"].to(down.weight.device)
     change_inputs(down.weight, rotation)
     _set(block, "down_proj", RotatedLinear(down.weight, down.bias, rotation))
 

@@ -126,12 +126,6 @@ CLAIMS = (
     *_sampling(),
 )  # fmt: skip
 UNMEASURED = {  # claims that no result file of a table can decide -> what they need
-    "the quantization error grows over the decoding steps": "the error per step of Figure 2",
-    "the post-softmax product is a main source of accumulated error":
-        "the error per step of QuaRot and of QuaRot* in Figure 2",
-    "early and late states differ": "activation ranges per step, as in Figures 1 and 6",
-    "errors at unmasked or low-score positions do not propagate":
-        "decodes with noise put in at such positions",
     "4 bits are over 1.6 times as fast": "Table 4's measurements",
     "4 bits save over 3.2 times the memory": "Table 4's measurements",
-}  # fmt: skip
+}

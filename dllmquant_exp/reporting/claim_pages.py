@@ -14,7 +14,8 @@ COLUMNS = (
     "threshold", "p", "p_holm", "n", "seeds", "detectable", "covers", "needs",
 )  # fmt: skip
 CAPTION = (
-    "Effects in points (or tasks) with 95% intervals, from the same items in both rows. A claim "
+    "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
+    "both rows; those of figures are over prompts. A claim "
     "holds, or does not, where p stays below 0.05 after Holm's correction over the comparisons of "
     "one model. Detectable: the effect that so many items and seeds would find in 80 of 100 "
     "repetitions."
@@ -80,10 +81,15 @@ def _texts(verdict: Verdict) -> tuple[str, ...]:
     assert effect is not None  # nothing is needed, so it was measured
     if verdict.unit == "tasks":
         text = f"{effect.value:.0f} tasks ({effect.low:.0f} to {effect.high:.0f})"
-    else:
+    elif verdict.unit == "points":
         low, high = (f"{100 * limit:+.1f}" for limit in (effect.low, effect.high))
         text = f"{100 * effect.value:+.1f} ({low} to {high})"
+    else:
+        text = f"{verdict.unit} {effect.value:.2f} ({effect.low:.2f} to {effect.high:.2f})"
     p = verdict.adjusted
     p_text = "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-    detectable = "-" if verdict.detectable is None else f"{100 * verdict.detectable:.1f}"
+    detectable = "-"
+    if verdict.detectable is not None:
+        points = verdict.unit == "points"
+        detectable = f"{100 * verdict.detectable:.1f}" if points else f"{verdict.detectable:.2f}"
     return (verdict.verdict, text, p_text, str(verdict.n), str(verdict.seeds), detectable)

@@ -1,4 +1,4 @@
-"""The paper's claims, decided for each model from result files.
+"""The paper's claims, decided for each model from result files and recorded figures.
 
 A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
 Holm's correction over the model's comparisons; it does not hold where that is so on the other side;
@@ -26,6 +26,8 @@ from dllmquant_exp.reporting.claim_list import (
 )
 from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
 from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
+from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
+from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 from dllmquant_exp.reporting.statistics import Estimate, z_quantile
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
@@ -36,7 +38,7 @@ BEST = "dllmquant_plusplus"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What result files say of one claim. Numbers are fractions, or tasks where `unit` says so."""
+    """What the files say of one claim. Numbers are fractions where `unit` is points, else units."""
 
     name: str
     sentence: str
@@ -55,24 +57,27 @@ class Verdict:
     in_tables: bool = True  # the tables' own cells decide it, without controls or figures
 
 
-@dataclass(frozen=True)
-class _Measured:
-    found: SeededAverage
-    n: int
-    rows: str
+def verdicts(results: ModelResults, figures: Sequence[FigureData] = ()) -> list[Verdict]:
+    """Every claim about one model, in the paper's order.
 
-
-def verdicts(results: ModelResults) -> list[Verdict]:
-    """Every claim about one model, in the paper's order."""
-    measured = {claim.name: _measure(claim, results) for claim in CLAIMS}
+    Args:
+        figures: recorded ones of this model.
+    """
+    claims: tuple[Claim | FigureClaim, ...] = (*CLAIMS, *FIGURE_CLAIMS)
+    measured = {
+        claim.name: measure(claim, figures)
+        if isinstance(claim, FigureClaim)
+        else _measure(claim, results)
+        for claim in claims
+    }
     p_values = {
-        claim.name: p_beyond(of.found, claim.threshold)
-        for claim in CLAIMS
-        if isinstance(of := measured[claim.name], _Measured)
+        claim.name: p_beyond(of.found.estimate, claim.threshold, ratio=_unit(claim) == "ratio")
+        for claim in claims
+        if isinstance(of := measured[claim.name], Measured)
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     decided = {
-        claim.name: _verdict(claim, measured[claim.name], p_values, adjusted) for claim in CLAIMS
+        claim.name: _verdict(claim, measured[claim.name], p_values, adjusted) for claim in claims
     }
     steps = [decided.pop(step.name) for step in STEPS]
     sums = [_sum(claim, steps) for claim in SUMS]
@@ -86,7 +91,7 @@ def _unmeasured() -> list[Verdict]:
     ]
 
 
-def _measure(claim: Claim, results: ModelResults) -> _Measured | str:
+def _measure(claim: Claim, results: ModelResults) -> Measured | str:
     """The claim's effect, or what it needs."""
     better = [results.variant(row) for row in claim.better]
     worse = [results.variant(row) for row in claim.worse]
@@ -104,7 +109,7 @@ def _measure(claim: Claim, results: ModelResults) -> _Measured | str:
         return "the same items and seeds in all of its rows"
     found = main if beside is None else _contrast(main, beside)
     n = sum(better[0].entry(label).n for label in (*claim.tasks, *claim.beside))
-    return _Measured(found, n, f"{_names(better)} - {_names(worse)}")
+    return Measured(found, n, f"{_names(better)} - {_names(worse)}")
 
 
 def _names(variants: Sequence[Variant]) -> str:
@@ -183,35 +188,46 @@ def _uncalibrated(variant: Variant) -> dict[str, object]:
     return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
 
 
-def p_beyond(found: SeededAverage, threshold: float) -> float:
+def p_beyond(estimate: Estimate, threshold: float, *, ratio: bool = False) -> float:
     """Two-sided p-value of "the effect is the threshold" that belongs to the 95% interval.
 
     The confidence at which the interval, its side towards the threshold scaled like a normal
-    distribution's, would just reach it: below 5% exactly where the 95% interval excludes it.
+    distribution's (of the logarithm of a ratio), would just reach it: below 5% exactly where the
+    95% interval excludes it.
     """
-    estimate = found.estimate
-    distance = estimate.value - threshold
-    if distance == 0:
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if ratio and low > 0:
+        value, low, high, threshold = (math.log(x) for x in (value, low, high, threshold))
+    if value == threshold:
         return 1.0
-    margin = estimate.value - estimate.low if distance > 0 else estimate.high - estimate.value
+    margin = value - low if value > threshold else high - value
     if margin == 0:
         return 0.0
-    return 2 * NormalDist().cdf(-z_quantile() * abs(distance) / margin)
+    return 2 * NormalDist().cdf(-z_quantile() * abs(value - threshold) / margin)
+
+
+def _unit(claim: Claim | FigureClaim) -> str:
+    return claim.unit if isinstance(claim, FigureClaim) else "points"
 
 
 def _verdict(
-    claim: Claim, measured: _Measured | str, p: dict[str, float], adjusted: dict[str, float]
+    claim: Claim | FigureClaim,
+    measured: Measured | str,
+    p: dict[str, float],
+    adjusted: dict[str, float],
 ) -> Verdict:
     if isinstance(measured, str):
-        own = not claim.equal_size
+        own = isinstance(claim, Claim) and not claim.equal_size
         return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
     found, decided = measured.found, adjusted[claim.name] < ALPHA
-    beyond = found.estimate.value > claim.threshold
+    below = isinstance(claim, FigureClaim) and claim.below
+    beyond = (found.estimate.value > claim.threshold) != below
     return Verdict(
         claim.name,
         claim.sentence,
         UNDECIDED if not decided else HOLDS if beyond else FAILS,
-        comparison=measured.rows,
+        comparison=measured.what,
+        unit=_unit(claim),
         effect=found.estimate,
         threshold=claim.threshold,
         n=measured.n,

@@ -13,11 +13,15 @@ from rich.text import Text
 from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import verdicts
+from dllmquant_exp.reporting.figure_claims import of_model
+from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.grids import show
 from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
 from dllmquant_exp.reporting.results import CellResult, read_sweep
 from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.speed_pages import TITLE, print_speed, speed_document
+from dllmquant_exp.reporting.speed_results import SpeedBlock, row_name, speed_blocks, speed_frame
 from dllmquant_exp.reporting.writers import (
     Document,
     check_formats,
@@ -25,25 +29,37 @@ from dllmquant_exp.reporting.writers import (
     write_document,
     write_file,
 )
+from dllmquant_exp.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
+SPEED_TABLE = "table4"  # the only table without scores
 Presets = Iterable[Mapping[str, Sequence[str]]]
 
 
 def report_tables(
-    name: str, runs_dir: Path, sweep: str, folder: Path, formats: str, presets: Presets
+    name: str,
+    runs_dir: Path,
+    sweep: str,
+    folder: Path,
+    formats: str,
+    presets: Presets,
+    tracked: TrackingSettings,
 ) -> int:
-    """Print and write one table of the paper, or all of them.
+    """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
     Args:
         name: table1, ..., or all.
         folder: where files go, beside the numbers of every cell as CSV and Parquet.
         formats: see writers.check_formats.
         presets: which models belong together, see paper_tables.paper_table.
+        tracked: W&B, off or where to; its record is kept in `folder`.
 
     Raises:
         ResultError: an unknown table, format or sweep, or a folder that cannot be written to.
+        TrackingError: W&B could not start.
     """
+    if name == SPEED_TABLE:
+        return _report_speed(runs_dir, sweep, folder, formats, tracked)
     chosen = list(TABLES.values()) if name == "all" else [table_number(name)]
     kinds = check_formats(formats)
     cells, problems = read_sweep(runs_dir, sweep)
@@ -52,13 +68,56 @@ def report_tables(
     console = Console()
     for table in tables:
         _show_table(table, console)
+    documents, numbers = [table_document(table) for table in tables], long_frame(tables)
+    speed = speed_blocks(cells) if name == "all" else []
     written = [
-        *(path for t in tables for path in write_document(table_document(t), folder, kinds)),
-        *write_cells(long_frame(tables), folder, "cells" if name == "all" else f"{name}_cells"),
+        *(path for document in documents for path in write_document(document, folder, kinds)),
+        *write_cells(numbers, folder, "cells" if name == "all" else f"{name}_cells"),
     ]
+    frames = {document.name: document.frame for document in documents} | {"cells": numbers}
+    frames |= {SPEED_TABLE: speed_frame(speed)} if speed else {}
+    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
+    if speed:
+        written += _write_speed(speed, folder, kinds, console)
     _say_rest(cells, sweep, written, console)
     gaps = [*(f"missing: {t.name}: no results" for t in tables if not t.blocks), *gap_lines(tables)]
+    gaps += _speed_faults(speed)
     return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _report_speed(
+    runs_dir: Path, sweep: str, folder: Path, formats: str, tracked: TrackingSettings
+) -> int:
+    """Table 4, from the cells of speed tasks."""
+    kinds, console = check_formats(formats), Console()
+    cells, problems = read_sweep(runs_dir, sweep)
+    blocks = speed_blocks(cells)
+    if blocks:
+        written = _write_speed(blocks, folder, kinds, console)
+        frames = {SPEED_TABLE: speed_frame(blocks)}
+        log_tables(tracked, folder, name=f"report {SPEED_TABLE}", group=sweep, tables=frames)
+        _say_written(written, console)
+    gaps = _speed_faults(blocks) if blocks else [f"missing: {TITLE}: no results"]
+    return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+
+
+def _write_speed(
+    blocks: Sequence[SpeedBlock], folder: Path, kinds: Sequence[str], console: Console
+) -> list[Path]:
+    document = speed_document(blocks)
+    console.print(Text(f"{document.title}. {document.caption}", style="bold"))
+    console.print()
+    print_speed(blocks, console)
+    written = write_document(document, folder, kinds)
+    return [*written, *write_cells(speed_frame(blocks), folder, f"{SPEED_TABLE}_cells")]
+
+
+def _speed_faults(blocks: Iterable[SpeedBlock]) -> list[str]:
+    return [
+        f"failed: {block.model}, {row_name(cell)}: {cell.error}"
+        for block in blocks
+        for cell in block.failed
+    ]
 
 
 def _show_table(table: PaperTable, console: Console) -> None:
@@ -73,13 +132,16 @@ def _show_table(table: PaperTable, console: Console) -> None:
 def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
+    Figures recorded in the runs folder decide what a model's results cannot.
+
     Raises:
         ResultError: an unknown format or sweep, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
     cells, problems = read_sweep(runs_dir, sweep)
     results = model_results(cells)
-    found = {of.title: verdicts(of) for of in results}
+    figures, broken = recorded_figures(runs_dir)
+    found = {of.title: verdicts(of, of_model(figures, of.model)) for of in results}
     document = claims_document(found, {of.title: of.notes for of in results})
     console = Console()
     _show_document(document, console)
@@ -91,7 +153,8 @@ def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int
     ]
     lacking += [] if found else ["missing: no results of any row of the paper's tables"]
     failed = [f"failed: {cell.folder.name}" for cell in cells if cell.status == "failed"]
-    faults = [*lacking, *failed, *(f"unreadable: {problem}" for problem in problems)]
+    unread = [f"unreadable: {problem}" for problem in (*problems, *broken)]
+    faults = [*lacking, *failed, *unread]
     return _say_faults(faults, console)
 
 

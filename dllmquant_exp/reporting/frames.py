@@ -6,6 +6,8 @@ import pandas as pd
 
 from dllmquant_exp.reporting.claim_pages import claims_frame
 from dllmquant_exp.reporting.claims import verdicts
+from dllmquant_exp.reporting.figure_claims import of_model
+from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import long_frame, page
 from dllmquant_exp.reporting.paper_tables import paper_table, table_number
 from dllmquant_exp.reporting.results import read_sweep
@@ -47,4 +49,6 @@ def claim_verdicts(runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.Data
     Raises:
         ResultError: no such sweep.
     """
-    return claims_frame({found.title: verdicts(found) for found in _results(runs_dir, sweep)})
+    figures, _ = recorded_figures(Path(runs_dir))
+    results = _results(runs_dir, sweep)
+    return claims_frame({of.title: verdicts(of, of_model(figures, of.model)) for of in results})

@@ -111,7 +111,7 @@ def table_number(name: str) -> int:
     """
     if name not in TABLES:
         known = ", ".join([*TABLES, "all"])
-        reason = "; speed and memory are in no result file" if name == "table4" else ""
+        reason = "; table4 has no scores, see speed_results.py" if name == "table4" else ""
         raise ResultError(f"table = {name!r} is not one of: {known}{reason}")
     return TABLES[name]
 

@@ -5,8 +5,9 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dllmquant_exp.partial_files import whole_file
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
+DIGEST = "content_digest"  # last field of a result file
+logger = logging.getLogger(__name__)
 
 
 class ResultError(ValueError):
@@ -42,6 +45,8 @@ class CellResult:
     score: float | None
     chance: float | None
     items: Mapping[tuple[str, str], float]  # (subtask, doc id) -> score
+    speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
+    hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
 
 
@@ -58,8 +63,18 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write `folder`/result.json atomically: a reader sees the old file, the new one or none."""
-    return write_json(folder / RESULT_FILE, result)
+    """Write `folder`/result.json atomically: a reader sees the old file, the new one or none.
+
+    It ends with `content_digest`, by which damage is noticed when it is read.
+    """
+    content = json.loads(canonical_json(result))  # as a reader gets it
+    return write_json(folder / RESULT_FILE, {**result, DIGEST: content_digest(content)})
+
+
+def content_digest(result: Mapping[str, Any]) -> str:
+    """sha256 of all of a result but `timing`: equal for runs with the same outcome."""
+    content = {key: value for key, value in result.items() if key not in (DIGEST, "timing")}
+    return "sha256:" + hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
@@ -80,7 +95,8 @@ def load_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ResultError: the file cannot be read, is not JSON, is no object, or has another schema.
+        ResultError: the file cannot be read, is not JSON, is no object, has another schema, or is
+            not what was written. What older versions wrote has no digest and is taken as it is.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +109,19 @@ def load_json(path: Path) -> dict[str, Any]:
             f"{path}: schema_version is {value.get('schema_version')!r}, "
             f"this version reads {SCHEMA_VERSION}"
         )
+    if DIGEST in value and not _is_intact(value):
+        raise ResultError(
+            f"{path}: is damaged (its content has another digest than what was written); the "
+            "command that made it makes it again"
+        )
     return value
+
+
+def _is_intact(value: Mapping[str, Any]) -> bool:
+    try:
+        return bool(content_digest(value) == value[DIGEST])
+    except ValueError:  # NaN, which is never written
+        return False
 
 
 def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:
@@ -103,7 +131,8 @@ def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:
         return None
     try:
         value = load_json(path)
-    except ResultError:
+    except ResultError as error:
+        logger.warning("%s; the cell runs again", error)
         return None
     same = value.get("config_hash") == expected_hash
     return value if same and value.get("status") == "finished" else None
@@ -151,6 +180,8 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
             (item["subtask"], str(item["doc_id"])): _score(item["score"])
             for item in value.get("items", ())
         },
+        speed=value.get("speed", {}),
+        hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
     )
 

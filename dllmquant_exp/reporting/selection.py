@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
 from dllmquant_exp.reporting.results import CellResult, canonical_json
 from dllmquant_exp.reporting.rows import bits_of, row_of, usual_size
+from dllmquant_exp.reporting.speed_results import is_speed
 from dllmquant_exp.reporting.tables import conditions, labels, made_of, newest, recipe
 
 Bits = tuple[object, ...]
@@ -60,14 +61,14 @@ def model_results(cells: Iterable[CellResult]) -> list[ModelResults]:
     """Sort results into models and rows; results of no row of conf/row are left out."""
     by_model: dict[str, list[CellResult]] = {}
     for cell in cells:
-        if row_of(cell.config) is not None:
+        if row_of(cell.config) is not None and not is_speed(cell):
             by_model.setdefault(cell.model, []).append(cell)
     return [_model_results(by_model[model]) for model in sorted(by_model)]
 
 
 def of_no_row(cells: Iterable[CellResult]) -> list[CellResult]:
     """Results that no row of conf/row recognises."""
-    return [cell for cell in cells if row_of(cell.config) is None]
+    return [cell for cell in cells if row_of(cell.config) is None and not is_speed(cell)]
 
 
 def bits_text(bits: Bits) -> str:

@@ -18,13 +18,15 @@ from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
 from dllmquant_exp.reporting.results import CellResult, canonical_json
+from dllmquant_exp.reporting.speed_results import is_speed
 
 PAPER_COLUMNS = (
     "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",
 )  # fmt: skip
 REFERENCE = "fp"
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
-RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution")  # what makes a row
+# What makes a row; saved: which saved model it was, where it was one.
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root")  # the rest must agree in one table
 CSV_COLUMNS = (
     "table", "row", "task", "state", "items",
@@ -53,9 +55,11 @@ class Table:
 
 
 def build_tables(cells: Sequence[CellResult]) -> list[Table]:
-    """Group comparable cells into tables, in a fixed order."""
+    """Group comparable cells into tables, in a fixed order. Speed tasks have their own."""
     groups: dict[str, list[CellResult]] = {}
     for cell in cells:
+        if is_speed(cell):
+            continue
         groups.setdefault(canonical_json(conditions(cell)), []).append(cell)
     return [_build(groups[key]) for key in sorted(groups)]
 
@@ -108,8 +112,8 @@ def recipe(cell: CellResult) -> dict[str, object]:
     """Every setting that makes a row, as `calibration.samples`; those of quant without a prefix."""
     found: dict[str, object] = {}
     for section in RECIPE:
-        prefix = "" if section == "quant" else section
-        found |= _flat(prefix, cell.config.get(section))
+        if section in cell.config:
+            found |= _flat("" if section == "quant" else section, cell.config[section])
     return found
 
 

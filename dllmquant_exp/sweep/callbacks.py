@@ -6,6 +6,7 @@ job leaves an `outcome.json` in its own Hydra folder, and the end of the call re
 
 import functools
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from rich.console import Console
 from dllmquant_exp.reporting.results import write_json
 from dllmquant_exp.schema import ConfigError
 
+logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
 
@@ -33,7 +35,7 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp import config as configuration
     from dllmquant_exp import experiment
-    from dllmquant_exp.surroundings import check_surroundings
+    from dllmquant_exp.surroundings import check_surroundings, explain_unwritten
 
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
@@ -48,7 +50,11 @@ def run_job(config: DictConfig) -> None:
         if not type(error).__module__.startswith("dllmquant_exp"):
             raise
         outcome["error"] = str(error)
-    write_json(Path(hydra.runtime.output_dir) / OUTCOME_FILE, outcome)
+    path = Path(hydra.runtime.output_dir) / OUTCOME_FILE
+    try:
+        write_json(path, outcome)
+    except OSError as error:
+        logger.error("%s", explain_unwritten(path.parent, error))
 
 
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
@@ -82,16 +88,10 @@ class RunReport(Callback):
 
     @_never_silent
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse what no job of the sweep could do; what a job is made of, the job checks."""
-        from dllmquant_exp.config import CommonSettings, to_mapping
-        from dllmquant_exp.schema import read
-        from dllmquant_exp.surroundings import check_surroundings
-        from dllmquant_exp.tracking import TrackingSettings
+        """Refuse a sweep of which any job cannot run, before Hydra makes a folder."""
+        from dllmquant_exp.sweep.submission import check_sweep
 
-        values = to_mapping(config)
-        common = {key: values[key] for key in CommonSettings.__dataclass_fields__}
-        tracking = read(TrackingSettings, values["tracking"], "tracking")
-        check_surroundings(read(CommonSettings, common, "config"), tracking)
+        check_sweep(config)
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -112,13 +112,16 @@ def finish(jobs: Sequence[Path]) -> None:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
     from dllmquant_exp.reporting.results import read_cells
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables
 
     outcomes = [_read_outcome(job) for job in jobs]
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
     listed = [cell for outcome in outcomes for cell in outcome["cells"]]
     cells, problems = read_cells(dict.fromkeys(Path(cell["folder"]) for cell in listed))
-    print_tables(build_tables(cells), problems, Console())
+    console = Console()
+    print_speed_cells(cells, console)
+    print_tables(build_tables(cells), problems, console)
     for error in dict.fromkeys(errors):
         print(f"error: {error}", file=sys.stderr)
     for job in jobs:

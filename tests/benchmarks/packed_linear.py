@@ -6,9 +6,9 @@ r"""Packed 4-bit linears against full precision and fake quantization, side by s
 
 Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
 whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
-minima of their times, and how many times as fast as the best float32 they are: the median over the
-rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level` restricts the
-packed layers; what a processor without AVX-512 would do shows
+minima of their times, and how many times as fast as the best full precision they are: the median
+over the rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level`
+restricts the packed layers; what a processor without AVX-512 would do shows
 
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
         python tests/benchmarks/packed_linear.py --level avx2 --shapes 256x4096x4096
@@ -16,14 +16,16 @@ packed layers; what a processor without AVX-512 would do shows
     float32    F.linear, MKL's product with its weight as it is
     mkl        MKL, weight packed beforehand for this number of rows
     onednn     oneDNN, weight packed beforehand
-    bfloat16   F.linear; emulated, and no yardstick, unless the processor multiplies it
+    bfloat16   F.linear; ..._packed: oneDNN, weight packed beforehand. Both only where the processor
+               multiplies it: emulated, it is no yardstick
     fake       QuantizedLinear, activations of 4 bits
     a4, a8     PackedLinear, activations of 4 and 8 bits
     hadamard   the online rotation of the inputs alone, by the fast transform
     ..._torch  and by products with small matrices
 
 `--block` times a transformer block of LLaDA's shape, rows x d_model x d_ffn, heads of 128: float32,
-bfloat16, packed, and packed with QuaRot's online rotations in front of o and down.
+bfloat16, both with packed weights too, low bits, and those with QuaRot's online rotations in front
+of o and down.
 """
 
 import argparse
@@ -54,10 +56,11 @@ from dllmquant_exp.quantization.quantizers import (
     Quantizer,
     quantize_weight,
 )
+from dllmquant_exp.speed.full_precision import candidates, dtype_of, native_bfloat16, prepack
 
 A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
 W4 = Quantizer(4, True, "per_channel")
-FLOAT32 = ("float32", "mkl", "onednn")
+FULL = ("float32", "mkl", "onednn", "packed", "bfloat16", "bfloat16_packed")  # where they ran
 SHORTEST = 2e-4  # seconds of one sample; shorter calls are repeated within it
 Variants = dict[str, Callable[[], Any]]
 
@@ -67,7 +70,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if arguments.level is not None:
         restrict(arguments.level)
-    where = {"execution": execution(), "threads": arguments.threads, "native bfloat16": native()}
+    where = {
+        "execution": execution(),
+        "threads": arguments.threads,
+        "native bfloat16": native_bfloat16(),
+    }
     print(json.dumps(where), flush=True)
     for shape in arguments.shapes:
         report(shape, *of_linear(*sizes(shape)), arguments.seconds)
@@ -97,10 +104,6 @@ def sizes(shape: str) -> tuple[int, int, int]:
     return rows, inputs, outputs
 
 
-def native() -> bool:
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
 def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
     """What is timed for one linear, and its operations."""
     numbers = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8)
@@ -112,15 +115,20 @@ def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
     by_mkl = torch.ops.mkl._mkl_reorder_linear_weight(values, rows)
     by_onednn = torch.ops.mkldnn._reorder_linear_weight(values, rows)
     half, x_half = values.bfloat16(), x.bfloat16()
+    half_by_onednn = torch.ops.mkldnn._reorder_linear_weight(half, rows)
     found: Variants = {
         "float32": lambda: F.linear(x, values),
         "mkl": lambda: torch.ops.mkl._mkl_linear(x, by_mkl, values, None, rows),
         "onednn": lambda: torch.ops.mkldnn._linear_pointwise(x, by_onednn, None, "none", [], ""),
-        "bfloat16": lambda: F.linear(x_half, half),
         "fake": lambda: fake(x),
         "a4": lambda: a4(x),
         "a8": lambda: a8(x),
     }
+    if native_bfloat16():
+        found["bfloat16"] = lambda: F.linear(x_half, half)
+        found["bfloat16_packed"] = lambda: torch.ops.mkldnn._linear_pointwise(
+            x_half, half_by_onednn, None, "none", [], ""
+        )
     try:
         rotation = OnlineHadamard(inputs)
     except QuantizationError:
@@ -163,22 +171,21 @@ def of_block(rows: int, d_model: int, d_ffn: int) -> tuple[Variants, float]:
     x = torch.randn(1, rows, d_model)
     cos, sin = rotary_angles(rows, config.head_dim, config.rope_theta, x)
 
-    def run(block: Block) -> Callable[[], Tensor]:
+    def run(block: nn.Module, x: Tensor = x) -> Callable[[], Tensor]:
         return lambda: block(x, cos, sin, None)
 
-    half, narrow = copy.deepcopy(plain).bfloat16(), x.bfloat16()
-    variants: Variants = {
-        "float32": run(plain),
-        "bfloat16": lambda: half(narrow, cos, sin, None),
-        "a4": run(packed),
-        "a4_online": run(turned),
-    }
+    variants: Variants = {"a4": run(packed), "a4_online": run(turned)}
+    for form in candidates():
+        dtype = dtype_of(form)
+        full = prepack(copy.deepcopy(plain).to(dtype), form, rows)
+        variants[form.replace(" ", "_")] = run(full, x.to(dtype))
     return variants, 2.0 * rows * (4 * d_model**2 + 3 * d_model * d_ffn)
 
 
 def report(title: str, variants: Variants, operations: float, seconds: float) -> None:
     times = interleaved(variants, seconds)
-    best = min(FLOAT32, key=lambda name: statistics.median(times.get(name, [float("inf")])))
+    full = [name for name in times if name.replace("float32_", "") in FULL]
+    best = min(full, key=lambda name: statistics.median(times[name]))
     for name, found in times.items():
         low, middle, high = statistics.quantiles(found, n=4)
         ratios = [a / b for a, b in zip(times[best], found, strict=True)]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from dllmquant_exp.evaluation import evaluate_task, resolve_settings
+from dllmquant_exp.evaluation import active_guards, evaluate_task, resolve_settings
 from dllmquant_exp.evaluation.evaluate import TaskResult
 from dllmquant_exp.evaluation.harness import DiffusionLM
 from dllmquant_exp.evaluation.local_data import local_rows
@@ -174,6 +174,7 @@ def test_humaneval_scores_a_solution(
     assert [item.score for item in result.items] == [1.0, 0.0]  # the second item is another one
     assert result.items[0].note == "passed"
     assert str(result.items[1].note).startswith("failed: ")
+    assert result.notes[-1] == f"programs ran behind: {', '.join(active_guards())}"
 
 
 def test_humanevals_own_solutions_pass(data_root: Path) -> None:

@@ -43,6 +43,28 @@ def test_a_program_is_prompt_response_and_tests() -> None:
     assert wrong["note"].startswith("failed: AssertionError")
 
 
+def test_tests_use_the_prompts_helper_and_not_the_responses() -> None:
+    """As HumanEval/32: its tests multiply the result by the prompt's own `poly`."""
+    doc = {
+        "prompt": "def poly(x):\n    return x - 3\n\ndef root():\n    '''Of poly.'''\n",
+        "test": "def check(candidate):\n    assert poly(candidate()) == 0",
+        "entry_point": "root",
+    }
+    assert score_program(doc, ["    return 3"])["note"] == "passed"
+    forged = score_program(doc, ["    return 4\n\ndef poly(x):\n    return 0"])
+    assert forged["note"].startswith("failed: AssertionError")
+
+
+def test_tests_may_call_the_function_by_its_name() -> None:
+    doc = DOC | {"test": "def check(candidate):\n    assert candidate(2) == double(2) == 4"}
+    assert score_program(doc, ["    return x + x"])["note"] == "passed"
+
+
+def test_a_response_cannot_forge_a_pass() -> None:
+    for response in ("    exit(0)", "    return x\nimport os\nos._exit(0)"):
+        assert score_program(DOC, [response])["pass@1"] == 0.0
+
+
 def test_the_program_does_not_run_in_this_process() -> None:
     response = "    import sys; sys.dllmquant_leak = 1\n    return 4"
     assert score_program(DOC, [response])["pass@1"] == 1.0

@@ -101,10 +101,11 @@ def test_outliers_keep_the_function_and_are_outliers(architecture: Architecture)
     assert int((ratio > 19).sum()) == 3 and int((ratio < 1.01).sum()) == 45
 
 
-def test_outliers_in_float32_move_the_shipped_model_by_less_than_1e_4() -> None:
-    tokenizer = load_tokenizer("embedded:micro_llada")
-    plain = load_model("embedded:micro_llada", dtype=torch.float32, device=torch.device("cpu"))
-    model = load_model("embedded:micro_llada", dtype=torch.float64, device=torch.device("cpu"))
+@pytest.mark.parametrize("name", ["micro_llada", "micro_llada_1_5", "micro_dream"])
+def test_outliers_in_float32_move_a_shipped_model_by_less_than_1e_4(name: str) -> None:
+    tokenizer = load_tokenizer(f"embedded:{name}")
+    plain = load_model(f"embedded:{name}", dtype=torch.float32, device=torch.device("cpu"))
+    model = load_model(f"embedded:{name}", dtype=torch.float64, device=torch.device("cpu"))
     add_outliers(model, tokenizer, replace(SETTINGS, ffn_channels=8, value_channels=4))
     before, after = logits(plain), logits(model.float())
     assert (after - before).norm() / before.norm() < 1e-4

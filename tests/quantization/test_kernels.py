@@ -164,6 +164,18 @@ def test_the_fast_rotation_is_a_product_with_the_matrix(size, inner):
     torch.testing.assert_close(y.double(), x.double() @ matrix, rtol=0, atol=tolerance)
 
 
+PUBLISHED = [(4096, 1), (12288, 1), (32, 128), (3584, 1), (18944, 1), (28, 128)]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("size", "inner"), PUBLISHED)
+def test_the_fast_rotation_at_the_sizes_of_the_published_models(size, inner):
+    rotation = OnlineHadamard(size, inner)
+    x = torch.randn(2, size * inner, generator=torch.Generator().manual_seed(size))
+    expected = rotation(x.double())  # by products of matrices, in float64
+    torch.testing.assert_close(rotated(x, rotation).double(), expected, rtol=0, atol=2e-5)
+
+
 @needs_kernels
 def test_rotations_of_any_input():
     rotation = OnlineHadamard(48)
@@ -175,6 +187,9 @@ def test_rotations_of_any_input():
     assert torch.equal(rotated(x.double(), rotation), rotation(x.double()))  # not by the kernel
     plain = torch.nn.Linear(48, 3)
     assert torch.equal(rotated(x, plain), plain(x))
+    assert torch.equal(rotated(x[:1], rotation), y[:1])
+    half = x.bfloat16()
+    assert torch.equal(rotated(half, rotation), rotated(half.float(), rotation).bfloat16())
     with pytest.raises(QuantizationError, match="47 features cannot be rotated by 48 x 1"):
         rotated(x[:, :47], rotation)
 

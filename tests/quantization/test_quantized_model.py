@@ -190,10 +190,12 @@ def test_embedding_and_head_have_bits_of_their_own(model, end):
     assert report.layers[0].weight_bits == 8
     assert report.block_linears == 0
     for name, parameter in original.named_parameters():
-        changed = model.get_parameter(name)
+        owner, _, leaf = name.rpartition(".")
+        changed = getattr(model.get_submodule(owner), leaf)
         if name != f"{end}.weight":
             assert torch.equal(changed, parameter)
             continue
+        assert model.get_submodule(end).numbers.dtype == torch.int8
         scale = 2 * parameter.abs().amax(1, keepdim=True) / 255
         expected = (parameter / scale).round().clamp(-128, 127) * scale
         torch.testing.assert_close(changed, expected, rtol=1e-12, atol=0)
@@ -383,6 +385,8 @@ def test_method_presets_are_what_their_names_say():
     [
         ("micro_llada", "llada", "embedded:micro_llada", "micro"),
         ("micro_llada_plain", "llada", "embedded:micro_llada", "micro"),
+        ("micro_llada_1_5", "llada", "embedded:micro_llada_1_5", "micro"),
+        ("micro_dream", "dream", "embedded:micro_dream", "micro_dream"),
         ("llada_8b", "llada", "GSAI-ML/LLaDA-8B-Base", "llada_base"),
         ("llada_8b_instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "llada_instruct"),
         ("llada_1_5", "llada", "GSAI-ML/LLaDA-1.5", "llada_1_5"),
@@ -396,7 +400,7 @@ def test_model_presets(name, architecture, checkpoint, settings):
     calibration = preset.pop("calibration")
     assert set(calibration) == {"texts", "length", "gen_length", "steps"}
     assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
-    assert (preset.pop("outliers") is not None) == (name == "micro_llada")
+    assert (preset.pop("outliers") is not None) == (embedded and name != "micro_llada_plain")
     assert preset == {
         "name": name,
         "architecture": architecture,

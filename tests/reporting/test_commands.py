@@ -69,6 +69,18 @@ def test_format_and_folder_are_chosen(call: Call, third: Path, tmp_path: Path) -
     assert not (third / "report").exists()
 
 
+def test_tables_go_to_wandb_where_that_is_asked_for(call: Call, third: Path) -> None:
+    assert call("table=table3", "tracking=offline")[0] == 0
+    (media,) = (third / "report").glob("wandb/offline-run-*/files/media/table")
+    files = {path.name.split("_")[0]: json.loads(path.read_text()) for path in media.iterdir()}
+    assert sorted(files) == ["cells", "table3"]
+    names = files["cells"]["columns"]
+    shown = [dict(zip(names, line, strict=True)) for line in files["cells"]["data"]]
+    assert sorted(cell["row"] for cell in shown) == sorted([*ROWS, *ROWS])
+    assert {cell["score"] for cell in shown} == {50.0}  # percent, as in the table
+    assert call("table=table3")[0] == 0, "the record beside the files is no result"
+
+
 def test_what_is_missing_failed_or_broken_is_named_and_the_rest_reported(
     call: Call, third: Path, write_cell: WriteCell
 ) -> None:
@@ -135,7 +147,7 @@ def test_claims_are_printed_and_written(call: Call, third: Path) -> None:
     assert frame.loc["both_beat_mask", "effect"] == 0 and frame.loc["both_beat_mask", "n"] == 20
     assert frame.loc["tmas_on_awq", "verdict"] == "not measured"
     text = (third / "report" / "claims.md").read_text(encoding="utf-8")
-    assert "the error per step of Figure 2" in text
+    assert "the command figures figure=2" in text
 
 
 def test_claims_need_no_controls_to_be_complete(

@@ -148,7 +148,7 @@ struct call {
     float *y;
 };
 
-static void rotate_some(const void *context, int64_t index, int worker)
+static void rotate_some(void *context, int64_t index, int worker)
 {
     (void)worker;
     const struct call *call = context;
@@ -162,6 +162,6 @@ void rotate_rows(int64_t power, int64_t order, int64_t inner, const float *facto
                  int64_t x_stride, int64_t rows, float *y, int threads, team_function *team)
 {
     const int64_t at_once = 1 + 16384 / (power * order * inner); /* some microseconds */
-    const struct call call = {{power, order, inner, factor}, x, x_stride, rows, at_once, y};
+    struct call call = {{power, order, inner, factor}, x, x_stride, rows, at_once, y};
     share(rotate_some, &call, (rows + at_once - 1) / at_once, threads, team);
 }

@@ -118,7 +118,8 @@ def kernels() -> Kernels | None:
 
 def _notice(reason: str) -> None:
     logger.warning(
-        "packed layers run as reference execution, which gives the same results but no speed: %s",
+        "packed layers run as reference execution, and online rotations as products of matrices: "
+        "the same results (behind rotations up to rounding), but no speed: %s",
         reason,
     )
 

@@ -5,20 +5,25 @@
 
 #include "packed_linear.h"
 
-enum { TILE = 16 };
+/* In memory of its own: the compiler does not see that the instruction reads all of it. */
+static const struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} config = {
+    .palette = 1,
+    .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+    .rows = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE},
+};
 
-static void configure(void)
+void begin_amx(void)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } config = {.palette = 1};
-    for (int t = 0; t < 8; t++) {
-        config.bytes[t] = 64;
-        config.rows[t] = TILE;
-    }
     _tile_loadconfig(&config);
+}
+
+void end_amx(void)
+{
+    _tile_release();
 }
 
 /* c[2 TILE, 2 PANEL] in tiles 0..3; 4 and 5 are rows of a, 6 and 7 panels of w. */
@@ -37,10 +42,10 @@ static inline void tiles(const uint8_t *a, int64_t stride, const int8_t *w, int6
         _tile_loadd(3, c + below + PANEL, line);
     }
     for (int64_t k = 0; k < steps; k += TILE) {
-        _tile_loadd(4, a + 4 * k, stride);
+        _tile_loadd(4, a + 64 * k, 64);
         _tile_loadd(6, w + 64 * k, 64);
-        _tile_loadd(7, w + PANEL * DEPTH + 64 * k, 64);
-        _tile_loadd(5, a + TILE * stride + 4 * k, stride);
+        _tile_loadd(7, w + 4 * PANEL * steps + 64 * k, 64);
+        _tile_loadd(5, a + TILE * stride + 64 * k, 64);
         _tile_dpbusd(0, 4, 6);
         _tile_dpbusd(1, 4, 7);
         _tile_dpbusd(2, 5, 6);
@@ -57,8 +62,6 @@ void multiply_amx(const uint8_t *a, int64_t stride, int64_t rows, const int8_t *
 {
     (void)rows; /* at most STRIP, two tiles */
     (void)top;
-    configure();
     for (int p = 0; p < BLOCK / PANEL; p += 2)
-        tiles(a, stride, w + p * PANEL * DEPTH, steps, add, c + p * PANEL);
-    _tile_release();
+        tiles(a, stride, w + p * 4 * PANEL * steps, steps, add, c + p * PANEL);
 }

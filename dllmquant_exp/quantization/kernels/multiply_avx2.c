@@ -7,7 +7,7 @@
 
 #include "packed_linear.h"
 
-enum { TILE = 4 }; /* rows: their 8 sums stay in registers */
+enum { ROWS = 4 }; /* rows: their 8 sums stay in registers */
 
 /* The sum in place: from the intrinsic, GCC 12 copies every sum back and forth. */
 static inline void add_products(__m256i *sums, __m256i a, __m256i w)
@@ -23,26 +23,26 @@ static inline void store_widened(__m256i sums, int add, int32_t *c)
     _mm256_store_si256((__m256i *)c, wide);
 }
 
-/* c[TILE, PANEL] */
+/* c[ROWS, PANEL] */
 static inline void tile(const uint8_t *a, int64_t stride, const int8_t *w, int64_t steps,
                         int64_t limit, int add, int32_t *c)
 {
     for (int64_t from = 0; from < steps; from += limit, add = 1) {
         const int64_t to = from + limit < steps ? from + limit : steps;
-        __m256i sums[TILE][2];
-        UNROLL for (int r = 0; r < TILE; r++)
+        __m256i sums[ROWS][2];
+        UNROLL for (int r = 0; r < ROWS; r++)
             sums[r][0] = sums[r][1] = _mm256_setzero_si256();
         for (int64_t k = from; k < to; k++) {
             const __m256i w0 = _mm256_load_si256((const __m256i *)(w + 64 * k));
             const __m256i w1 = _mm256_load_si256((const __m256i *)(w + 64 * k + 32));
-            UNROLL for (int r = 0; r < TILE; r++) {
+            UNROLL for (int r = 0; r < ROWS; r++) {
                 int32_t four;
                 memcpy(&four, a + r * stride + 4 * k, 4);
                 add_products(&sums[r][0], _mm256_set1_epi32(four), w0);
                 add_products(&sums[r][1], _mm256_set1_epi32(four), w1);
             }
         }
-        UNROLL for (int r = 0; r < TILE; r++)
+        UNROLL for (int r = 0; r < ROWS; r++)
             UNROLL for (int half = 0; half < 2; half++)
                 store_widened(sums[r][half], add, c + r * BLOCK + 8 * half);
     }
@@ -53,7 +53,7 @@ void multiply_avx2(const uint8_t *a, int64_t stride, int64_t rows, const int8_t 
 {
     const int64_t limit = INT16_MAX / (2 * 8 * top);
     for (int p = 0; p < BLOCK / PANEL; p++)
-        for (int64_t r = 0; r < rows; r += TILE)
-            tile(a + r * stride, stride, w + p * PANEL * DEPTH, steps, limit, add,
+        for (int64_t r = 0; r < rows; r += ROWS)
+            tile(a + r * stride, stride, w + p * 4 * PANEL * steps, steps, limit, add,
                  c + r * BLOCK + p * PANEL);
 }

@@ -1,4 +1,4 @@
-/* The layer: pieces of work round a chunk of rows and multiply it with blocks of outputs. */
+/* The layer: all rows are rounded, then chunks of rows are multiplied with blocks of outputs. */
 
 #define _GNU_SOURCE
 #include <cpuid.h>
@@ -35,19 +35,13 @@ struct call {
     const float *x; /* [rows, x_stride] */
     int64_t x_stride, rows;
     float *y; /* [rows, out] */
-    multiply_function *multiply;
-    int64_t chunk, parts; /* the work is divided into chunks of rows times parts of the outputs */
-    uint8_t *memory;      /* [threads][chunk, stride] */
-    int64_t stride;
-    atomic_int *result;
-};
-
-/* Rows of x as whole numbers. Behind a row's numbers is anything: it meets weights of 0. */
-struct rounded {
-    int64_t first, rows;
-    uint8_t *a; /* [rows, stride] */
-    float scale[CHUNK];
-    int32_t zero[CHUNK]; /* with the offset */
+    int level;
+    int64_t depth, stride, blocks;
+    /* Rows of x as whole numbers. Behind a row's numbers is anything: it meets weights of 0. */
+    uint8_t *a;     /* [rows, stride], padded to a multiple of STRIP rows */
+    float *scale;   /* [rows] */
+    int32_t *zero;  /* [rows], with the offset */
+    atomic_int finite;
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -60,63 +54,69 @@ static int64_t pieces(int64_t n, int64_t size)
     return (n + size - 1) / size;
 }
 
-static int round_rows(const struct call *call, struct rounded *to)
+/* Round STRIP rows. */
+static void round_strip(void *context, int64_t index, int worker)
 {
+    (void)worker;
+    struct call *call = context;
     const struct linear *l = call->linear;
     const struct grid *grid = &l->grid;
-    for (int64_t r = 0; grid->given && r < to->rows; r++) {
-        const int64_t which = grid->given == 1 ? 0 : to->first + r;
-        to->scale[r] = grid->scale[which];
-        to->zero[r] = (int32_t)grid->zero[which] + grid->offset;
-    }
-    int finite = 1;
-    for (int64_t r = 0; finite && r < to->rows; r += TOGETHER)
-        finite = quantize_rows(grid, call->x + (to->first + r) * call->x_stride, call->x_stride,
-                               least(TOGETHER, to->rows - r), l->in, to->scale + r, to->zero + r,
-                               to->a + r * call->stride, call->stride);
-    return finite;
-}
-
-/* y[rows, BLOCK] */
-static void multiply_block(const struct call *call, const struct rounded *x, int64_t block)
-{
-    const struct linear *l = call->linear;
-    const int64_t in = pieces(l->in, BLOCK) * BLOCK;
-    const int64_t first = block * BLOCK, outs = least(BLOCK, l->out - first);
-    _Alignas(64) int8_t w[BLOCK * DEPTH];
-    _Alignas(64) int32_t c[CHUNK * BLOCK];
-
-    for (int64_t k = 0; k < in; k += DEPTH) {
-        const int64_t steps = least(DEPTH, in - k) / 4;
-        for (int64_t p = 0; p < BLOCK / PANEL; p++)
-            unpack(l->panels + ((first / PANEL + p) * in + k) * PANEL / 2, steps,
-                   w + p * PANEL * DEPTH);
-        for (int64_t r = 0; r < x->rows; r += STRIP) {
-            const int64_t rows = least(STRIP, x->rows - r);
-            /* Where one pass over the inputs is enough, strips share a part of the cache. */
-            int32_t *sums = in > DEPTH ? c + r * BLOCK : c;
-            call->multiply(x->a + r * call->stride + k, call->stride, rows, w, steps,
-                           (int)l->grid.top, k > 0, sums);
-            if (k + DEPTH >= in)
-                scale_sums(sums, rows, outs, l, first, x->scale + r, x->zero + r,
-                           call->y + (x->first + r) * l->out + first);
+    const int64_t end = least((index + 1) * STRIP, call->rows);
+    for (int64_t r = index * STRIP; r < end; r += TOGETHER) {
+        const int64_t rows = least(TOGETHER, end - r);
+        for (int64_t i = r; grid->given && i < r + rows; i++) {
+            const int64_t which = grid->given == 1 ? 0 : i;
+            call->scale[i] = grid->scale[which];
+            call->zero[i] = (int32_t)grid->zero[which] + grid->offset;
+        }
+        const int tiles = call->level == AMX;
+        uint8_t *to = tiles ? call->a + r / TILE * TILE * call->stride + r % TILE * 64
+                            : call->a + r * call->stride;
+        if (!quantize_rows(grid, call->x + r * call->x_stride, call->x_stride, rows, l->in,
+                           call->scale + r, call->zero + r, to, tiles ? 64 : call->stride,
+                           tiles ? TILE * 64 : 64)) {
+            call->finite = 0;
+            return;
         }
     }
 }
 
-/* A chunk of rows, rounded anew for each part of the outputs. */
-static void piece(const void *context, int64_t index, int worker)
+/* y[CHUNK, BLOCK] */
+static void multiply_block(void *context, int64_t index, int worker)
 {
-    const struct call *call = context;
-    const int64_t row = index / call->parts * call->chunk, part = index % call->parts;
-    const int64_t blocks = pieces(call->linear->out, BLOCK);
-    struct rounded x = {.first = row, .rows = least(call->chunk, call->rows - row)};
-    x.a = call->memory + worker * call->chunk * call->stride;
-    if (round_rows(call, &x))
-        for (int64_t b = part * blocks / call->parts; b < (part + 1) * blocks / call->parts; b++)
-            multiply_block(call, &x, b);
-    else
-        *call->result = NOT_FINITE;
+    (void)worker;
+    struct call *call = context;
+    const struct linear *l = call->linear;
+    const int64_t row = index / call->blocks * CHUNK, rows = least(CHUNK, call->rows - row);
+    const int64_t first = index % call->blocks * BLOCK, outs = least(BLOCK, l->out - first);
+    const int64_t in = pieces(l->in, BLOCK) * BLOCK;
+    _Alignas(64) int8_t w[BLOCK * DEEPEST];
+    _Alignas(64) int32_t c[CHUNK * BLOCK];
+    multiply_function *multiply = call->level == AVX2 ? multiply_avx2 : multiply_avx512;
+
+    if (call->level == AMX) {
+        multiply = multiply_amx;
+        begin_amx();
+    }
+    for (int64_t k = 0; k < in; k += call->depth) {
+        const int64_t steps = least(call->depth, in - k) / 4;
+        for (int64_t p = 0; p < BLOCK / PANEL; p++)
+            unpack(l->panels + ((first / PANEL + p) * in + k) * PANEL / 2, steps,
+                   w + p * 4 * PANEL * steps);
+        for (int64_t r = 0; r < rows; r += STRIP) {
+            const int64_t strip = least(STRIP, rows - r);
+            /* Where one pass over the inputs is enough, strips share a part of the cache. */
+            int32_t *sums = in > call->depth ? c + r * BLOCK : c;
+            const uint8_t *a = call->a + (row + r) * call->stride;
+            multiply(a + k * (call->level == AMX ? TILE : 1), call->stride, strip, w, steps,
+                     (int)l->grid.top, k > 0, sums);
+            if (k + call->depth >= in)
+                scale_sums(sums, strip, outs, l, first, call->scale + row + r,
+                           call->zero + row + r, call->y + (row + r) * l->out + first);
+        }
+    }
+    if (call->level == AMX)
+        end_amx();
 }
 
 /* y [rows, out] of x [rows, x_stride]. Returns DONE, or why there is no y. */
@@ -127,29 +127,31 @@ int packed_linear(const struct linear *l, const float *x, int64_t x_stride, int6
         return DONE;
     if (rows * l->in * l->out < 1 << 19) /* less than it takes to wake a thread */
         threads = 1;
-    atomic_int result = DONE;
+    if (level == AMX && rows < STRIP / 2) /* its tiles would be mostly empty */
+        level = AVX512;
+    const int64_t strips = pieces(rows, STRIP), all = strips * STRIP;
     struct call call = {
         .linear = l,
         .x = x,
         .x_stride = x_stride,
         .rows = rows,
         .y = y,
-        .multiply = level == AVX2 ? multiply_avx2 : multiply_avx512,
-        .chunk = least(CHUNK, pieces(pieces(rows, threads), STRIP) * STRIP),
-        .parts = 1,
+        .level = level,
+        .depth = level == AMX ? DEEPEST : DEPTH,
         /* Rows end in an odd number of cache lines: they do not compete for the same places. */
         .stride = pieces(l->in, 2 * BLOCK) * 2 * BLOCK + BLOCK,
-        .result = &result,
+        .blocks = pieces(l->out, BLOCK),
+        .finite = 1,
     };
-    if (level == AMX && rows >= STRIP / 2) /* its tiles would be mostly empty */
-        call.multiply = multiply_amx;
-    const int64_t chunks = pieces(rows, call.chunk), worth = l->out / (8 * BLOCK); /* parts */
-    if (threads > 1 && chunks < 2 * threads && worth > 1)
-        call.parts = least(pieces(2 * threads, chunks), worth);
-    call.memory = aligned_alloc(BLOCK, threads * call.chunk * call.stride);
-    if (call.memory == NULL)
+    const int64_t bytes = all * (call.stride + sizeof *call.scale + sizeof *call.zero);
+    call.a = aligned_alloc(BLOCK, pieces(bytes, BLOCK) * BLOCK);
+    if (call.a == NULL)
         return NO_MEMORY;
-    share(piece, &call, chunks * call.parts, threads, team);
-    free(call.memory);
-    return result;
+    call.scale = (float *)(call.a + all * call.stride);
+    call.zero = (int32_t *)(call.scale + all);
+    share(round_strip, &call, strips, threads, team);
+    if (call.finite)
+        share(multiply_block, &call, pieces(rows, CHUNK) * call.blocks, threads, team);
+    free(call.a);
+    return call.finite ? DONE : NOT_FINITE;
 }

@@ -23,8 +23,10 @@ enum {
     PANEL = 16,   /* outputs that are stored together */
     BLOCK = 64,   /* outputs that are multiplied together */
     DEPTH = 512,  /* inputs that are multiplied together: 32 KB of unpacked weights */
+    DEEPEST = 2048, /* as many for AMX, which reads them from the second cache as fast */
     STRIP = 32,   /* rows that are multiplied together; the memory of rows is padded to it */
-    CHUNK = 256,  /* rows, at most, that are one piece of work: unpacking pays with many */
+    CHUNK = 256,  /* rows, at most, that weights are unpacked for */
+    TILE = 16,    /* rows of an AMX tile */
     TOGETHER = 4, /* rows that are rounded together */
 };
 
@@ -51,17 +53,22 @@ struct linear {
     struct grid grid;
 };
 
-/* Round up to TOGETHER rows of n values to q, whose rows are padded to a multiple of 32. Scales and
+/* Round up to TOGETHER rows of n values to q, whose rows are padded to a multiple of 32; q_step is
+   the distance from one cache line of a row to its next one, 64 where they are neighbours. Scales and
    zeros (with the offset) are measured, and 0 is returned where a value or a range is not finite;
    or they are read where the grid gives them, and a row with NaN gets a scale of NaN. */
 int quantize_rows(const struct grid *, const float *x, int64_t stride, int64_t rows, int64_t n,
-                  float *scale, int32_t *zero, uint8_t *q, int64_t q_stride);
+                  float *scale, int32_t *zero, uint8_t *q, int64_t q_stride, int64_t q_step);
 
-/* c[rows, BLOCK] = or += a[rows, 4 steps] w, with w [BLOCK / PANEL][DEPTH / 4][PANEL][4], no a
+/* c[rows, BLOCK] = or += a[rows, 4 steps] w, with w [BLOCK / PANEL][steps][PANEL][4], no a
    above `top`, and at most STRIP rows, all of which may be read and written. */
 typedef void multiply_function(const uint8_t *a, int64_t stride, int64_t rows, const int8_t *w,
                                int64_t steps, int top, int add, int32_t *c);
 multiply_function multiply_avx2, multiply_avx512, multiply_amx;
+
+/* AMX reads rows in tiles, a[STRIP / TILE][inputs / 64][TILE][64], from neighbouring addresses; a
+   thread multiplies with it between these. */
+void begin_amx(void), end_amx(void);
 
 /* `pieces` times 32 packed bytes to 64. */
 void unpack(const uint8_t *packed, int64_t pieces, int8_t *w);
@@ -73,9 +80,9 @@ void scale_sums(const int32_t *c, int64_t rows, int64_t outs, const struct linea
 /* Call item(context, 0 .. items - 1, worker) on some threads, workers 0 .. threads - 1. `team` is
    the GOMP_parallel of the OpenMP library that torch runs on: there is one pool, which is never
    busy waiting for another one. */
-typedef void item_function(const void *context, int64_t index, int worker);
+typedef void item_function(void *context, int64_t index, int worker);
 typedef void team_function(void (*)(void *), void *, unsigned, unsigned);
-void share(item_function *, const void *context, int64_t items, int threads, team_function *);
+void share(item_function *, void *context, int64_t items, int threads, team_function *);
 
 /* Before loops over sums that are to stay in registers. */
 #define UNROLL _Pragma("GCC unroll 4")

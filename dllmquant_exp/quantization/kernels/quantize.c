@@ -102,7 +102,7 @@ static inline void round_32(const float *x, const struct rounding *r, uint8_t *q
 }
 
 static void round_row(const struct grid *grid, const float *x, int64_t n, float scale, int32_t zero,
-                      uint8_t *q)
+                      uint8_t *q, int64_t q_step)
 {
     const float margin = (grid->top + fabsf((float)zero) + 1) * 0x1p-21f; /* above the bound */
     const struct rounding r = {
@@ -115,11 +115,11 @@ static void round_row(const struct grid *grid, const float *x, int64_t n, float 
     };
     int64_t i = 0;
     for (; i + AT_ONCE <= n; i += AT_ONCE)
-        round_32(x + i, &r, q + i);
+        round_32(x + i, &r, q + i / 64 * q_step + i % 64);
     if (i < n) {
         float rest[AT_ONCE] = {0};
         memcpy(rest, x + i, (n - i) * sizeof *x);
-        round_32(rest, &r, q + i);
+        round_32(rest, &r, q + i / 64 * q_step + i % 64);
     }
 }
 
@@ -133,7 +133,7 @@ static int has_nan(const float *x, int64_t n)
 
 /* Ranges, then parameters, then numbers of all rows: no row waits for its own divisions. */
 int quantize_rows(const struct grid *grid, const float *x, int64_t stride, int64_t rows, int64_t n,
-                  float *scale, int32_t *zero, uint8_t *q, int64_t q_stride)
+                  float *scale, int32_t *zero, uint8_t *q, int64_t q_stride, int64_t q_step)
 {
     float low[TOGETHER], high[TOGETHER];
     int finite = 1;
@@ -149,6 +149,6 @@ int quantize_rows(const struct grid *grid, const float *x, int64_t stride, int64
             parameters(grid, low[r], high[r], scale + r, zero + r);
     }
     for (int64_t r = 0; r < rows; r++)
-        round_row(grid, x + r * stride, n, scale[r], zero[r], q + r * q_stride);
+        round_row(grid, x + r * stride, n, scale[r], zero[r], q + r * q_stride, q_step);
     return 1;
 }

@@ -6,7 +6,7 @@
 
 struct job {
     item_function *item;
-    const void *context;
+    void *context;
     int64_t items;
     atomic_int_fast64_t next;
     atomic_int workers;
@@ -20,7 +20,7 @@ static void work(void *argument)
         job->item(job->context, i, worker);
 }
 
-void share(item_function *item, const void *context, int64_t items, int threads,
+void share(item_function *item, void *context, int64_t items, int threads,
            team_function *team)
 {
     struct job job = {item, context, items, 0, 0};

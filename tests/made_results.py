@@ -1,4 +1,4 @@
-"""Made-up results: of any row, with any items, in memory or as the file of a cell."""
+"""Fixtures for made-up results: of any row, with any items, in memory or as a cell's file."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

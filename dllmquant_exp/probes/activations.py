@@ -1,0 +1,186 @@
+"""Figures 1 and 6: what the first block gives at every step of a decode.
+
+The first block reads embedded tokens, so that only one block of the model runs, and only one batch
+of its outputs is in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dllmquant_exp.models.transformer import Block
+from dllmquant_exp.probes import numbers
+from dllmquant_exp.probes.measured import Measured
+from dllmquant_exp.probes.progress import watched
+from dllmquant_exp.probes.subject import StateBatch, Subject, device_of, state_batches
+from dllmquant_exp.quantization.blockwise import BlockBatch, TokenBatch, first_block_batches
+
+QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
+TOKENS_KEPT = 4096  # of each iteration, for the quantiles of every channel
+
+
+@torch.inference_mode()
+def block_output_range(subject: Subject) -> Measured:
+    """Figure 1: quantiles of the first block's output over all tokens and channels.
+
+    Arrays: `quantiles` [prompts, steps, 7] at QUANTILES, of each prompt's own output.
+    """
+    decoding, count = subject.decoding, len(subject.trajectories)
+    found = np.full((count, decoding.steps, len(QUANTILES)), np.nan)
+    batches = -(-count // subject.batch_size) * decoding.steps
+    made = _batches(subject, None)
+    for batch in watched(made, "first block's output", batches):
+        output = _first_block(subject, batch).run(subject.model.blocks[0]).float()
+        for number, row, keep in zip(batch.prompts, output, batch.attention_mask, strict=True):
+            found[number, batch.step] = sorted_quantiles(row[keep].flatten(), QUANTILES)
+    return Measured({"quantiles": found}, _labels(subject), range_numbers(found))
+
+
+def range_numbers(quantiles: NDArray[np.float64]) -> dict[str, object]:
+    """What Figure 1 is cited for: do outputs change over the steps, and gradually?
+
+    The distance of two steps is that of their quantiles, mean absolute difference over the range
+    (maximum - minimum) of the first step, prompt by prompt.
+    """
+    width = quantiles[:, :, -1] - quantiles[:, :, 0]  # [prompts, steps]
+    shape = quantiles / width[:, :1, None]
+    neighbours = np.abs(np.diff(shape, axis=1)).mean((1, 2))
+    ends = np.abs(shape[:, -1] - shape[:, 0]).mean(1)
+    return {
+        "range_first_step": numbers.mean(width[:, 0]),
+        "range_last_step": numbers.mean(width[:, -1]),
+        "range_last_over_first": numbers.ratio(width[:, -1], width[:, 0]),
+        "distance_of_neighbours": numbers.mean(neighbours),
+        "distance_first_to_last": numbers.mean(ends),
+        "first_to_last_over_neighbours": numbers.ratio(ends, neighbours),
+    }
+
+
+@torch.inference_mode()
+def ffn_channels(subject: Subject) -> Measured:
+    """Figure 6: distribution of every channel of the first block's FFN output at three iterations.
+
+    Minimum and maximum are of all tokens of all prompts, the quantiles between them of at most
+    TOKENS_KEPT tokens, drawn at random, the same ones at every iteration.
+
+    Arrays: `channels` [3, d_model, 7] at QUANTILES; `steps` [3].
+    """
+    decodes, decoding = subject.trajectories, subject.decoding
+    steps = [0, decoding.steps // 2, decoding.steps - 1]
+    lengths = [len(decode.prompt) + decoding.gen_length for decode in decodes]
+    kept = chosen_tokens(lengths, subject.probe.experiment.common.seed)
+    seen: list[list[Tensor]] = [[] for _ in steps]
+    lowest, highest = ([torch.tensor(sign * torch.inf)] * 3 for sign in (1, -1))
+    batches = -(-len(decodes) // subject.batch_size) * len(steps)
+    made = _batches(subject, steps)
+    for batch in watched(made, "first block's FFN output", batches):
+        place = steps.index(batch.step)
+        output = _ffn_output(subject, batch).float().cpu()
+        for number, row, length in zip(
+            batch.prompts, output, batch.attention_mask.sum(1).tolist(), strict=True
+        ):
+            row = row[:length]
+            lowest[place] = torch.minimum(lowest[place], row.amin(0))
+            highest[place] = torch.maximum(highest[place], row.amax(0))
+            seen[place].append(row[kept[number]])
+    channels = np.stack(
+        [
+            channel_quantiles(torch.cat(rows), low, high)
+            for rows, low, high in zip(seen, lowest, highest, strict=True)
+        ]
+    )
+    first, middle, last = (torch.cat(rows).numpy() for rows in seen)
+    # A distance that chance alone would give: half of the first iteration's tokens to the rest.
+    halves = channel_distance(first[::2], first[1::2])
+    found = {
+        "distance_first_to_middle": numbers.mean(channel_distance(first, middle)),
+        "distance_first_to_last": numbers.mean(channel_distance(first, last)),
+        "distance_by_chance": numbers.mean(halves),
+        "first_to_last_over_chance": numbers.ratio(channel_distance(first, last), halves),
+    }
+    arrays = {"channels": channels, "steps": np.array(steps)}
+    return Measured(arrays, _labels(subject) | {"tokens": len(first)}, found)
+
+
+def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
+    """Positions kept of every prompt: TOKENS_KEPT of all tokens at random, or all where fewer."""
+    total = sum(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(total, generator=generator)[:TOKENS_KEPT].sort().values
+    ends = torch.tensor(lengths).cumsum(0)
+    starts = ends - torch.tensor(lengths)
+    return [
+        kept[(kept >= start) & (kept < end)] - start
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def channel_quantiles(rows: Tensor, low: Tensor, high: Tensor) -> NDArray[np.float64]:
+    """[channels, 7] at QUANTILES of `rows` [tokens, channels], the ends as given."""
+    inner = np.quantile(rows.double().numpy(), QUANTILES[1:-1], axis=0)
+    return np.concatenate([low.double().numpy()[None], inner, high.double().numpy()[None]]).T
+
+
+def channel_distance(first: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[channels]: mean absolute difference of quantiles, over the first's 1% to 99% range.
+
+    first, other: [tokens, channels]; numbers of tokens may differ.
+    """
+    grid = np.linspace(0.01, 0.99, 33)
+    a, b = np.quantile(first, grid, axis=0), np.quantile(other, grid, axis=0)
+    width = a[-1] - a[0]
+    return np.abs(a - b).mean(0) / np.where(width > 0, width, 1)
+
+
+def sorted_quantiles(values: Tensor, shares: Sequence[float]) -> NDArray[np.float64]:
+    """Quantiles of `values` [n], linear between neighbours; torch.quantile refuses 2^24 values."""
+    ordered = values.sort().values
+    place = torch.tensor(shares, dtype=torch.float64) * (len(ordered) - 1)
+    below = place.floor().long()
+    above = (below + 1).clamp(max=len(ordered) - 1)
+    low, high = (ordered[i.to(ordered.device)].double().cpu() for i in (below, above))
+    found: NDArray[np.float64] = (low + (high - low) * (place - below)).numpy()
+    return found
+
+
+def _batches(subject: Subject, steps: Sequence[int] | None) -> Iterator[StateBatch]:
+    return state_batches(
+        subject.model.config,
+        subject.trajectories,
+        subject.decoding,
+        subject.batch_size,
+        steps,
+        device_of(subject.model),
+    )
+
+
+def _first_block(subject: Subject, batch: StateBatch) -> BlockBatch:
+    tokens = TokenBatch(batch.tokens, batch.attention_mask, batch.attention_mask.float())
+    (found,) = first_block_batches(subject.model, [tokens])
+    return found
+
+
+def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
+    """Output of the first block's down projection, [B, T, d_model]."""
+    block = subject.model.blocks[0]
+    assert isinstance(block, Block)
+    seen: list[Tensor] = []
+    hook = block.down_proj.register_forward_hook(lambda _module, _args, y: seen.append(y))
+    try:
+        _first_block(subject, batch).run(block)
+    finally:
+        hook.remove()
+    (output,) = seen
+    return output
+
+
+def _labels(subject: Subject) -> dict[str, object]:
+    settings = subject.probe.settings
+    return {
+        "quantiles": list(QUANTILES),
+        "blocks": settings.blocks,
+        "architecture": subject.model.config.architecture,
+    }

@@ -1,0 +1,101 @@
+"""`figures [figure=1|2|...|all] [model=micro_llada] [prompts=64] ...`: measure, then draw.
+
+Figures 1-6 and 9 are measured on the model; 7 and 8 are drawn from the results of a sweep.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, read_probe
+from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
+from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.surroundings import check_device, check_writable
+
+OWN = ("figure", "task", "sweep", *ProbeSettings.__dataclass_fields__)
+
+
+def main(words: Sequence[str], config_folder: Path) -> int:
+    """Print the path of every picture. Returns 0, or 1 where results for one are missing."""
+    given, others = split_words(words)
+    names = wanted(given.pop("figure", "all"))
+    sweep = given.pop("sweep", "tables")
+    probe = read_probe(given, others, config_folder)
+    check_device(probe.experiment.common.device)
+    check_writable(probe.runs_dir / "figures")
+    status = 0
+    with _threads(probe.experiment.common.threads):
+        pictures = _measured_and_drawn(probe, [n for n in names if n not in FROM_RESULTS])
+        for path in pictures:
+            print(path)
+    for name in (n for n in names if n in FROM_RESULTS):
+        made, missing = draw_results(name, probe.runs_dir, sweep, probe.experiment.model.name)
+        for path in made:
+            print(path)
+        if missing:
+            print(f"{name}: {missing}")
+            status = 1
+    return status
+
+
+def _measured_and_drawn(probe: Probe, names: Sequence[str]) -> Iterator[Path]:
+    if not names:
+        return
+    # lm-eval takes seconds to import, and figures 7 and 8 do not need it.
+    from dllmquant_exp.probes.record import record
+    from dllmquant_exp.probes.subject import load_subject
+
+    subject = cache(lambda: load_subject(probe))
+    for name in names:
+        yield from draw(record(probe, name, subject))
+
+
+def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Our settings by name, and the words that are Hydra's.
+
+    Raises:
+        ConfigError: a word that is no setting, or given twice.
+    """
+    given: dict[str, str] = {}
+    others = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not setting=value, as in figures figure=2 prompts=64")
+        if name not in OWN:
+            others.append(word)
+        elif name in given:
+            raise ConfigError(f"{name} is given twice")
+        else:
+            given[name] = value
+    return given, others
+
+
+def wanted(text: str) -> list[str]:
+    """`all`, or numbers separated by commas, as names: figure1, ...
+
+    Raises:
+        ProbeError: no such figure.
+    """
+    if text == "all":
+        return list(FIGURES)
+    names = [f"figure{part.removeprefix('figure')}" for part in re.split(r"\s*,\s*", text)]
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        known = ", ".join(name.removeprefix("figure") for name in FIGURES)
+        raise ProbeError(f"figure = {text!r} is not all or some of: {known}")
+    return names
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,180 @@
+"""What is measured for the figures: the command's words, composed like any other experiment.
+
+The words `figure=2 prompts=64` are read here; all others are Hydra's, as in `model=... seed=1`.
+Prompts are PIQA's, as in the paper; an embedded model, which answers nothing but what it was
+trained on, gets those of a task that it generates for. Responses are as long as the model's own
+calibration decodes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
+from dllmquant_exp.schema import ConfigError
+
+# What a figure decides itself, or does not read: nothing is accepted and then ignored.
+CHOSEN = (
+    "row", "method", "quant", "tmas", "cgq", "iaaq", "calibration", "table", "models", "limit",
+    "decoding", "tracking",
+)  # fmt: skip
+PROMPTS = {True: 64, False: 1000}  # by embedded; the paper's 1,000 PIQA prompts
+TASKS = {True: "micro_gsm8k", False: "piqa"}
+BLOCKS = 4
+
+
+class ProbeError(ValueError):
+    """A figure that cannot be measured as asked."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How much is measured, and which prompt, block and head are shown.
+
+    Attributes:
+        prompts: of the task, the first ones.
+        gen_length, steps, blocks: of the decodes; at most one step per token. Dream decodes in one
+            block, and its blocks are equal parts of the steps.
+        prompt: whose decode and attention Figures 3-5 show.
+        layer, head: of Figure 3's softmax map and values, from 0; -1 for the middle layer.
+        noise: RMS of Figure 4's noise, as a share of the RMS of the block's output.
+        states: per prompt, evenly spaced over the decode, for Figure 9.
+    """
+
+    prompts: int
+    gen_length: int
+    steps: int
+    blocks: int = BLOCKS
+    prompt: int = 0
+    layer: int = -1
+    head: int = 0
+    noise: float = 0.5
+    states: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "gen_length", "steps", "blocks", "states"):
+            if getattr(self, name) < 1:
+                raise ProbeError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not 0 <= self.prompt < self.prompts:
+            raise ProbeError(f"prompt = {self.prompt} must be between 0 and {self.prompts - 1}")
+        for name, least in (("layer", -1), ("head", 0)):
+            if getattr(self, name) < least:
+                raise ProbeError(f"{name} = {getattr(self, name)} must be at least {least}")
+        if not 0 < self.noise <= 10:
+            raise ProbeError(f"noise = {self.noise} must be above 0 and at most 10")
+        if self.gen_length % self.blocks or self.steps % self.blocks:
+            raise ProbeError(
+                f"blocks = {self.blocks} must divide gen_length = {self.gen_length} and steps = "
+                f"{self.steps}"
+            )
+        if self.steps > self.gen_length:
+            raise ProbeError(
+                f"steps = {self.steps} for gen_length = {self.gen_length} leave steps with nothing "
+                "to decide; ask for at most one step per token"
+            )
+        if self.states > self.steps:
+            raise ProbeError(f"states = {self.states} per prompt, but there are {self.steps} steps")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One model's measurements: settings, and the experiments that they are measured on.
+
+    Attributes:
+        experiment: in full precision, with the one task that prompts are taken from.
+        config_folder, words: what other rows are composed from.
+    """
+
+    settings: ProbeSettings
+    experiment: Experiment
+    config_folder: Path
+    words: tuple[str, ...]
+
+    @property
+    def runs_dir(self) -> Path:
+        return Path(self.experiment.common.runs_dir)
+
+    @property
+    def decoding(self) -> DecodingSettings:
+        """Greedy, the surest first, as calibration decodes."""
+        llada = self.experiment.model.architecture == "llada"
+        length = self.settings.gen_length
+        return DecodingSettings(
+            gen_length=length,
+            steps=self.settings.steps,
+            block_length=length // self.settings.blocks if llada else length,
+            remasking="low_confidence" if llada else "entropy",
+        )
+
+    def row(self, *words: str) -> Experiment:
+        """The same model in another row, as `row=quarot quant=w8a8`."""
+        return resolve(_composed(self.config_folder, [*self.words, *words]))
+
+    def key(self) -> dict[str, Any]:
+        """Everything that decides a decode in full precision."""
+        cell = self.experiment.cell_config(self.experiment.tasks[0])
+        common = ("model", "task", "data_root", "seed", "device", "dtype", "batch_size", "threads")
+        checkpoint, found = self.experiment.model.checkpoint, None
+        if checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists():
+            revision = self.experiment.model.revision
+            found = checkpoint_digest(resolve_checkpoint(checkpoint, revision))
+        return {name: cell[name] for name in common} | {
+            "checkpoint_digest": found,  # None where a hub would have to be asked
+            "prompts": self.settings.prompts,
+            "decoding": asdict(self.decoding),
+        }
+
+
+def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Path) -> Probe:
+    """Compose the model and check what is asked for.
+
+    Args:
+        given: settings of `ProbeSettings` by name, and `task`; what is missing fits the model.
+        words: Hydra's, such as `model=micro_llada`.
+
+    Raises:
+        ConfigError, ProbeError: what is wrong, and what would work.
+    """
+    for word in words:
+        name = word.lstrip("+~").partition("=")[0].partition(".")[0]
+        if name in CHOSEN:
+            raise ConfigError(f"{word}: figures decide their own {name}; leave it out")
+    model = _composed(config_folder, words)["model"]
+    embedded, decodes = bool(model["embedded"]), model["calibration"]
+    defaults = {
+        "prompts": PROMPTS[embedded],
+        "gen_length": decodes["gen_length"],
+        "steps": decodes["steps"],
+    }
+    numbers = {name: _number(name, text) for name, text in given.items() if name != "task"}
+    settings = ProbeSettings(**{**defaults, **numbers})
+    chosen = (*words, f"task={given.get('task', TASKS[embedded])}")
+    experiment = resolve(_composed(config_folder, [*chosen, "row=fp"]))
+    if len(experiment.tasks) > 1:
+        names = ", ".join(task.name for task in experiment.tasks)
+        raise ProbeError(f"prompts come from one task, not from several ({names}); choose one")
+    return Probe(settings, experiment, config_folder, chosen)
+
+
+def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:
+    try:
+        with initialize_config_dir(str(config_folder), version_base="1.3"):
+            return to_mapping(compose("config", list(words)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _number(name: str, text: str) -> int | float:
+    kind = float if name == "noise" else int
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "number" if name == "noise" else "whole number"
+        raise ProbeError(f"{name} = {text!r} is not a {wanted}") from error

@@ -1,0 +1,261 @@
+"""Quantized models for other programs: compressed-tensors folders that transformers reads.
+
+LLaDA's blocks are Llama's and Dream's are Qwen2's, so that the folder says LlamaForCausalLM or
+Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. Whoever runs the model
+decodes by diffusion; Dream's logits are those of its own head, one position to the left of ours.
+
+Weights are what they are here, number by number and scale by scale (in bfloat16 the reader rounds
+scales too). Activations are rounded by the same rule: per token, 0 always in the range. The reader
+multiplies values and not whole numbers, so that outputs agree to floating-point rounding, and where
+that moves a later activation across the middle between two numbers, to one step of its grid. With
+symmetric activations a token's largest value, where it is negative, always lies there.
+
+What compressed-tensors cannot say is refused, never left out: rotations that are applied while the
+model runs, quantized attention, clip ratios of dynamic ranges, ranges per request or per group.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.models.formats import joined, tensor_names
+from dllmquant_exp.models.storage import check_target, replacing, shard_names
+from dllmquant_exp.models.tensor_files import INDEX_FILE
+from dllmquant_exp.models.tokenizer_files import write_json, write_tokenizer
+from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.quantizers import OFF, QuantizationError, QuantizedWeight
+from dllmquant_exp.quantization.saved_layout import rounded_weight
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+
+FORMAT = "pack-quantized"  # 32-bit words of whole numbers; W4A4 would default to a byte per weight
+MADE = "dllmquant_exp"  # the key of config.json that says how the model was made
+_CLASSES = {"llada": ("LlamaForCausalLM", "llama"), "dream": ("Qwen2ForCausalLM", "qwen2")}
+
+
+def unsupported(
+    method: MethodSettings, quant: QuantSettings, iaaq: IaaqSettings | None
+) -> list[str]:
+    """What of these settings compressed-tensors cannot hold, each with a way out; empty if none."""
+    problems = []
+    if method.rotation is not None:
+        problems.append(
+            f"method={method.name} rotates inputs while the model runs (online Hadamard "
+            "transforms), and no linear there does; use rtn, gptq, awq or awq_gptq, or save=... "
+            "without export"
+        )
+    attention = quant.attention
+    if iaaq is not None or (
+        attention is not None and {attention.p_bits, attention.v_bits, attention.k_bits} != {OFF}
+    ):
+        problems.append(
+            "the softmax output, V or K are quantized (quant.attention, iaaq), which is not part "
+            "of a linear; set quant.attention=null, without iaaq"
+        )
+    if quant.weight_bits == OFF:
+        problems.append("quant.weight_bits = 16 leaves no weights to pack; use 2..8")
+    dynamic = quant.activation_bits != OFF and not quant.static
+    if dynamic and quant.activation_granularity != "per_token":
+        problems.append(
+            f"dynamic ranges {quant.activation_granularity.replace('_', ' ')} would be measured "
+            "over whole batches or not at all; use activation_granularity=per_token"
+        )
+    if dynamic and quant.activation_clip_ratio != 1:
+        problems.append(
+            f"quant.activation_clip_ratio = {quant.activation_clip_ratio} clips dynamic ranges, "
+            "which are always whole there; set it to 1"
+        )
+    return problems
+
+
+def export_compressed_tensors(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    method: MethodSettings,
+    quant: QuantSettings,
+    iaaq: IaaqSettings | None = None,
+    made: Mapping[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write a quantized model, fake or packed, as compressed-tensors; completely or not at all.
+
+    `AutoModelForCausalLM.from_pretrained(folder)` reads it. A rounded embedding is written as the
+    values it has. For vLLM, which takes no zero points of 4-bit activations, quantize with
+    `activation_symmetric`.
+
+    Args:
+        method, quant, iaaq: what `quantize` was given.
+        made: how it was made, kept in config.json.
+
+    Raises:
+        QuantizationError: see `unsupported`, or the package compressed-tensors is missing.
+        CheckpointError: the folder is taken or cannot be written (a full disk).
+    """
+    problems = unsupported(method, quant, iaaq)
+    if problems:
+        raise QuantizationError(joined("compressed-tensors cannot hold this model", problems))
+    _require_package()
+    folder = Path(folder).expanduser()
+    check_target(folder, overwrite=False)
+    with replacing(folder) as temporary:
+        _write_shards(_tensors(model, quant), temporary, max_shard_bytes)
+        write_tokenizer(tokenizer, temporary)
+        config = _config_json(model.config, model.final_norm.weight.dtype)
+        config["quantization_config"] = quantization_config(quant)
+        config[MADE] = dict(made or {})
+        write_json(temporary / "config.json", config)
+    return folder
+
+
+def quantization_config(quant: QuantSettings) -> dict[str, Any]:
+    """The settings in compressed-tensors' words."""
+    assert quant.weight is not None
+    group = quant.weight.group_size
+    linears = {
+        "targets": ["Linear"],
+        "weights": _scheme(quant.weight_bits, "channel" if group is None else "group", group),
+        "input_activations": None,
+        "format": FORMAT,
+    }
+    activation = quant.activation
+    if activation is not None:
+        linears["input_activations"] = _scheme(
+            activation.bits, "tensor" if quant.static else "token", None
+        ) | {"symmetric": activation.symmetric, "dynamic": not quant.static}
+    groups = {"group_0": linears}
+    if quant.head_bits != OFF:
+        head = _scheme(quant.head_bits, "channel", None)
+        groups["group_1"] = {
+            "targets": ["re:.*lm_head$"],
+            "weights": head,
+            "input_activations": None,
+            "format": FORMAT,
+        }
+        linears["targets"] = ["re:.*_proj$"]
+    return {
+        "quant_method": "compressed-tensors",
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": ["lm_head"] if quant.head_bits == OFF else [],
+    }
+
+
+def _scheme(bits: int, strategy: str, group: int | None) -> dict[str, Any]:
+    return {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": strategy,
+        "group_size": group,
+        "dynamic": False,
+    }
+
+
+def _config_json(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Any]:
+    name, kind = _CLASSES[config.architecture]
+    return {
+        "architectures": [name],
+        "model_type": kind,
+        "is_causal": False,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ffn,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_length,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        "dtype": str(dtype).removeprefix("torch."),
+        "bos_token_id": None,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "mask_token_id": config.mask_token_id,
+    }
+
+
+def _tensors(model: Transformer, quant: QuantSettings) -> Iterator[tuple[str, Tensor]]:
+    # Dream's official names are Qwen2's, which are Llama's too.
+    names = tensor_names(replace(model.config, architecture="dream"))
+    for official, (ours, _) in names.items():
+        owner, _, leaf = ours.rpartition(".")
+        module = model.get_submodule(owner)
+        if leaf == "bias" and not model.config.qkv_bias:
+            continue
+        rounded = rounded_weight(module) if leaf == "weight" else None
+        if rounded is None or owner == "embedding":
+            value = getattr(module, leaf)
+            yield official, value.detach()
+            continue
+        stem = official.removesuffix(".weight")
+        bits = quant.head_bits if owner == "head" else quant.weight_bits
+        yield from _packed(stem, rounded, bits)
+        if owner != "head" and quant.static:
+            yield from _static(stem, module, quant)
+
+
+def _packed(stem: str, weight: QuantizedWeight, bits: int) -> Iterator[tuple[str, Tensor]]:
+    from compressed_tensors.compressors import pack_to_int32
+
+    yield f"{stem}.weight_packed", pack_to_int32(weight.numbers.cpu(), bits)
+    yield f"{stem}.weight_scale", weight.scale
+    yield f"{stem}.weight_shape", torch.tensor(weight.numbers.shape)
+
+
+def _static(
+    stem: str, module: torch.nn.Module, quant: QuantSettings
+) -> Iterator[tuple[str, Tensor]]:
+    scale, zero = module.activation_scale, module.activation_zero
+    assert isinstance(scale, Tensor) and isinstance(zero, Tensor)
+    yield f"{stem}.input_scale", scale.reshape(1)
+    if not quant.activation_symmetric:  # numbers there are signed
+        signed = zero.reshape(1) - 2 ** (quant.activation_bits - 1)
+        yield f"{stem}.input_zero_point", signed.to(torch.int8)
+
+
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, max_bytes: int) -> None:
+    """Shards under temporary names, one in memory at a time, renamed when their number is known."""
+    parts: list[list[str]] = []
+    held: dict[str, Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        save_file(held, folder / f"part-{len(parts)}", metadata={"format": "pt"})
+        parts.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > max_bytes:
+            flush()
+        held[name] = tensor.cpu().contiguous()
+        total += tensor.nbytes
+    flush()
+    files = shard_names(len(parts))
+    for n, file in enumerate(files):
+        (folder / f"part-{n}").rename(folder / file)
+    if len(files) > 1:
+        where = {name: file for file, names in zip(files, parts, strict=True) for name in names}
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        write_json(folder / INDEX_FILE, index)
+
+
+def _require_package() -> None:
+    try:
+        import compressed_tensors  # noqa: F401
+    except ImportError as error:
+        raise QuantizationError(
+            "export=compressed-tensors needs the package compressed-tensors; pip install "
+            "'dllmquant-exp[export]'"
+        ) from error

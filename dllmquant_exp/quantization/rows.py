@@ -1,0 +1,74 @@
+"""Token embedding and language-model head with rounded rows, a byte and a share of a scale each.
+
+Weight only: W = diag(s) N with whole numbers N in int8 and one scale s per row (token), and what
+comes in is left alone. In 8 bits an activation would cost one more rounding of every logit, and
+multiplying 8 by 8 bits saves no time on the processors that the kernels are written for.
+
+There is no second, floating-point form of these layers: fake and packed execution run the same
+code on the same bytes, so they agree in every bit. The head multiplies whole numbers and scales the
+sums, as `QuantizedLinear` does, and converts some rows at a time, so that it never needs the memory
+of the weight that it replaces.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllmquant_exp.models.transformer import at_least_float32
+from dllmquant_exp.quantization.quantizers import QuantizedWeight
+
+_AT_ONCE = 2**22  # numbers of the head converted at a time: 16 MB in float32
+
+
+class _Rows(nn.Module):
+    """Whole numbers and scales of a weight [rows, d_model].
+
+    Args:
+        weight: with one scale per row.
+        dtype: of the model, and so of what comes out.
+    """
+
+    numbers: Tensor  # int8 [rows, d_model]
+    scale: Tensor  # [rows, 1], float32 or better
+
+    def __init__(self, weight: QuantizedWeight, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert weight.scale.shape == (len(weight.numbers), 1)
+        self.register_buffer("numbers", weight.numbers)
+        self.register_buffer("scale", weight.scale)
+        self.dtype = dtype
+
+    @property
+    def rounded(self) -> QuantizedWeight:
+        """The weight as whole numbers and scales."""
+        return QuantizedWeight(self.numbers, self.scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight's values, [rows, d_model]."""
+        return self.rounded.values(self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.numbers.shape[0]}, {self.numbers.shape[1]}"
+
+
+class QuantizedEmbedding(_Rows):
+    """Takes the place of the token embedding."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: [...] -> [..., d_model]."""
+        return (self.numbers[tokens] * self.scale[tokens]).to(self.dtype)
+
+
+class QuantizedHead(_Rows):
+    """Takes the place of the language-model head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., d_model] -> [..., vocab_size], in the type of x."""
+        y = x.new_empty(*x.shape[:-1], len(self.numbers))
+        at_once = max(1, _AT_ONCE // self.numbers.shape[1])
+        for start in range(0, len(self.numbers), at_once):
+            rows = slice(start, start + at_once)
+            sums = F.linear(x, self.numbers[rows].to(x.dtype)).to(at_least_float32(x.dtype))
+            y[..., rows] = sums.mul_(self.scale[rows, 0])
+        return y

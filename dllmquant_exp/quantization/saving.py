@@ -1,0 +1,289 @@
+"""Quantized models on disk: everything that runs, nothing that has to be calibrated again.
+
+<folder>/
+    config.json              the official one, and under `quantization_config` what is here called
+                             the header: format version, settings, how the model was made, the
+                             sha256 of every other file, and a digest of all of this
+    model.safetensors        or shards with an index; see saved_layout.py
+    tokenizer files          as in the checkpoint
+
+A folder is written beside its place and renamed, so that it is there as a whole or not at all. What
+is read is checked before it is used: version, digest, names, shapes, types, the files' hashes, and
+every value's range. Nothing is pickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
+from dllmquant_exp.models.invariance import blocks_of
+from dllmquant_exp.models.storage import check_target, read_tensors, replacing, shard_names
+from dllmquant_exp.models.tensor_files import INDEX_FILE, check_tensor_files, read_json
+from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_json, write_tokenizer
+from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.saved_layout import (
+    Expected,
+    Layout,
+    empty_model,
+    expected_tensors,
+    fill_block,
+    fill_ends,
+    model_tensors,
+    value_problems,
+)
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.schema import ConfigError, read
+
+FORMAT_VERSION = 1  # raised by any change that makes older folders mean something else
+QUANT_METHOD = "dllmquant_exp"
+CONFIG_FILE = "config.json"
+HEADER = "quantization_config"  # its key in config.json
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_FILES = (".safetensors", ".json", ".txt", ".jinja")  # what a loader may read
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A saved model's description, read and checked; its tensors are not.
+
+    Attributes:
+        made: how it was made, in the words of whoever saved it.
+        files: name -> sha256, of every file but config.json.
+        digest: of everything that config.json says, and so of every file.
+    """
+
+    folder: Path
+    layout: Layout
+    made: Mapping[str, Any]
+    files: Mapping[str, str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """As it is stored; `digest` aside, which covers it."""
+
+    quant_method: str
+    format_version: int
+    dtype: str
+    method: MethodSettings
+    quant: QuantSettings
+    iaaq: IaaqSettings | None
+    made: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_quantized(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    method: MethodSettings,
+    quant: QuantSettings,
+    iaaq: IaaqSettings | None = None,
+    made: Mapping[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase,
+    max_shard_bytes: int = 5_000_000_000,
+) -> SavedModel:
+    """Write a quantized model, fake or packed, completely or not at all.
+
+    Args:
+        method, quant, iaaq: what `quantize` was given.
+        made: anything else worth keeping, as JSON.
+        max_shard_bytes: of tensors in a file; one tensor is never split.
+
+    Raises:
+        CheckpointError: the folder is taken or cannot be written (a full disk).
+        QuantizationError: settings that are not those of this model.
+    """
+    folder = Path(folder).expanduser()
+    check_target(folder, overwrite=False)
+    dtype = model.final_norm.weight.dtype
+    layout = Layout(model.config, method, quant, iaaq, dtype)
+    with replacing(folder) as temporary:
+        _write_shards(model, layout, temporary, max_shard_bytes)
+        write_tokenizer(tokenizer, temporary)
+        header = {
+            "quant_method": QUANT_METHOD,
+            "format_version": FORMAT_VERSION,
+            "dtype": str(dtype).removeprefix("torch."),
+            "method": asdict(method),
+            "quant": asdict(quant),
+            "iaaq": None if iaaq is None else asdict(iaaq),
+            "made": dict(made or {}),
+            "files": {f.name: _sha256(f) for f in sorted(temporary.iterdir())},
+        }
+        config = config_to_json(model.config) | {HEADER: header}
+        header["digest"] = config_digest(config)
+        write_json(temporary / CONFIG_FILE, config)
+    return read_saved(folder)
+
+
+def read_saved(folder: str | Path) -> SavedModel:
+    """What a folder that `save_quantized` wrote says it is.
+
+    Raises:
+        CheckpointError: it is none, of another version, or changed since.
+    """
+    folder = Path(folder).expanduser()
+    file = folder / CONFIG_FILE
+    raw = read_json(file)
+    header = raw.get(HEADER) if isinstance(raw, dict) else None
+    if not isinstance(header, dict) or header.get("quant_method") != QUANT_METHOD:
+        found = header.get("quant_method") if isinstance(header, dict) else None
+        raise CheckpointError(
+            f"{folder}: not a quantized model that save=... wrote (quant_method: {found!r}); load "
+            "a full-precision checkpoint with the model option that fits it"
+        )
+    version = header.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        by = header.get("made", {}) if isinstance(header.get("made"), dict) else {}
+        raise CheckpointError(
+            f"{folder}: its format_version is {version!r}, and this version reads "
+            f"{FORMAT_VERSION}; load it with the version that wrote it ({by.get('by', 'unknown')}),"
+            " or quantize and save the model again"
+        )
+    digest = header.get("digest")
+    if digest != config_digest(raw):
+        raise CheckpointError(f"{file}: was changed since the model was saved; save it again")
+    plain = {key: value for key, value in header.items() if key != "digest"}
+    try:
+        parts = read(_Header, plain, f"{file}, {HEADER}")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if parts.dtype not in _DTYPES:
+        raise CheckpointError(f"{file}: dtype {parts.dtype!r} is not one of {', '.join(_DTYPES)}")
+    config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
+    layout = Layout(config, parts.method, parts.quant, parts.iaaq, _DTYPES[parts.dtype])
+    return SavedModel(folder, layout, parts.made, parts.files, str(digest))
+
+
+def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> Transformer:
+    """The saved model in eval mode, as it was: its logits are those of the model that was saved.
+
+    Blocks are read and packed one by one, so that 4-bit weights are never all unpacked at once.
+
+    Args:
+        packed: integer execution, see packed.py; fake quantization otherwise.
+
+    Raises:
+        CheckpointError: one message with every file, name, shape, type and value that is wrong.
+        QuantizationError: settings that cannot be packed.
+    """
+    expected = expected_tensors(saved.layout)
+    where = _check_files(saved, expected)
+    problems: list[str] = []
+
+    def fetch(prefix: str, names: list[str]) -> dict[str, Tensor]:
+        found = {}
+        for file in dict.fromkeys(where[name] for name in names):
+            held = tuple(name for name in names if where[name] == file)
+            for name, tensor in read_tensors(file, held):
+                problems.extend(value_problems(name, tensor, expected[name]))
+                found[name.removeprefix(prefix)] = tensor.to(device)
+        if problems:
+            raise CheckpointError(joined(f"{saved.folder}: impossible values", problems))
+        return found
+
+    model = empty_model(saved.layout)
+    for n, block in enumerate(blocks_of(model)):
+        prefix = f"blocks.{n}."
+        tensors = fetch(prefix, [name for name in expected if name.startswith(prefix)])
+        fill_block(block, saved.layout, tensors, device, packed)
+    fill_ends(model, fetch("", [name for name in expected if not name.startswith("blocks.")]))
+    return model
+
+
+def load_saved_tokenizer(saved: SavedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer in a saved model's folder; see `read_tokenizer`."""
+    return read_tokenizer(saved.folder, saved.layout.config)
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """sha256 of a config.json of ours, without the digest that it holds."""
+    header = {key: value for key, value in config[HEADER].items() if key != "digest"}
+    text = json.dumps({**config, HEADER: header}, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _check_files(saved: SavedModel, expected: Mapping[str, Expected]) -> dict[str, Path]:
+    """The file of each tensor, in a folder whose files are byte for byte the ones that were saved.
+
+    Names, shapes and lengths come first: they say more about a damaged file than its hash does.
+    """
+    present = {
+        file.name
+        for file in saved.folder.iterdir()
+        if file.suffix in _FILES and file.name != CONFIG_FILE
+    }
+    problems = [f"{name}: this file is missing" for name in saved.files if name not in present]
+    problems += [
+        f"{name}: not part of the saved model; move it elsewhere"
+        for name in sorted(present - set(saved.files))
+    ]
+    if not problems:
+        found = check_tensor_files(
+            saved.folder,
+            {name: tensor.shape for name, tensor in expected.items()},
+            {name: tensor.dtypes for name, tensor in expected.items()},
+        )
+        problems = [
+            f"{name}: was changed or damaged since the model was saved (another sha256)"
+            for name, stated in saved.files.items()
+            if _sha256(saved.folder / name) != stated
+        ]
+    if problems:
+        raise CheckpointError(joined(f"{saved.folder}: cannot be loaded", problems))
+    return {name: file for file, names in found.names.items() for name in names}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def _write_shards(model: Transformer, layout: Layout, folder: Path, max_shard_bytes: int) -> None:
+    """Tensors into files of at most `max_shard_bytes`, one file's in memory at a time."""
+    shards = list(_shards(expected_tensors(layout), max_shard_bytes))
+    files = shard_names(len(shards))
+    tensors = model_tensors(model, layout)
+    total = 0
+    where: dict[str, str] = {}
+    for file, names in zip(files, shards, strict=True):
+        held = {name: tensor.contiguous() for name, tensor in _take(tensors, names)}
+        save_file(held, folder / file, metadata={"format": "pt"})
+        total += sum(tensor.nbytes for tensor in held.values())
+        where |= dict.fromkeys(names, file)
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+        write_json(folder / INDEX_FILE, index)
+
+
+def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    for expected in names:
+        name, tensor = next(tensors)
+        assert name == expected
+        yield name, tensor
+
+
+def _shards(expected: Mapping[str, Expected], max_bytes: int) -> Iterator[list[str]]:
+    """Names of each file's tensors; a scale is counted in its narrowest type."""
+    names: list[str] = []
+    filled = 0
+    for name, tensor in expected.items():
+        size = tensor.nbytes
+        if names and filled + size > max_bytes:
+            yield names
+            names, filled = [], 0
+        names.append(name)
+        filled += size
+    yield names

@@ -1,0 +1,131 @@
+"""What a figure is drawn from: arrays, and how they were measured. Written whole or not at all.
+
+<runs_dir>/figures/<figure>-<model>-<hash of its configuration>/
+    data.safetensors   the arrays
+    figure.json        configuration, source, versions, labels of the arrays, and `numbers`: what
+                       claims need, each a value with its 95% interval and n
+    figureN.png, figureN.pdf   drawn from these two files alone
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from dllmquant_exp.reporting.results import ResultError, load_json
+
+ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FigureData:
+    """One recorded figure.
+
+    Attributes:
+        folder: where it is, and where its pictures go.
+        arrays: by name; the probe that measured them says their shapes.
+        info: the JSON file: `figure`, `model`, `config`, `labels`, `numbers`, ...
+    """
+
+    folder: Path
+    arrays: Arrays
+    info: Mapping[str, Any]
+
+    @property
+    def figure(self) -> str:
+        """As `figure2`."""
+        return str(self.info["figure"])
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """What rows and columns of the arrays are."""
+        found: Mapping[str, Any] = self.info["labels"]
+        return found
+
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        """What claims need."""
+        found: Mapping[str, Any] = self.info["numbers"]
+        return found
+
+    @property
+    def note(self) -> str:
+        """Which model this is; says so where it is none of the paper's."""
+        model = self.info["model"]
+        return model_note(model["name"], embedded=model["embedded"], outliers=model["outliers"])
+
+
+def model_note(name: str, *, embedded: bool, outliers: bool) -> str:
+    """`outliers`: large channels were put into the model, see models/embedded/outliers.py."""
+    if not embedded:
+        return name
+    put_in = ", outlier channels put in" if outliers else ""
+    return f"{name}: embedded stand-in{put_in}; not a model of the paper"
+
+
+def figure_folder(runs_dir: Path, figure: str, model: str, config_hash: str) -> Path:
+    return runs_dir / "figures" / f"{figure}-{model}-{config_hash[:8]}"
+
+
+def save_arrays(folder: Path, arrays: Arrays, info: Mapping[str, Any]) -> None:
+    """Write a folder that appears complete or not at all; one that is there already stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        in_order = {name: np.array(value, order="C") for name, value in arrays.items()}
+        save_file(in_order, partial / ARRAYS_FILE)
+        (partial / INFO_FILE).write_text(text + "\n", encoding="utf-8")
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.exists():  # another process has measured the same thing meanwhile
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_figure(folder: Path) -> FigureData:
+    """Read what `save_arrays` wrote.
+
+    Raises:
+        ResultError: files that are missing, unreadable or of another schema.
+    """
+    info = load_json(folder / INFO_FILE)
+    return FigureData(folder, load_arrays(folder), info)
+
+
+def load_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    """The arrays alone (ResultError where they cannot be read)."""
+    try:
+        return load_file(folder / ARRAYS_FILE)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = f"{folder / ARRAYS_FILE} cannot be read ({error}): delete {folder}"
+        raise ResultError(reason) from error
+
+
+def recorded_figures(runs_dir: Path) -> tuple[list[FigureData], list[str]]:
+    """Every recorded figure of a runs folder by name, and what could not be read."""
+    found: list[FigureData] = []
+    problems: list[str] = []
+    for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
+        try:
+            found.append(load_figure(path.parent))
+        except ResultError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def most_prompts(figures: Iterable[FigureData]) -> FigureData:
+    """Of several recordings of one figure that with most prompts, the newest of these."""
+    return max(figures, key=lambda d: (d.info["config"]["prompts"], d.info["timing"]["started_at"]))

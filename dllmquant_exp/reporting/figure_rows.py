@@ -1,0 +1,168 @@
+"""Figures 7 and 8, from a sweep's result files: rows by their nine-task averages."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dllmquant_exp.reporting.comparisons import SeededAverage
+from dllmquant_exp.reporting.entries import Sample, average, difference
+from dllmquant_exp.reporting.figure_data import model_note
+from dllmquant_exp.reporting.figure_style import (
+    BLUE,
+    COLUMN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    RED,
+    canvas,
+    letter,
+)
+from dllmquant_exp.reporting.paper import AVERAGE, paper_cell, paper_model, paper_rows
+from dllmquant_exp.reporting.selection import ModelResults, bits_text
+from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
+
+ROW_LABELS = {
+    "rtn": "RTN",
+    "awq": "AWQ",
+    "awq_tmas": "AWQ + TMAS",
+    "awq_tmas_cgq": "AWQ + TMAS + CGQ",
+    "dllmquant_plus": "DLLMQuant+",
+    "quarot": "QuaRot",
+    "quarot_tmas": "QuaRot + TMAS",
+    "quarot_tmas_cgq": "QuaRot + TMAS + CGQ",
+    "dllmquant_plusplus": "DLLMQuant++",
+}
+PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}
+ABLATION, MAIN = 2, 1  # tables of the paper
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row's number in percent or points, with its interval."""
+
+    row: str
+    estimate: Estimate
+
+
+def ablation_points(results: ModelResults) -> list[Point]:
+    """Nine-task averages of Table 2's rows, in its order; rows that are incomplete are left out."""
+    rows = paper_rows(ABLATION)
+    return _points(rows, [average(_samples(results, row)) for row in rows])
+
+
+def drop_points(results: ModelResults) -> list[Point]:
+    """Paired changes of Table 1's quantized rows from the model's own full precision."""
+    plain = _samples(results, REFERENCE)
+    rows = [row for row in paper_rows(MAIN) if row != REFERENCE]
+    return _points(rows, [difference(_samples(results, row), plain) for row in rows])
+
+
+def full_precision(results: ModelResults) -> Estimate | None:
+    """Its nine-task average in percent, where it was run on all nine tasks."""
+    found = average(_samples(results, REFERENCE))
+    return None if found is None else _hundredfold(found.estimate)
+
+
+def paper_drops(model: str) -> list[tuple[str, float]]:
+    """The paper's change from full precision per quantized row of Table 1, in points.
+
+    Averages are taken over the nine printed scores: one printed average is not that of its row.
+    """
+    rows = [row for row in ROW_LABELS if paper_cell(MAIN, model, row, AVERAGE) is not None]
+    plain = _printed_average(model, REFERENCE)
+    return [(row, _printed_average(model, row) - plain) for row in rows]
+
+
+def draw_ablation(results: ModelResults) -> Figure | None:
+    """Figure 7; None where no row has all nine tasks."""
+    points, reference = ablation_points(results), full_precision(results)
+    if not points:
+        return None
+    figure = canvas(COLUMN, 0.9 + 0.2 * len(points), _note(results))
+    axes = figure.subplots()
+    for place, point in enumerate(points):
+        rotated = "quarot" in point.row or point.row == "dllmquant_plusplus"
+        _interval(axes, place, point.estimate, BLUE if rotated else RED)
+    if reference is not None:
+        axes.axvspan(reference.low, reference.high, color=GREY, alpha=0.3, linewidth=0)
+        axes.axvline(reference.value, color=GREY, linewidth=0.8, label="full precision")
+        figure.legend(loc="outside upper center")
+    _rows_axis(axes, [point.row for point in points])
+    axes.set_xlabel("average over nine tasks (%), 95% interval")
+    return figure
+
+
+def draw_drops(results: ModelResults) -> Figure | None:
+    """Figure 8; None where no row can be compared with full precision on all nine tasks."""
+    points = drop_points(results)
+    if not points:
+        return None
+    theirs = [m for m in PAPER_MODELS if results.embedded or m == results.model]
+    rows = list(dict.fromkeys(row for model in theirs for row, _ in paper_drops(model)))
+    figure = canvas(PAGE, 2.3, _note(results))
+    left, right = figure.subplots(1, 2)
+    for i, model in enumerate(theirs):
+        aside = 0.22 * (i - (len(theirs) - 1) / 2)
+        places = [rows.index(row) + aside for row, _ in paper_drops(model)]
+        drops = [drop for _, drop in paper_drops(model)]
+        colour, name = PAPER_MODELS[model], paper_model(model)
+        left.plot(drops, places, "s", markersize=3.5, color=colour, label=name)
+    left.legend(loc="best")
+    for point in points:
+        _interval(right, rows.index(point.row), point.estimate, "black")
+    for axes in (left, right):
+        _rows_axis(axes, rows)
+        axes.axvline(0, color=GREY, linewidth=0.6)
+    right.set_yticklabels([])
+    left.set_xlabel("change from full precision, printed (points)")
+    right.set_xlabel("change from our full precision (points), 95% interval")
+    tasks = "stand-in, micro-world tasks" if results.embedded else "the paper's tasks"
+    letter(left, "(a) the paper, its models and tasks")
+    letter(right, f"(b) our runs: {results.model}, {tasks}")
+    return figure
+
+
+def _samples(results: ModelResults, row: str) -> list[Sample | None]:
+    variant = results.variant(row)
+    return [variant.entry(label).sample for label in PAPER_COLUMNS]
+
+
+def _points(rows: Iterable[str], found: Iterable[SeededAverage | None]) -> list[Point]:
+    """In percent or points; rows without a number are left out."""
+    pairs = zip(rows, found, strict=True)
+    return [Point(row, _hundredfold(value.estimate)) for row, value in pairs if value is not None]
+
+
+def _hundredfold(x: Estimate) -> Estimate:
+    return Estimate(100 * x.value, 100 * x.low, 100 * x.high)
+
+
+def _printed_average(model: str, row: str) -> float:
+    cells = [paper_cell(MAIN, model, row, label) for label in PAPER_COLUMNS]
+    return fmean(float(cell.value) for cell in cells if cell is not None)
+
+
+def _interval(axes: Axes, place: float, estimate: Estimate, colour: str) -> None:
+    bars = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+    axes.errorbar(
+        [estimate.value], [place], xerr=bars,
+        color=colour, fmt="o", markersize=3.5, capsize=2, elinewidth=0.8,
+    )  # fmt: skip
+
+
+def _rows_axis(axes: Axes, rows: Sequence[str]) -> None:
+    """One row per line, the first on top."""
+    axes.set_yticks(range(len(rows)), [ROW_LABELS[row] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _note(results: ModelResults) -> str:
+    bits = f", {bits_text(results.bits)}" if results.bits else ""
+    cells = (c for v in results.rows.values() for e in v[0].entries.values() for c in e.cells)
+    outliers = any(cell.config["model"].get("outliers") is not None for cell in cells)
+    return model_note(results.model + bits, embedded=results.embedded, outliers=outliers)

@@ -1,0 +1,117 @@
+"""The paper's Table 4 from result files: what was measured of each model's speed and memory."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from dllmquant_exp.reporting.paper import PaperCell, paper_cells
+from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.rows import ROWS, row_of
+
+NUMBER = 4
+KIND = "speed"
+ROW = "quantized"  # the paper's only row per model
+
+
+@dataclass(frozen=True)
+class SpeedBlock:
+    """One model's part of Table 4: the newest result of each row and quantization."""
+
+    model: str
+    embedded: bool
+    cells: tuple[CellResult, ...]
+    failed: tuple[CellResult, ...]
+    printed: Mapping[str, PaperCell]  # by column; empty for other models
+
+    @property
+    def title(self) -> str:
+        what = "embedded stand-in" if self.embedded else "its shape, random weights"
+        return f"{self.model} ({what})"
+
+
+def is_speed(cell: CellResult) -> bool:
+    return cell.kind == KIND
+
+
+def row_name(cell: CellResult) -> str:
+    """The row of conf/row, or the method where it is none; and what is not W4A4."""
+    row = row_of(cell.config) or cell.method
+    return " ".join(filter(None, (row, "" if cell.quant in ("", "w4a4") else cell.quant)))
+
+
+def speed_blocks(cells: Iterable[CellResult]) -> list[SpeedBlock]:
+    """Results of speed tasks by model, in the order of conf/row."""
+    by_model: dict[str, list[CellResult]] = {}
+    for cell in sorted(filter(is_speed, cells), key=lambda cell: cell.finished_at):
+        by_model.setdefault(cell.model, []).append(cell)
+    return [_block(model, by_model[model]) for model in sorted(by_model)]
+
+
+def _block(model: str, cells: Sequence[CellResult]) -> SpeedBlock:
+    finished = {row_name(cell): cell for cell in cells if cell.status == "finished"}
+    failed = {row_name(cell): cell for cell in cells if row_name(cell) not in finished}
+    order = {name: place for place, name in enumerate(ROWS)}
+    names = sorted(finished, key=lambda name: (order.get(name.split()[0], len(order)), name))
+    embedded = cells[0].embedded
+    printed = {c.column: c for c in paper_cells(NUMBER) if c.model == model and not embedded}
+    shown = tuple(finished[name] for name in names)
+    return SpeedBlock(model, embedded, shown, tuple(failed.values()), printed)
+
+
+def variants(cell: CellResult) -> list[Mapping[str, Any]]:
+    """What was compared: full precision first, then low bits."""
+    found: list[Mapping[str, Any]] = cell.speed["variants"]
+    return found
+
+
+def low_bits(cell: CellResult) -> list[Mapping[str, Any]]:
+    return [variant for variant in variants(cell) if variant["activation_bits"] is not None]
+
+
+def speed_frame(blocks: Iterable[SpeedBlock]) -> pd.DataFrame:
+    """One line per model, row and variant; memory in bytes, shares of a decode."""
+    lines = [
+        _line(block, cell, variant)
+        for block in blocks
+        for cell in block.cells
+        for variant in variants(cell)
+    ]
+    return pd.DataFrame(lines)
+
+
+def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> dict[str, Any]:
+    machine, speedup = cell.speed["machine"], variant["speedup"] or {}
+    parts = variant["parts"] or {}
+    return {
+        "table": NUMBER,
+        "model": block.model,
+        "embedded": block.embedded,
+        "row": row_name(cell),
+        "variant": variant["name"],
+        "type": cell.speed["full_precision" if variant["activation_bits"] is None else "low_type"],
+        "extrapolated": variant["extrapolated"],
+        "tokens_per_second": variant["tokens_per_second"]["median"],
+        "tokens_per_second_low": variant["tokens_per_second"]["low"],
+        "tokens_per_second_high": variant["tokens_per_second"]["high"],
+        "speedup": speedup.get("median"),
+        "speedup_low": speedup.get("low"),
+        "speedup_high": speedup.get("high"),
+        "weight_bytes": variant["weight_bytes"],
+        "held_bytes": variant["held_bytes"],
+        "resident_bytes": variant["resident_bytes"],
+        "peak_bytes": variant["peak_bytes"],
+        **{f"share_{name}": parts.get(name) for name in PARTS},
+        "cpu": cell.hardware.get("cpu"),
+        "threads": cell.hardware.get("threads"),
+        "execution": machine["execution"],
+        "load_before": machine["load"][0],
+        "load_after": machine["load"][1],
+        "rounds": len(variant["seconds"]),
+        "config_hash": cell.config_hash,
+        "commit": cell.commit,
+    }
+
+
+PARTS = ("linears", "rotations", "attention", "head")

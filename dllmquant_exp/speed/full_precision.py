@@ -1,0 +1,66 @@
+"""The yardstick: the fastest full precision that this machine has.
+
+    float32            F.linear: MKL's product with the weight as it is
+    float32 packed     oneDNN, weight packed beforehand
+    bfloat16           F.linear: oneDNN, only where the processor multiplies it natively
+    bfloat16 packed    the same with the weight packed beforehand
+
+Where a processor has no instructions for bfloat16, torch emulates it at a tenth of the speed of
+float32: that would be no yardstick, and is left out. Memory is always counted at 16 bits.
+"""
+
+import torch
+from torch import Tensor, nn
+
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+PACKED = " packed"
+DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16: with AMX or AVX-512 BF16."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def types() -> tuple[str, ...]:
+    """Floating-point types that are fast on this machine."""
+    return (FLOAT32, BFLOAT16) if native_bfloat16() else (FLOAT32,)
+
+
+def candidates() -> tuple[str, ...]:
+    """The forms that this machine can run, see the module's docstring."""
+    packs = torch.backends.mkldnn.is_available()
+    return tuple(t + suffix for t in types() for suffix in ("", PACKED) if packs or not suffix)
+
+
+def dtype_of(form: str) -> torch.dtype:
+    """Of weights and activations."""
+    return DTYPES[form.removesuffix(PACKED)]
+
+
+class PrepackedLinear(nn.Module):
+    """A linear whose weight stands in the order in which oneDNN reads it.
+
+    Args:
+        linear: in float32 or bfloat16.
+        rows: of the batches to come, which the order may depend on.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in_features] -> [..., out_features]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return y
+
+
+def prepack(module: nn.Module, form: str, rows: int) -> nn.Module:
+    """The module in this form; its linears are replaced where the form is a packed one."""
+    if form.endswith(PACKED):
+        for name, linear in list(module.named_modules()):
+            if isinstance(linear, nn.Linear):
+                module.set_submodule(name, PrepackedLinear(linear, rows))
+    return module

@@ -1,0 +1,128 @@
+"""Models of a given shape: random weights in full precision, or random 4-bit numbers.
+
+How long a decode takes depends on the shape and on what is computed, not on the weights' values.
+Low-bit models are made block by block from random whole numbers, so that no weight ever stands
+there in full precision: one of LLaDA-8B's shape needs 6 GB instead of 32.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from dllmquant_exp.models.transformer import Block, RMSNorm, Transformer, TransformerConfig
+from dllmquant_exp.quantization.attention import QuantizedAttention
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.hadamard import OnlineHadamard
+from dllmquant_exp.quantization.linear import Padding
+from dllmquant_exp.quantization.packed import PackedLinear
+from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
+from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
+from dllmquant_exp.quantization.rotation import RotatedAttention
+from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
+from dllmquant_exp.quantization.settings import QuantSettings, RotationSettings
+
+
+def random_full(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
+    """A module made on the meta device, with weights N(0, 1 / inputs), norms 1 and biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in list(module.named_parameters()):
+        value = torch.empty(parameter.shape, dtype=dtype)
+        if value.dim() == 2:
+            deviation = 1 / math.sqrt(parameter.shape[1])
+            value.normal_(0, deviation, generator=generator)
+        else:
+            value.fill_(0 if name.endswith("bias") else 1)
+        owner, _, leaf = name.rpartition(".")
+        parent = module.get_submodule(owner)
+        setattr(parent, leaf, nn.Parameter(value, requires_grad=False))
+    return module.eval()
+
+
+def random_packed_block(
+    config: TransformerConfig,
+    settings: QuantSettings,
+    rotation: RotationSettings | None,
+    iaaq: IaaqSettings | None,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+) -> Block:
+    """A block as `quantize` and `pack_model` make it: the same modules, with random numbers.
+
+    Raises:
+        QuantizationError: a size without a Hadamard matrix, or settings that cannot be packed.
+    """
+    with torch.device("meta"):
+        block = Block(config)
+    for norm in (block.attention_norm, block.ffn_norm):
+        _set_norm(norm, dtype)
+    activation, padding = settings.activation, None
+    assert activation is not None and settings.weight is not None
+    if activation.granularity == "per_request":
+        padding = Padding()
+        block.register_forward_pre_hook(padding.read)
+    online = {} if rotation is None else _rotations(config)
+    for name in BLOCK_LINEARS:
+        linear = block.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        rows, inputs = linear.weight.shape
+        weight = _random_numbers(rows, inputs, settings.weight, generator)
+        bias = None if linear.bias is None else torch.zeros(rows, dtype=dtype)
+        made = PackedLinear(weight, bias, activation, padding, rotation=online.get(name))
+        setattr(block, name, made)
+    if settings.attention is not None:
+        block.attention = QuantizedAttention(settings.attention, iaaq)
+    if rotation is not None and rotation.keys:
+        block.attention = RotatedAttention(block.attention, config.head_dim)
+    return block.eval()
+
+
+def random_packed(
+    config: TransformerConfig,
+    settings: QuantSettings,
+    rotation: RotationSettings | None,
+    iaaq: IaaqSettings | None,
+    dtype: torch.dtype,
+    seed: int,
+) -> Transformer:
+    """A whole packed model; see `random_packed_block`."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        model = Transformer(config)
+    for n in range(config.n_layers):
+        made = random_packed_block(config, settings, rotation, iaaq, dtype, generator)
+        model.blocks[n] = made
+    _set_norm(model.final_norm, dtype)
+    for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
+        quantizer, module = settings.rows(bits), model.get_submodule(name)
+        if quantizer is None:
+            random_full(module, dtype, seed)
+        else:
+            rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
+            made_rows = QuantizedEmbedding if name == "embedding" else QuantizedHead
+            model.set_submodule(name, made_rows(rows, dtype))
+    return model.eval()
+
+
+def _random_numbers(
+    rows: int, inputs: int, quantizer: Quantizer, generator: torch.Generator
+) -> QuantizedWeight:
+    """Whole numbers of the quantizer's grid, all alike likely, of rows with the length 1."""
+    numbers = torch.randint(
+        quantizer.lowest, quantizer.highest + 1, (rows, inputs), dtype=torch.int8,
+        generator=generator,
+    )  # fmt: skip
+    deviation = (quantizer.highest - quantizer.lowest + 1) / math.sqrt(12)
+    return QuantizedWeight(numbers, torch.full((rows, 1), 1 / (deviation * math.sqrt(inputs))))
+
+
+def _rotations(config: TransformerConfig) -> dict[str, OnlineHadamard]:
+    """In front of which linears, see rotation.py."""
+    return {
+        "o_proj": OnlineHadamard(config.n_heads, inner=config.head_dim, name="n_heads"),
+        "down_proj": OnlineHadamard(config.d_ffn, name="d_ffn"),
+    }
+
+
+def _set_norm(norm: RMSNorm, dtype: torch.dtype) -> None:
+    norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=dtype), requires_grad=False)

@@ -1,0 +1,79 @@
+"""Times of several variants side by side in one process.
+
+In each round every variant runs once, in random order, so that whatever else the machine does hits
+all of them. Ratios are taken within a round, medians and quartiles over the rounds.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median over rounds, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        if len(values) < 2:
+            return cls(values[0], values[0], values[0])
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high)
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], float]], rounds: int, seed: int
+) -> dict[str, list[float]]:
+    """What each variant returns in each round.
+
+    Args:
+        variants: each runs once and returns its seconds.
+        seed: of the order within the rounds.
+    """
+    order, times = random.Random(seed), {name: [] for name in variants}  # type: ignore[var-annotated]
+    for _ in range(rounds):
+        for name in order.sample(list(variants), len(variants)):
+            times[name].append(variants[name]())
+    return times
+
+
+def seconds(run: Callable[[], Any], calls: int = 1) -> float:
+    """Wall time of one call, averaged over `calls`."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+class Stopwatch:
+    """Seconds spent in some modules while `running`; modules inside each other count twice."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._started: list[float] = []
+
+    @contextmanager
+    def running(self, modules: Sequence[nn.Module]) -> Iterator[None]:
+        hooks = [m.register_forward_pre_hook(self._start) for m in modules]
+        hooks += [m.register_forward_hook(self._stop) for m in modules]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _start(self, *_: object) -> None:
+        self._started.append(time.perf_counter())
+
+    def _stop(self, *_: object) -> None:
+        self.total += time.perf_counter() - self._started.pop()

@@ -1,0 +1,93 @@
+"""Made-up figures, recorded as the probes record them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dllmquant_exp.reporting.figure_data import FigureData, load_figure, save_arrays
+from dllmquant_exp.reporting.figure_maps import KEPT, MASKED, NEW
+
+STEPS, PROMPTS, TOKENS = 8, 5, 8
+ROWS = ["rtn", "quarot", "quarot*", "dllmquant_plusplus"]
+NUMBERS: dict[str, Any] = {  # flat or by variant; one prompt gives no interval
+    "ratio": {"value": 1.5, "low": 1.25, "high": 1.75, "n": PROMPTS},
+    "own_states": {
+        "INT4 rtn": {"last_over_first": {"value": 2.5, "low": None, "high": None, "n": 1}}
+    },
+}
+
+
+def arrays_and_labels(figure: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Random data in the shapes that the probes record."""
+    r = np.random.default_rng(int(figure[-1]))
+    softmax = r.dirichlet(np.full(12, 0.1), (2, 12))
+    status = np.where(np.arange(STEPS)[:, None] < np.arange(TOKENS), MASKED, KEPT)
+    np.fill_diagonal(status, NEW)
+    made: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "figure1": (
+            {"quantiles": np.sort(r.normal(size=(PROMPTS, STEPS, 7)), axis=2)},
+            {"blocks": 2},
+        ),
+        "figure2": (
+            {
+                name: r.random((8, PROMPTS, STEPS))
+                for name in ("same_states", "own_states", "tokens_differ")
+            },
+            {"bits": ["INT8", "INT4"], "rows": ROWS, "blocks": 2},
+        ),
+        "figure3": (
+            {"softmax": softmax[0], "values": r.normal(size=(12, 16)), "prompt_length": 4},
+            {"layer": 2, "head": 0, "step": 4},
+        ),
+        "figure4": (
+            {
+                "status": status.astype(np.int8),
+                "scores": r.random((STEPS, TOKENS)),
+                "logit_change": r.random((3, 3, PROMPTS)),
+                "final_changed": r.random((3, 3, PROMPTS)),
+                "layers": [0, 3, 5],
+            },
+            {
+                "tokens": [f"w{i}" for i in range(TOKENS)],
+                "blocks": 2,
+                "noise": 0.5,
+                "groups": ["high score", "low score", "unmasked"],
+            },
+        ),
+        "figure5": (
+            {
+                "maps": softmax,
+                "layers": [0, 3],
+                "keys_for_mass": r.random((4, PROMPTS)),
+                "prompt_length": 4,
+            },
+            {"head": 0, "mass": 0.9},
+        ),
+        "figure6": (
+            {"channels": np.sort(r.normal(size=(3, 20, 7)), axis=2), "steps": [0, 4, 7]},
+            {},
+        ),
+        "figure9": (
+            {"divergence": r.random((4, 7, PROMPTS))},
+            {"linears": [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]},
+        ),
+    }
+    return made[figure]
+
+
+def recorded(folder: Path, figure: str) -> FigureData:
+    """The figure <folder>/<figure>-x, as written and read back."""
+    arrays, labels = arrays_and_labels(figure)
+    model = {"name": "micro_llada", "embedded": True, "outliers": True}
+    info = {
+        "schema_version": 1,
+        "figure": figure,
+        "model": model,
+        "config": {"prompts": PROMPTS},
+        "labels": labels,
+        "numbers": NUMBERS,
+        "timing": {"started_at": "2026-01-01T00:00:00+00:00"},
+    }
+    save_arrays(folder / f"{figure}-x", arrays, info)
+    return load_figure(folder / f"{figure}-x")

@@ -1,0 +1,164 @@
+"""compressed-tensors folders: transformers reads them, and finds the same numbers and logits."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dllmquant_exp.models.checkpoints import CheckpointError, load_tokenizer, random_checkpoint
+from dllmquant_exp.models.storage import load_model
+from dllmquant_exp.quantization.attention_settings import AttentionSettings
+from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.export import export_compressed_tensors, unsupported
+from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, needs_calibration, quantize
+from dllmquant_exp.quantization.quantizers import (
+    QuantizationError,
+    from_integers,
+    to_integers,
+)
+from dllmquant_exp.quantization.saving import read_saved
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+
+pytest.importorskip("compressed_tensors", reason="the extra 'export' is not installed")
+from transformers import AutoModelForCausalLM
+
+CPU = torch.device("cpu")
+RTN = MethodSettings("rtn")
+CASES = {
+    "W4A4": (RTN, QuantSettings()),
+    "for vLLM": (
+        MethodSettings("awq_gptq", awq=True, gptq=GptqSettings()),
+        QuantSettings(activation_symmetric=True),
+    ),
+    "static, ends": (
+        RTN,
+        QuantSettings(
+            activation_granularity="per_tensor", activation_ranges="static",
+            activation_clip_ratio=0.9, head_bits=8, embedding_bits=8,
+        ),
+    ),
+    "W3A16, groups": (
+        RTN,
+        QuantSettings(
+            weight_bits=3, weight_granularity="per_group", group_size=16, activation_bits=16
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    names = ("llada", "dream")
+    return {name: random_checkpoint(name, folder / name, d_model=32) for name in names}
+
+
+def tokens_of(model):
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(model.config.vocab_size, (2, 11), generator=generator)
+
+
+def make(folder, method, quant):
+    model = load_model(str(folder), dtype=torch.float32, device=CPU)
+    tokens = tokens_of(model)
+    states = [TokenBatch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(2, 11))]
+    needed = needs_calibration(method, quant)
+    quantize(model, method, quant, calibration=states if needed else [])
+    return model
+
+
+def before_the_shift(model, tokens):
+    """The head's own logits: where Dream's model reads them."""
+    return model.head(model.final_norm(model.hidden(tokens)))
+
+
+def of_values(linear, x):
+    """A quantized linear as the reader computes it: from values, not from whole numbers."""
+    if linear.activation is not None:
+        measured = linear._measure(x, linear.activation)
+        integers = to_integers(x, linear.activation, measured)
+        x = from_integers(integers, linear.activation, measured)
+    return F.linear(x, linear.weight, linear.bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_reads_the_same_model(case, checkpoints, tmp_path):
+    method, quant = CASES[case]
+    architecture = "llada" if case in ("W4A4", "W3A16, groups") else "dream"
+    model = make(checkpoints[architecture], method, quant)
+    tokenizer = load_tokenizer(str(checkpoints[architecture]))
+    export_compressed_tensors(
+        model, tmp_path / "m", method=method, quant=quant, tokenizer=tokenizer,
+        max_shard_bytes=30_000,
+    )  # fmt: skip
+    assert len(list((tmp_path / "m").glob("model-0*.safetensors"))) > 2
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    tokens = tokens_of(model)
+    found = loaded(input_ids=tokens).logits
+    if not quant.activation_symmetric:  # those have a tie in every token, see the README
+        torch.testing.assert_close(found, before_the_shift(model, tokens), rtol=0, atol=1e-4)
+    generator = torch.Generator().manual_seed(1)
+    names = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
+    for ours, theirs in zip(model.blocks, loaded.model.layers, strict=True):
+        for name in BLOCK_LINEARS:
+            mine = ours.get_submodule(name)
+            other = theirs.get_submodule(f"{names.get(name, 'self_attn')}.{name}")
+            x = torch.randn(2, 3, mine.in_features, generator=generator)
+            assert torch.equal(other.weight, mine.weight)
+            assert torch.equal(other(x), of_values(mine, x))
+    assert torch.equal(loaded.lm_head.weight, model.head.weight)
+    # Every token sees all others, without a mask: the last one moves the first one's logits.
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 50
+    assert not torch.equal(loaded(input_ids=changed).logits[:, 0], found[:, 0])
+
+
+def test_the_folder_says_what_it_is(checkpoints, tmp_path):
+    quant = QuantSettings(activation_symmetric=True)
+    model = make(checkpoints["llada"], RTN, quant)
+    tokenizer = load_tokenizer(str(checkpoints["llada"]))
+    arguments = {"method": RTN, "quant": quant, "tokenizer": tokenizer}
+    export_compressed_tensors(model, tmp_path / "m", made={"seed": 5}, **arguments)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["dllmquant_exp"] == {"seed": 5}
+    (group,) = config["quantization_config"]["config_groups"].values()
+    assert group["input_activations"]["symmetric"] is True  # what vLLM needs
+    assert group["input_activations"]["strategy"] == "token"
+    with pytest.raises(CheckpointError, match="quant_method: 'compressed-tensors'"):
+        read_saved(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+        export_compressed_tensors(model, tmp_path / "m", **arguments)
+
+
+ROTATED = MethodSettings("quarot_rtn", rotation=RotationSettings())
+UNSUPPORTED = {
+    "rotation": (ROTATED, {}, "rotates inputs while the model runs"),
+    "attention": (RTN, {"attention": AttentionSettings()}, "softmax output, V or K are quantized"),
+    "weights": (RTN, {"weight_bits": 16}, "leaves no weights to pack"),
+    "requests": (RTN, {"activation_granularity": "per_tensor"}, "per tensor would be measured"),
+    "groups": (
+        RTN,
+        {"activation_granularity": "per_group", "group_size": 8},
+        "per group would be measured",
+    ),
+    "clipped": (RTN, {"activation_clip_ratio": 0.9}, "activation_clip_ratio = 0.9 clips"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_the_format_cannot_hold_is_refused(name, checkpoints, tmp_path):
+    method, changes, message = UNSUPPORTED[name]
+    quant = QuantSettings(**changes)
+    model = make(checkpoints["llada"], method, quant)
+    tokenizer = load_tokenizer(str(checkpoints["llada"]))
+    with pytest.raises(QuantizationError, match=message):
+        export_compressed_tensors(
+            model, tmp_path / "m", method=method, quant=quant, tokenizer=tokenizer
+        )
+    assert list(tmp_path.iterdir()) == []
+    off = AttentionSettings(p_bits=16, v_bits=16)
+    assert unsupported(RTN, QuantSettings(attention=off), None) == []

@@ -1,0 +1,182 @@
+"""Table 4 from made-up results: the paper's columns, what is extrapolated, and what failed."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dllmquant_exp.__main__ import main
+from dllmquant_exp.reporting.results import CellResult, read_result, write_result
+from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
+from dllmquant_exp.reporting.speed_results import speed_blocks, speed_frame
+from dllmquant_exp.reporting.tables import build_tables
+from dllmquant_exp.reporting.writers import FORMATS
+
+GIB = 2**30
+
+
+def variant(name: str, bits: int | None, seconds: list[float], size: float) -> dict[str, Any]:
+    def spread(middle: float) -> dict[str, float]:
+        return {"median": middle, "low": 0.9 * middle, "high": 1.1 * middle}
+
+    return {
+        "name": name,
+        "activation_bits": bits,
+        "extrapolated": bits is None,
+        "seconds": seconds,
+        "tokens_per_second": spread(16 / seconds[0]),
+        "speedup": None if bits is None else spread(8 / seconds[0]),
+        "weight_bytes": int(size * GIB),
+        "held_bytes": int(size * GIB),
+        "resident_bytes": None if bits == 8 else int(1.5 * size * GIB),
+        "peak_bytes": None if bits == 8 else int(2 * size * GIB),
+        "parts": None
+        if bits is None
+        else {"linears": 0.5, "attention": 0.2, "head": 0.1, "rotations": 0.06},
+    }
+
+
+MEASURED = {
+    "full_precision": "bfloat16",
+    "low_type": "float32",
+    "block": {
+        "bfloat16": {
+            "seconds": {"median": 0.02, "low": 0.02, "high": 0.03},
+            "speedup": {"median": 1, "low": 1, "high": 1},
+        },
+        "W4A4, float32": {
+            "seconds": {"median": 0.01, "low": 0.01, "high": 0.01},
+            "speedup": {"median": 2, "low": 1.9, "high": 2.5},
+        },
+    },
+    "variants": [
+        variant("full precision", None, [8.0, 8.0], 15),
+        variant("W4A4", 4, [4.0, 4.0], 5),
+        variant("W4A8", 8, [5.0, 5.0], 5),
+    ],
+    "weight_bytes": {"16 16 16": 15 * GIB, "4 16 16": 5 * GIB, "4 8 16": 4 * GIB, "4 8 8": 3 * GIB},
+    "rows": 128,
+    "machine": {"execution": "avx2", "native_bfloat16": True, "load": [0.1, 1.0]},
+    "weights": "random",
+}
+
+
+@pytest.fixture
+def write_speed(write_cell: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """write_speed(row, model, measured): a finished speed cell, or a failed one for None."""
+
+    def write(row: str, model: str, measured: dict[str, Any] | None = MEASURED) -> Path:
+        path = write_cell(row, "gsm8k", None if measured is None else [1], model=model,
+                          embedded=model.startswith("micro"))  # fmt: skip
+        value = json.loads(path.read_text())
+        value["cell"] |= {"task": "speed", "label": "Speed", "kind": "speed"}
+        value["config"]["task"] = {"name": "speed", "kind": "speed"}
+        value |= {"score": None, "items": [], "hardware": {"cpu": "A CPU", "threads": 2}}
+        if measured is not None:
+            value["speed"] = measured
+        return write_result(path.parent, value)
+
+    return write
+
+
+@pytest.fixture
+def cells(write_speed: Callable[..., Path]) -> list[CellResult]:
+    made = [("quarot", "llada_8b"), ("rtn", "llada_8b"), ("rtn", "micro_llada")]
+    return [read_result(write_speed(*words)) for words in made]
+
+
+def test_rows_stand_in_the_papers_columns_with_its_numbers(cells: list[CellResult]) -> None:
+    llada, micro = speed_blocks(cells)
+    assert llada.title == "llada_8b (its shape, random weights)"
+    grid = speed_grids(llada)["speed"]
+    assert [name for name, _ in grid.lines] == [
+        "rtn\nW4A4", "rtn\nW4A8", "quarot\nW4A4", "quarot\nW4A8",
+    ]  # fmt: skip
+    assert grid.lines[0][1] == (
+        "2* (1.8 to 2.2)", "4 (3.6 to 4.4)", "2 (1.8 to 2.2)", "15.00 GiB", "5.00 GiB", "3.00",
+    )  # fmt: skip
+    assert grid.lines[1][1][1:3] == ("3.2 (2.88 to 3.52)", "1.6 (1.44 to 1.76)")
+    paper = speed_grids(llada)["paper"]
+    assert paper.lines == (("LLADA", ("34.59", "50.14", "1.71", "15.89", "4.91", "3.24")),)
+    assert paper.columns == grid.columns
+    assert micro.title == "micro_llada (embedded stand-in)"
+    assert "paper" not in speed_grids(micro)
+
+
+def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
+    grids = speed_grids(speed_blocks(cells)[0])
+    assert grids["block"].lines == (
+        ("bfloat16", ("20 (20 to 30)", "1 (1 to 1)")),
+        ("rtn\nW4A4, float32", ("10 (10 to 10)", "2 (1.9 to 2.5)")),
+        ("quarot\nW4A4, float32", ("10 (10 to 10)", "2 (1.9 to 2.5)")),
+    )
+    assert grids["parts"].columns == ("linears", "rotations", "attention", "head", "rest")
+    assert grids["parts"].lines[0] == ("rtn\nW4A4", ("50.0", "6.0", "20.0", "10.0", "20.0"))
+    names = [name for name, _ in grids["resident"].lines]
+    assert names[:2] == ["rtn\nfull precision", "rtn\nW4A4"] and len(names) == 4
+    assert grids["resident"].lines[1][1] == ("5.00 GiB", "7.50 GiB", "10.00 GiB")
+    assert [texts[2] for _, texts in grids["counted"].lines] == ["1.00", "3.00", "3.75", "5.00"]
+
+
+def test_notes_say_how_it_was_measured(write_speed: Callable[..., Path]) -> None:
+    slow = {**MEASURED, "machine": {"execution": "reference", "native_bfloat16": False,
+                                    "load": [3.5, 4]}}  # fmt: skip
+    written = [write_speed("rtn", "llada_8b", slow), write_speed("quarot", "llada_8b", None)]
+    (block,) = speed_blocks(map(read_result, written))
+    text = " ".join(notes(block))
+    assert "failed: quarot: ValueError: it broke" in text
+    assert "A CPU, 2 threads, reference execution" in text
+    assert "before and after: 3.5, 4" in text
+    assert "* extrapolated" in text and "would be emulated" in text and "weights: random" in text
+
+
+def test_speed_is_in_no_table_of_scores(cells: list[CellResult], made: Any) -> None:
+    scored = made("rtn", "gsm8k", [1, 0])
+    assert model_results([*cells, scored])[0].model == "micro" and not of_no_row(cells)
+    assert len(model_results(cells)) == 0 and build_tables(cells) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_holds_the_numbers(cells: list[CellResult], name: str) -> None:
+    text = FORMATS[name][1](speed_document(speed_blocks(cells)))
+    assert "50.14" in text and "15.00 GiB" in text and "quarot" in text
+
+
+def test_a_line_per_variant_with_what_stands_behind_it(cells: list[CellResult]) -> None:
+    frame = speed_frame(speed_blocks(cells))
+    assert len(frame) == 9
+    line = frame[(frame.model == "llada_8b") & (frame.row == "quarot") & (frame.variant == "W4A4")]
+    (found,) = line.to_dict("records")
+    assert found["tokens_per_second"] == 4 and found["speedup"] == 2
+    assert (found["type"], found["cpu"], found["load_after"]) == ("float32", "A CPU", 1.0)
+
+
+def test_the_command_writes_table_4(
+    cells: list[CellResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "table=table4"]) == 0
+    out = capsys.readouterr().out
+    assert "Table 4." in out and "llada_8b (its shape, random weights)" in out
+    folder = tmp_path / "runs" / "tables" / "report"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "table4.csv", "table4.html", "table4.md", "table4.tex",
+        "table4_cells.csv", "table4_cells.parquet",
+    ]  # fmt: skip
+    with (folder / "table4_cells.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 9
+    assert main(["report", "sweep=tables"]) == 0
+    assert "what the paper prints for LLADA" in capsys.readouterr().out
+
+
+def test_a_sweep_without_speed_has_no_table_4(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    made("rtn", "gsm8k", [1, 0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "table=table4"]) == 1
+    assert "missing: Table 4: no results" in capsys.readouterr().out

@@ -1,0 +1,49 @@
+"""Small shapes, and a subject that is measured in no time."""
+
+import pytest
+
+from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.models.transformer import TransformerConfig
+from dllmquant_exp.quantization.attention_settings import AttentionSettings
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.speed.variants import Subject
+
+
+@pytest.fixture
+def config():
+    """config(field=value, ...): a shape whose sizes are no multiples of 64."""
+
+    def build(**changes):
+        return TransformerConfig(
+            **{
+                "architecture": "llada", "d_model": 48, "n_layers": 3, "n_heads": 4,
+                "n_kv_heads": 4, "d_ffn": 96, "vocab_size": 101, "max_length": 64,
+                "rope_theta": 1e4, "norm_eps": 1e-6, "mask_token_id": 1, "eos_token_id": 2,
+                "pad_token_id": 2, **changes,
+            }
+        )  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def subject(config):
+    """subject(field=value, ...): QuaRot with W4A4, and A8 beside it."""
+
+    def build(**changes):
+        return Subject(
+            **{
+                "config": config(),
+                "load": None,
+                "method": MethodSettings("quarot_rtn", rotation=RotationSettings()),
+                "quant": QuantSettings(attention=AttentionSettings()),
+                "iaaq": None,
+                "decoding": DecodingSettings(4, 4, 2, "low_confidence", suppress_eos=True),
+                "settings": SpeedSettings(6, 2, 2, 8),
+                "seed": 0,
+                **changes,
+            }
+        )
+
+    return build

@@ -1,0 +1,205 @@
+"""A measurement of small models: what is compared, and that it is what it says."""
+
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dllmquant_exp.diffusion.decoding import generate
+from dllmquant_exp.models.checkpoints import random_model
+from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.packed import PackedLinear, pack_model
+from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.speed import full_precision, measure, variants
+from dllmquant_exp.speed.full_precision import PrepackedLinear, candidates, prepack
+from dllmquant_exp.speed.memory import weight_bytes
+from dllmquant_exp.speed.random_models import random_packed
+from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
+from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved
+
+
+def described(model):
+    """Names, types and settings of a model's modules."""
+    return [(n, type(m), m.extra_repr()) for n, m in model.named_modules()]
+
+
+@pytest.mark.parametrize("architecture", ["llada", "dream"])
+@pytest.mark.parametrize("method", ["rtn", "quarot_rtn"])
+@pytest.mark.parametrize("granularity", ["per_token", "per_tensor"])
+def test_a_random_packed_model_is_built_as_the_pipeline_builds_one(
+    config, subject, architecture, method, granularity
+):
+    shape = config(architecture=architecture, n_kv_heads=4 if architecture == "llada" else 2)
+    rotation = RotationSettings(keys=True) if method == "quarot_rtn" else None
+    settings = replace(
+        subject().quant, activation_granularity=granularity, head_bits=8, embedding_bits=8
+    )
+    made = random_model(shape, seed=0)
+    quantize(made, MethodSettings(method, rotation=rotation), settings, iaaq=IaaqSettings())
+    pack_model(made)
+    random = random_packed(shape, settings, rotation, IaaqSettings(), torch.float32, 0)
+    assert described(random) == described(made)
+    for left, right in ((random, made), (made, random)):
+        sizes = {n: (t.shape, t.dtype) for n, t in left.state_dict().items()}
+        assert sizes.keys() == right.state_dict().keys()
+        assert all(right.state_dict()[n].shape == shape for n, (shape, _) in sizes.items())
+    tokens = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(0))
+    logits = random(tokens, torch.arange(9) < torch.tensor([[9], [4]]))
+    assert logits.isfinite().all() and 0.1 < float(logits.std()) < 10
+
+
+@pytest.mark.parametrize("form", candidates())
+def test_prepacked_linears_compute_the_same(form):
+    torch.manual_seed(0)
+    block = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.SiLU(), torch.nn.Linear(96, 7))
+    block = block.to(full_precision.dtype_of(form))
+    x = torch.randn(5, 48).to(full_precision.dtype_of(form))
+    expected = block(x)
+    torch.testing.assert_close(prepack(block, form, 5)(x), expected, rtol=2e-2, atol=2e-2)
+    packed = [m for m in block.modules() if isinstance(m, PrepackedLinear)]
+    assert len(packed) == (2 if form.endswith("packed") else 0)
+
+
+def test_emulated_types_are_no_yardstick(monkeypatch):
+    monkeypatch.setattr(full_precision, "native_bfloat16", lambda: False)
+    assert set(candidates()) <= {"float32", "float32 packed"}
+    monkeypatch.setattr(full_precision, "native_bfloat16", lambda: True)
+    assert "bfloat16" in candidates()
+
+
+def test_bits_beside_share_the_weights(subject):
+    made = subject()
+    model = variants.low_model(made, torch.float32)
+    other = variants.with_bits(model, 8)
+    pairs = list(zip(model.modules(), other.modules(), strict=True))
+    layers = [(a, b) for a, b in pairs if isinstance(a, PackedLinear)]
+    assert len(layers) == 3 * 7
+    for a, b in layers:
+        assert (a.activation.bits, b.activation.bits) == (4, 8)
+        assert a.packed.data_ptr() == b.packed.data_ptr()
+    tokens = torch.arange(10)[None] + 3
+    assert not torch.equal(model(tokens), other(tokens))
+
+
+def test_only_what_is_done_at_run_time_matters(subject):
+    gptq = MethodSettings("quarot", rotation=RotationSettings(), gptq=GptqSettings())
+    assert subject(method=gptq).runtime_method == subject().method
+    assert subject(method=MethodSettings("awq", awq=True)).runtime_method.name == "rtn"
+    static = QuantSettings(activation_ranges="static", activation_granularity="per_tensor")
+    with pytest.raises(SpeedError, match="activation_ranges=dynamic"):
+        subject(quant=static)
+    with pytest.raises(SpeedError, match="= 104 is more than the model's 64"):
+        subject(settings=SpeedSettings(100, 1, 1))
+    for wrong in ({"rounds": 0}, {"beside_bits": 9}):
+        with pytest.raises(SpeedError, match=next(iter(wrong))):
+            SpeedSettings(**{"prompt_length": 1, "responses": 1, "rounds": 1, **wrong})
+
+
+def test_prompts_hold_no_special_tokens(subject):
+    made = subject(settings=SpeedSettings(50, 7, 1))
+    prompts = variants.random_prompts(made)
+    assert [len(prompt) for prompt in prompts] == [50] * 7
+    assert not {1, 2} & {token for prompt in prompts for token in prompt}
+
+
+def check(found, names, rounds, extrapolated):
+    assert [v["name"] for v in found["variants"]] == names
+    full, *low = found["variants"]
+    assert [v["extrapolated"] for v in found["variants"]] == extrapolated
+    for variant in found["variants"]:
+        speeds = [8 / s for s in variant["seconds"]]  # 2 responses of 4 tokens
+        assert len(speeds) == rounds
+        middle = statistics.median(speeds)
+        assert variant["tokens_per_second"]["median"] == pytest.approx(middle, rel=1e-3)
+    for variant in low:
+        ratios = [a / b for a, b in zip(full["seconds"], variant["seconds"], strict=True)]
+        assert variant["speedup"]["median"] == pytest.approx(statistics.median(ratios), rel=1e-2)
+        assert sum(variant["parts"][p] for p in ("linears", "attention", "head")) > 0
+    assert full["speedup"] is None
+    assert min(b["seconds"]["median"] for b in found["block"].values()) > 0
+
+
+def test_a_shape_is_measured_with_full_precision_on_one_block(subject):
+    made = subject()
+    found = measure.measure_speed(made)
+    check(found, ["full precision", "W4A4", "W4A8"], 2, [True, False, False])
+    assert found["block"][found["full_precision"]]["speedup"]["median"] == 1
+    assert all(v["parts"]["rotations"] > 0 for v in found["variants"][1:])
+    assert found["weight_bytes"]["4 8 16"] == weight_bytes(made.config, 4, 8, 16)
+    assert found["variants"][1]["weight_bytes"] == found["weight_bytes"]["4 16 16"]
+
+
+def test_a_model_that_does_not_fit_is_measured_on_one_block(subject, monkeypatch):
+    monkeypatch.setattr(variants, "available_bytes", lambda: 1000)
+    found = measure.measure_speed(subject(settings=SpeedSettings(6, 2, 2)))
+    check(found, ["full precision", "W4A4"], 2, [True, True])
+
+
+def test_a_loaded_model_is_measured_whole(subject, config):
+    made = subject(load=lambda dtype: random_model(config(), seed=0).to(dtype))
+    check(measure.measure_speed(made), ["full precision", "W4A4", "W4A8"], 2, [False] * 3)
+
+
+def test_full_precision_alone(subject):
+    found = measure.measure_speed(subject(quant=None, method=MethodSettings("fp")))
+    check(found, ["full precision"], 2, [True])
+    assert found["low_type"] is None
+
+
+def test_extrapolation_counts_a_block_as_often_as_there_are_blocks(subject, monkeypatch):
+    made = subject(quant=None, method=MethodSettings("fp"))
+    model = variants.full_model(made, "float32")
+    assert len(model.blocks) == 1
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    model.blocks[0].register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 5))
+    model.head.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
+    variant = measure.Variant("full precision", None, model, 3, None, None)
+    times = measure._decodes(made, [variant])
+    assert times == {"full precision": [4 * (3 * 5 + 1)] * 2}  # 4 steps
+
+
+def test_every_response_has_its_full_length(subject):
+    made = subject()
+    model = variants.low_model(made, torch.float32)
+    found = generate(
+        model, variants.random_prompts(made), made.decoding, seeds=[0, 1], batch_size=2
+    )
+    assert found.forwards == 2 * 4
+
+
+def test_what_cannot_be_packed_is_refused(subject):
+    grouped = QuantSettings(weight_granularity="per_group", group_size=16)
+    for quant in (grouped, QuantSettings(weight_bits=8), QuantSettings(activation_bits=16)):
+        with pytest.raises(SpeedError, match="weights of at most 4 bits"):
+            subject(quant=quant)
+
+
+def test_rounds_run_every_variant_once_in_changing_order():
+    order = []
+    runs = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
+    times = interleaved(runs, 20, seed=0)
+    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", 20)
+    rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
+    assert all(set(r) == set("abc") for r in rounds) and len(set(rounds)) > 3
+
+
+def test_spreads_are_medians_and_quartiles():
+    assert Spread.of([5.0]) == Spread(5, 5, 5)
+    assert Spread.of([1.0, 2, 3, 4, 5]) == Spread(3, 2, 4)
+
+
+def test_a_stopwatch_counts_its_modules_only_while_it_runs(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for module in (first, second):
+        module.forward = lambda x: clock.__setitem__(0, clock[0] + 3) or x
+    watch = Stopwatch()
+    with watch.running([first]):
+        second(first(torch.zeros(1)))
+    first(torch.zeros(1))
+    assert watch.total == 3
