@@ -23,7 +23,7 @@ from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved
 
 def described(model):
     """Names, types and settings of a model's modules."""
-    return [(n, type(m), m.extra_repr()) for n, m in model.named_modules()]
+    return {n: (type(m), m.extra_repr()) for n, m in model.named_modules()}
 
 
 @pytest.mark.parametrize("architecture", ["llada", "dream"])
@@ -42,10 +42,10 @@ def test_a_random_packed_model_is_built_as_the_pipeline_builds_one(
     pack_model(made)
     random = random_packed(shape, settings, rotation, IaaqSettings(), torch.float32, 0)
     assert described(random) == described(made)
-    for left, right in ((random, made), (made, random)):
-        sizes = {n: (t.shape, t.dtype) for n, t in left.state_dict().items()}
-        assert sizes.keys() == right.state_dict().keys()
-        assert all(right.state_dict()[n].shape == shape for n, (shape, _) in sizes.items())
+    sizes, expected = (
+        {n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (random, made)
+    )
+    assert sizes == expected
     tokens = torch.randint(3, 100, (2, 9), generator=torch.Generator().manual_seed(0))
     logits = random(tokens, torch.arange(9) < torch.tensor([[9], [4]]))
     assert logits.isfinite().all() and 0.1 < float(logits.std()) < 10
