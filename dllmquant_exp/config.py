@@ -30,7 +30,8 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 DEFAULT_QUANT = "w4a4"
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
-PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
+# Choose options of other groups, or how jobs are started; read by Hydra and its plugins alone.
+PRESETS = ("row", "models", "table", "launcher")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
@@ -84,6 +85,8 @@ class CommonSettings:
     execution: Execution
     batch_size: int
     threads: int | None
+    shards: int = 1
+    shard: int | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.sweep):
@@ -91,12 +94,22 @@ class CommonSettings:
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
-        for name in ("limit", "batch_size", "threads"):
+        for name in ("limit", "batch_size", "threads", "shards"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} = {value} must be at least 1")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed} must not be negative")
+        if self.shard is not None and not 0 <= self.shard < self.shards:
+            raise ConfigError(
+                f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "
+                f"shards = {self.shards} makes; leave shard out, and a sweep runs all of them"
+            )
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
+        return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)
 
 
 @dataclass(frozen=True)
@@ -174,6 +187,9 @@ class Experiment:
         quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
         parts = (self.model.name, self.row, quant, task.name, f"s{self.common.seed}")
         return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
+
+    def cell_folder(self, task: Task) -> Path:
+        return self.sweep_folder / self.cell_name(task)
 
 
 def to_mapping(config: DictConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
+_CELL = re.compile(r".+-s\d+-[0-9a-f]{8}")  # a cell's folder: what it is, seed, hash
 
 
 class ResultError(ValueError):
@@ -61,6 +63,35 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write `folder`/result.json atomically: a reader sees the old file, the new one or none."""
     return write_json(folder / RESULT_FILE, result)
+
+
+def shard_file(number: int, count: int) -> str:
+    """Name of the file in a cell's folder which says that a shard of it is done."""
+    return f"shard-{number}-of-{count}.json"
+
+
+def unfinished_cells(runs_dir: Path, sweep: str) -> list[str]:
+    """The cells of a sweep that were begun and have no result, and which shards they lack."""
+    folders = [path for path in sorted((runs_dir / sweep).iterdir()) if path.is_dir()]
+    cells = [path for path in folders if _CELL.fullmatch(path.name)]
+    return [unfinished(path) for path in cells if not (path / RESULT_FILE).exists()]
+
+
+def unfinished(folder: Path) -> str:
+    """How far a cell without a result is."""
+    done: dict[int, set[int]] = {}
+    for path in folder.glob("*-*-of-*.json*"):  # begun (requests-...) or done (shard-...)
+        match = re.fullmatch(r"(requests|shard)-(\d+)-of-(\d+)\.jsonl?", path.name)
+        if match:
+            done.setdefault(int(match[3]), set()).update(
+                {int(match[2])} if match[1] == "shard" else ()
+            )
+    lines = [
+        f"shards {', '.join(str(k) for k in range(count) if k not in numbers) or 'not merged'} "
+        f"of {count} are missing"
+        for count, numbers in sorted(done.items())
+    ]
+    return f"{folder.name}: {'; '.join(lines) or 'no result yet'}"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:

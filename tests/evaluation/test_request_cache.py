@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllmquant_exp.evaluation.request_cache import Cost, RequestCache, model_fingerprint, request_key
+from dllmquant_exp.evaluation.request_cache import (
+    Cost,
+    RequestCache,
+    model_fingerprint,
+    request_key,
+)
 from dllmquant_exp.models.transformer import Transformer
 
 
