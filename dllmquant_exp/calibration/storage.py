@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
+from dllmquant_exp.locks import locked
 
 logger = logging.getLogger(__name__)
 STATES_FILE, SET_FILE = "states.safetensors", "set.json"
@@ -39,10 +40,12 @@ def cached(
         CalibrationError: a stored set that is damaged, or a key that is not JSON.
     """
     path = folder / f"{key.get('name', 'set')}-{key_hash(key)}"
-    if path.exists():
-        logger.info("calibration set read from %s", path)
+    if not path.exists():
+        with locked(folder / f".{path.name}.lock"):  # one job makes it, the others wait and read
+            if not path.exists():
+                save(make(), path, key)
     else:
-        save(make(), path, key)
+        logger.info("calibration set read from %s", path)
     return load(path)  # also what was just made: the first call returns what the later ones do
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,17 +139,22 @@ def evaluate_task(
 def make_requests(built: Sequence[BuiltTask], settings: TaskSettings, lm: DiffusionLM) -> None:
     """Put the requests of every item into its task."""
     for member in built:
-        member.task._instances = _requests(member, settings, lm)
+        chat = lm.apply_chat_template if settings.chat_template else None
+        member.task._instances = build_requests(member, settings, chat)
 
 
-def _requests(member: BuiltTask, settings: TaskSettings, lm: DiffusionLM) -> list[Instance]:
+def build_requests(
+    member: BuiltTask, settings: TaskSettings, chat: Callable[..., str] | None
+) -> list[Instance]:
     """The requests of a task's items.
+
+    Args:
+        chat: writes a conversation as one string; None without a chat template.
 
     The few-shot examples are drawn anew for each item, from a seed of its own: lm-eval draws them
     one item after the other, so that `limit` would change an item's prompt.
     """
     task, instances = member.task, []
-    chat = lm.apply_chat_template if settings.chat_template else None
     for doc_id in member.doc_ids:
         doc = task.task_docs[doc_id]
         task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))

@@ -1,9 +1,13 @@
 """Answers of the model that are already known, so that a killed cell goes on where it stopped.
 
 One file of JSON lines per cell, or per shard of a cell. A line is either an answer,
-`{"key": ..., "answer": ...}`, or what a batch of them cost, `{"token_forwards": ..., "forwards":
-..., "seconds": ..., "batch": ...}`, which names the batch by the key of its first answer. The key
-is a hash of all that can change an answer: the model, the settings, the tokens and the seed.
+`{"key": ..., "answer": ...}`, or what the batch of answers before it cost, `{"token_forwards": ...,
+"forwards": ..., "seconds": ..., "batch": ...}`, which names the batch by the key of its first
+answer. The key is a hash of all that can change an answer: the model, the settings, the tokens and
+the seed.
+
+Only whole batches count: answers without their cost would make a resumed run cheaper than an
+undisturbed one.
 """
 
 import hashlib
@@ -82,10 +86,6 @@ class RequestCache:
     def forwards(self) -> int:
         return sum(cost.forwards for cost in self._costs.values())
 
-    def holds(self, keys: Sequence[str]) -> bool:
-        """Whether these keys have been answered as one batch; its cost is written last."""
-        return keys[0] in self._costs and all(key in self.answers for key in keys)
-
     def add(self, answers: Mapping[str, Any], cost: Cost) -> None:
         """Remember the answers of one batch and what they cost; on disk before returning."""
         first = next(iter(answers))
@@ -102,13 +102,22 @@ class RequestCache:
             os.fsync(file.fileno())
 
     def _load(self, path: Path, *, ours: bool) -> None:
-        """Read what is whole; cut a line off that a kill left half-written, where it is ours."""
+        """Read whole batches; cut off what a kill left of the last one, where the file is ours."""
         text = path.read_bytes()
-        good = 0
+        read = good = 0
+        batch: dict[str, Any] = {}
         for line in text.splitlines(keepends=True):
-            if not (line.endswith(b"\n") and self._read_line(line)):
+            entry = _entry(line)
+            if entry is None:
                 break
-            good += len(line)
+            read += len(line)
+            if "key" in entry:
+                batch[entry["key"]] = entry["answer"]
+                continue
+            self.answers |= batch
+            cost = Cost(entry["token_forwards"], entry["forwards"], entry["seconds"])
+            self._costs[entry["batch"]] = cost
+            batch, good = {}, read
         if good < len(text) and ours:
             logger.warning(
                 "%s: %d bytes at the end are not readable (the run was probably killed while "
@@ -118,16 +127,16 @@ class RequestCache:
             )
             os.truncate(path, good)
 
-    def _read_line(self, line: bytes) -> bool:
-        try:
-            entry = json.loads(line)
-            if "key" in entry:
-                self.answers[entry["key"]] = entry["answer"]
-            else:
-                cost = Cost(
-                    int(entry["token_forwards"]), int(entry["forwards"]), float(entry["seconds"])
-                )
-                self._costs[str(entry["batch"])] = cost
-        except (ValueError, KeyError, TypeError):
-            return False
-        return True
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of the file; None where it is none."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    is_answer = isinstance(entry.get("key"), str) and "answer" in entry
+    kinds = {"token_forwards": int, "forwards": int, "seconds": int | float, "batch": str}
+    is_cost = all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+    return entry if is_answer or is_cost else None

@@ -26,7 +26,17 @@ def test_answers_and_costs_come_back(tmp_path: Path) -> None:
     assert (first.seconds_before, second.seconds_before) == (0, 1.75)
 
 
-@pytest.mark.parametrize("tail", [b'{"key": "b", "ans', b'{"key": "b"}\n', b"\xff\xfe", b"[1]\n"])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'{"key": "b", "ans',
+        b'{"key": "b"}\n',
+        b'{"key": "b", "answer": 2}\n',  # whole, but the rest of its batch is not there
+        b'{"key": "b", "answer": 2}\n{"token_forwards": 5, "forw',
+        b"\xff\xfe",
+        b"[1]\n",
+    ],
+)
 def test_an_unreadable_end_is_dropped_with_a_notice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, tail: bytes
 ) -> None:
