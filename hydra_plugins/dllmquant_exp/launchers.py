@@ -65,7 +65,7 @@ class _SubmititLauncher(Launcher):
             at_a_time = 1  # the array; what of it runs is Slurm's business
         else:
             calls = [
-                lambda job=job: [executor.submit(self, *job)]  # type: ignore[misc]
+                lambda job=job: [executor.submit(self, *job)]
                 for job in zip(words, numbers, states, strict=True)
             ]
             at_a_time = self.settings.processes
