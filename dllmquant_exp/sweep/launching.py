@@ -36,11 +36,11 @@ class LocalSettings:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As submitit's AutoExecutor.update_parameters takes them."""
+        """As submitit's LocalExecutor takes them."""
         return {
             "timeout_min": self.timeout_min,
             "gpus_per_node": self.gpus_per_node,
-            "local_signal_delay_s": self.signal_delay_s,
+            "signal_delay_s": self.signal_delay_s,
         }
 
 
@@ -81,22 +81,23 @@ class SlurmSettings:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As submitit's AutoExecutor.update_parameters takes them."""
+        """As submitit's SlurmExecutor takes them, those of sbatch."""
         optional = {
-            "mem_gb": self.mem_gb,
+            "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}MB",
             "gpus_per_node": self.gpus_per_node or None,
-            "slurm_partition": self.partition,
-            "slurm_account": self.account,
-            "slurm_qos": self.qos,
-            "slurm_constraint": self.constraint,
-            "slurm_setup": list(self.setup) or None,
-            "slurm_additional_parameters": dict(self.extra) or None,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "setup": list(self.setup) or None,
+            "additional_parameters": dict(self.extra) or None,
         }
         return {
-            "timeout_min": self.timeout_min,
+            "job_name": "dllmquant",
+            "time": self.timeout_min,
             "cpus_per_task": self.cpus_per_task,
-            "slurm_array_parallelism": self.array_parallelism,
-            "slurm_signal_delay_s": self.signal_delay_s,
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": self.signal_delay_s,
             **{name: value for name, value in optional.items() if value is not None},
         }
 

@@ -46,17 +46,15 @@ class _SubmititLauncher(Launcher):
     ) -> list[JobReturn]:
         """Submit the jobs, and wait until every one of them has ended in whatever way."""
         import submitit
+        from submitit.core import utils
 
         from dllmquant_exp.schema import ConfigError
         from dllmquant_exp.sweep.launching import wait_for
 
         folder = Path(self.config.hydra.sweep.dir, ".submitit", "%j")
-        executor = submitit.AutoExecutor(
-            folder,
-            cluster=self.cluster,
-            **{f"{self.cluster}_max_num_timeout": self.settings.requeues},
-        )
-        executor.update_parameters(name="dllmquant", **self.settings.parameters)
+        kind = submitit.SlurmExecutor if self.cluster == "slurm" else submitit.LocalExecutor
+        executor = kind(folder, max_num_timeout=self.settings.requeues)
+        executor.update_parameters(**self.settings.parameters)
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         words = [list(overrides) for overrides in job_overrides]
         states = [Singleton.get_state()] * len(words)
@@ -71,7 +69,7 @@ class _SubmititLauncher(Launcher):
             at_a_time = self.settings.processes
         try:
             return list(wait_for(calls, at_a_time, numbers))
-        except submitit.core.utils.FailedJobError as error:
+        except (utils.FailedJobError, utils.FailedSubmissionError) as error:
             raise ConfigError(f"the jobs could not be submitted: {error}") from error
 
     def __call__(
