@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.models.checkpoints import random_checkpoint
@@ -45,7 +46,13 @@ def forbid_launching(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("a worker was killed")
 
+    Plugins.instance()  # its scan makes the classes anew
     monkeypatch.setattr(BASIC, refuse)
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
 def test_only_what_is_left_is_submitted(
@@ -55,12 +62,12 @@ def test_only_what_is_left_is_submitted(
     status, out, err = call("method=fp,rtn")
     assert status == 0
     assert "1 cells are finished already; 1 job to do" in err
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    files = times(tmp_path / "runs")
     forbid_launching(monkeypatch)  # nothing is launched where nothing is left
     again = call("method=fp,rtn")
     assert again[:2] == (0, out)
     assert "2 cells are finished already; 0 jobs to do" in again[2]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
+    assert times(tmp_path / "runs") == files
 
 
 def test_a_sharded_sweep_is_the_unsharded_one(call: Call, tmp_path: Path) -> None:
