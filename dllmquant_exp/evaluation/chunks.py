@@ -17,7 +17,7 @@ from dllmquant_exp.evaluation.request_cache import Cost, RequestCache
 
 Item = TypeVar("Item")
 Costly = tuple[Sequence[Any], int, int]  # answers, token forwards, forwards
-Answer = Callable[[list[str], Callable[[int], object]], Costly]
+Answer = Callable[[list[str], Callable[[int], None]], Costly]
 CACHE_NAME = "requests.jsonl"  # in a cell's folder: the answers so far
 
 

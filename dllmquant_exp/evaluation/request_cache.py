@@ -136,7 +136,9 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(entry, dict):
         return None
-    is_answer = isinstance(entry.get("key"), str) and "answer" in entry
-    kinds = {"token_forwards": int, "forwards": int, "seconds": int | float, "batch": str}
-    is_cost = all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
-    return entry if is_answer or is_cost else None
+    if isinstance(entry.get("key"), str) and "answer" in entry:
+        return entry
+    counts = (entry.get("token_forwards"), entry.get("forwards"))
+    is_cost = all(type(count) is int for count in counts)
+    timed = isinstance(entry.get("seconds"), int | float) and isinstance(entry.get("batch"), str)
+    return entry if is_cost and timed else None

@@ -83,9 +83,9 @@ def unfinished(folder: Path) -> str:
     for path in folder.glob("*-*-of-*.json*"):  # begun (requests-...) or done (shard-...)
         match = re.fullmatch(r"(requests|shard)-(\d+)-of-(\d+)\.jsonl?", path.name)
         if match:
-            done.setdefault(int(match[3]), set()).update(
-                {int(match[2])} if match[1] == "shard" else ()
-            )
+            numbers = done.setdefault(int(match[3]), set())
+            if match[1] == "shard":
+                numbers.add(int(match[2]))
     lines = [
         f"shards {', '.join(str(k) for k in range(count) if k not in numbers) or 'not merged'} "
         f"of {count} are missing"

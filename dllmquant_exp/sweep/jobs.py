@@ -46,8 +46,8 @@ def to_submit(
             continue
         common = experiment.common
         whole = common.shards == 1 or common.shard is not None
-        shards = [[]] if whole else [[f"shard={k}"] for k in range(common.shards)]
-        submitted += [Job([*words, *shard], left) for shard in shards]
+        shards = [] if whole else [f"shard={k}" for k in range(common.shards)]
+        submitted += [Job([*words, shard], left) for shard in shards] or [Job([*words], left)]
     return submitted, finished
 
 
