@@ -11,7 +11,7 @@ from dllmquant_exp.__main__ import main
 from dllmquant_exp.models.checkpoints import random_checkpoint
 
 Call = Callable[..., tuple[int, str, str]]
-BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher.launch"
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,7 @@ def forbid_launching(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("a worker was killed")
 
-    Plugins.instance()  # its scan makes the classes anew
-    monkeypatch.setattr(BASIC, refuse)
+    monkeypatch.setattr(Plugins.instance().class_name_to_class[BASIC], "launch", refuse)
 
 
 def times(folder: Path) -> dict[Path, int]:
