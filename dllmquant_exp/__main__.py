@@ -41,7 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return max(everything)
 
 
+def _offer_plugins() -> None:
+    """Show Hydra our sweeper and launchers, here and in the jobs that are started from here.
+
+    It takes them from packages named hydra_plugins only, which would lie on the top level.
+    """
+    folder = str(Path(__file__).resolve().parent / "sweep" / "plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)
+        paths = [os.environ.get("PYTHONPATH"), folder]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    from hydra.core.plugins import Plugins
+    from hydra_plugins.dllmquant_exp.launchers import LocalLauncher, SlurmLauncher
+    from hydra_plugins.dllmquant_exp.sweeper import UnfinishedSweeper
+
+    for plugin in (UnfinishedSweeper, LocalLauncher, SlurmLauncher):
+        Plugins.instance().register(plugin)
+
+
 def _compose(words: list[str]) -> int:
+    _offer_plugins()
     import hydra
 
     from dllmquant_exp.sweep.callbacks import run_job

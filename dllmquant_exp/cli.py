@@ -36,6 +36,7 @@ GROUPS = {
     "tmas": "Temporal-Mask Adaptive Sampling of calibration states: +tmas=on",
     "cgq": "Certainty-Guided Quantization, weights of tokens: +cgq=on",
     "iaaq": "Interaction-Aware Activation Quantization, the scale of values: +iaaq=on",
+    "launcher": "where the jobs of a sweep run",
     "calibration": "what is calibrated on where tmas is off",
     "quant": "bits, grids and granularities (fp ignores it)",
     "task": "one task, or a suite",
@@ -186,7 +187,7 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
-    from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.results import read_sweep, unfinished_cells
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
 
@@ -196,6 +197,7 @@ def _report_sweep(words: Sequence[str]) -> int:
     if values["format"] not in ("table", "csv"):
         raise ConfigError(f"format = {values['format']!r} is not one of: table, csv")
     cells, problems = read_sweep(Path(values["runs_dir"]), values["sweep"])
+    unfinished = unfinished_cells(Path(values["runs_dir"]), values["sweep"])
     tables = build_tables(cells)
     if values["format"] == "csv":
         print(to_csv(tables), end="")
@@ -206,7 +208,9 @@ def _report_sweep(words: Sequence[str]) -> int:
         print_tables(tables, problems, Console())
         if not cells:
             print("no results yet")
-    return 1 if problems else 0
+    for line in unfinished:
+        print(f"unfinished: {line}", file=sys.stderr)
+    return 1 if problems or unfinished else 0
 
 
 def random_checkpoint(words: Sequence[str]) -> int:

@@ -37,7 +37,8 @@ Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
 SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
-PRESETS = ("row", "models", "table")  # choose options of other groups; read by Hydra alone
+# Choose options of other groups, or how jobs are started; read by Hydra and its plugins alone.
+PRESETS = ("row", "models", "table", "launcher")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
@@ -73,6 +74,8 @@ class CommonSettings:
     threads: int | None
     save: str | None = None
     export: Export | None = None
+    shards: int = 1
+    shard: int | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -81,14 +84,24 @@ class CommonSettings:
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
-        for name in ("limit", "batch_size", "threads"):
+        for name in ("limit", "batch_size", "threads", "shards"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 problems.append(f"{name} = {value} must be at least 1")
         if self.seed < 0:
             problems.append(f"seed = {self.seed} must not be negative")
+        if self.shard is not None and not 0 <= self.shard < self.shards:
+            problems.append(
+                f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "
+                f"shards = {self.shards} makes; leave shard out, and a sweep runs all of them"
+            )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
+        return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,9 @@ class Experiment(Making):
         quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
         parts = (self.model.name, self.row, quant, task.name, f"s{self.common.seed}")
         return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
+
+    def cell_folder(self, task: Task) -> Path:
+        return self.sweep_folder / self.cell_name(task)
 
 
 def to_mapping(config: DictConfig) -> dict[str, Any]:

@@ -3,16 +3,16 @@
     checkpoint -> model -> quantized model -> evaluation -> result.json
 
 Each task is a cell with a folder of its own. A finished cell is skipped, a failed one is tried
-again, and the model is loaded and quantized once, when the first unfinished cell needs it.
+again, and the model is loaded and quantized once, when the first unfinished cell needs it. A cell
+that another job is at is left for last, and then waited for.
 """
 
 import logging
 import shutil
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,26 +20,30 @@ import torch
 
 from dllmquant_exp import provenance, tracking
 from dllmquant_exp.config import Experiment, Task
-from dllmquant_exp.evaluation import TaskResult, check_data_root, evaluate_task
+from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
+from dllmquant_exp.locks import Busy, locked
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
     checkpoint_digest,
     resolve_checkpoint,
 )
 from dllmquant_exp.preparation import Preparation, Prepared
+from dllmquant_exp.records import failed_record, finished_record, speed_record, timing
 from dllmquant_exp.reporting.results import (
     RESULT_FILE,
-    SCHEMA_VERSION,
     config_hash,
     finished_result,
+    shard_file,
+    write_json,
     write_result,
 )
-from dllmquant_exp.reporting.statistics import score_interval
 from dllmquant_exp.saving import save_model
+from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.speed_cell import measure_speed_cell
 from dllmquant_exp.surroundings import check_device, explain_unwritten
 
+LOCK_FILE = ".lock"  # in a cell's folder: held by the job that is at it
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +52,7 @@ class Outcome:
     """What became of one cell in this call."""
 
     folder: Path
-    status: Literal["finished", "failed", "skipped"]
+    status: Literal["finished", "failed", "skipped", "partial"]  # partial: shards are missing
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
@@ -59,23 +63,69 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
             failed cell, as a sweep wants it, instead of raising it before anything is written.
             Any other exception is recorded in either case, and the next cell is tried.
     """
+    common = experiment.common
+    if common.shards > 1 and common.shard is None:
+        raise ConfigError(
+            f"shards = {common.shards} makes that many jobs of one, and this is one job: add -m, "
+            f"or choose one with shard=0 to shard={common.shards - 1}"
+        )
     digest = _local_digest(experiment, keep_going)
     waiting = [task for task in experiment.tasks if not _is_finished(experiment, task, digest)]
     if not keep_going:
         _check_data(experiment, waiting)
     _announce(experiment, len(waiting))
     preparation = Preparation(experiment)
-    outcomes = []
-    with _threads(experiment.common.threads):
-        if experiment.common.save is not None:
+    outcomes = {
+        task.name: Outcome(experiment.cell_folder(task), "skipped")
+        for task in experiment.tasks
+        if task not in waiting
+    }
+    with _threads(common.threads):
+        if common.save is not None:
             save_model(experiment, digest, preparation.get)
-        for task in experiment.tasks:
-            folder = experiment.sweep_folder / experiment.cell_name(task)
-            if task not in waiting:
-                outcomes.append(Outcome(folder, "skipped"))
-            else:
-                outcomes.append(_run_cell(experiment, task, folder, preparation, keep_going))
-    return outcomes
+        for wait in (False, True):
+            for task in [task for task in waiting if task.name not in outcomes]:
+                try:
+                    outcomes[task.name] = _in_turn(
+                        experiment, task, preparation, digest, keep_going=keep_going, wait=wait
+                    )
+                except Busy:
+                    logger.info("  %s: another job is at it, so it comes last", task.name)
+                except OSError as error:  # of the cell's folder and its lock
+                    folder = experiment.cell_folder(task)
+                    logger.error("  %s failed: %s", task.name, explain_unwritten(folder, error))
+                    outcomes[task.name] = Outcome(folder, "failed")
+    return [outcomes[task.name] for task in experiment.tasks]
+
+
+def unfinished_tasks(experiment: Experiment) -> list[Task]:
+    """The tasks whose cells are not finished yet; what is wrong with a checkpoint, a job says."""
+    digest = _local_digest(experiment, keep_going=True)
+    return [task for task in experiment.tasks if not _is_finished(experiment, task, digest)]
+
+
+def _in_turn(
+    experiment: Experiment,
+    task: Task,
+    preparation: Preparation,
+    digest: str | None,
+    *,
+    keep_going: bool,
+    wait: bool,
+) -> Outcome:
+    """Bring a cell to an end, or a shard of it, unless another job has done so (Busy: is at it)."""
+    folder, part = experiment.cell_folder(task), experiment.common.part
+    if part is not None:
+        with locked(folder / f"{LOCK_FILE}-{part[0]}-of-{part[1]}", wait=wait):
+            if _is_finished(experiment, task, digest):
+                return Outcome(folder, "skipped")
+            outcome = _run_shard(experiment, task, folder, preparation, part)
+        if outcome is not None:
+            return outcome
+    with locked(folder / LOCK_FILE, wait=wait or part is not None):
+        if _is_finished(experiment, task, digest):
+            return Outcome(folder, "skipped")
+        return _run_cell(experiment, task, folder, preparation, keep_going)
 
 
 def _local_digest(experiment: Experiment, keep_going: bool) -> str | None:
@@ -104,7 +154,7 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
 
 
 def _is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
-    folder = experiment.sweep_folder / experiment.cell_name(task)
+    folder = experiment.cell_folder(task)
     result = finished_result(folder, config_hash(experiment.cell_config(task)))
     if result is None:
         return False
@@ -135,6 +185,34 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _run_shard(
+    experiment: Experiment,
+    task: Task,
+    folder: Path,
+    preparation: Preparation,
+    part: tuple[int, int],
+) -> Outcome | None:
+    """One shard of a cell; None where it was the last one that was missing."""
+    done, started_at = folder / shard_file(*part), provenance.now()
+    done.unlink(missing_ok=True)  # it may be of another checkpoint
+    try:
+        prepared = preparation.get()
+        complete = answer_shard(
+            prepared.model,
+            prepared.tokenizer,
+            task.settings,
+            shard=part,
+            **_evaluation(experiment),
+            cache_dir=folder,
+        )
+    except Exception as error:
+        with locked(folder / LOCK_FILE):
+            return _fail(experiment, task, folder, error, started_at)
+    write_json(done, {"shard": part[0], "shards": part[1], "finished_at": provenance.now()})
+    logger.info("  %s: shard %d of %d is done", task.name, *part)
+    return None if complete else Outcome(folder, "partial")
+
+
 def _run_cell(
     experiment: Experiment,
     task: Task,
@@ -143,7 +221,8 @@ def _run_cell(
     keep_going: bool,
 ) -> Outcome:
     """One cell from start to result file; see `run` for what is raised."""
-    fresh, started_at = not folder.exists(), provenance.now()
+    fresh = all(path.name.startswith(LOCK_FILE) for path in folder.iterdir())
+    started_at = provenance.now()
     try:
         prepared = None if task.speed is not None else preparation.get()
         with tracking.start(
@@ -183,7 +262,7 @@ def _fail(
     """Record a failed cell; where even that cannot be written, say so, and the others go on."""
     where = f"traceback in {folder / RESULT_FILE}"
     try:
-        write_result(folder, _failed(experiment, task, error, started_at))
+        write_result(folder, failed_record(experiment, task, error, started_at))
     except OSError as unwritten:
         where = f"and {explain_unwritten(folder, unwritten)}"
     logger.error("  %s failed: %s: %s (%s)", task.name, type(error).__name__, error, where)
@@ -199,8 +278,7 @@ def _measure(
     experiment: Experiment, task: Task, folder: Path, prepared: Prepared, started_at: str
 ) -> dict[str, Any]:
     """Evaluate one task and describe the result with everything needed to repeat it."""
-    common = experiment.common
-    device = check_device(common.device)
+    device = check_device(experiment.common.device)
     provenance.restart_peak_memory(device)
     start = time.perf_counter()
     measured = evaluate_task(
@@ -209,24 +287,25 @@ def _measure(
         task.name,
         task.spec,
         task.settings,
-        data_root=Path(common.data_root).expanduser() if common.data_root else None,
-        limit=common.limit,
-        seed=common.seed,
-        batch_size=common.batch_size,
+        **_evaluation(experiment),
         cache_dir=folder,
     )
-    seconds = {**prepared.seconds, "evaluate": time.perf_counter() - start}
+    evaluate = measured.seconds_before + time.perf_counter() - start
+    seconds = {**prepared.seconds, "evaluate": evaluate}
     peak = provenance.peak_memory(device)
     peak["peak_memory_bytes"] = max(peak["peak_memory_bytes"] or 0, prepared.peak_memory_bytes)
+    spent = timing(started_at, seconds) | peak
+    return finished_record(experiment, task, prepared, measured, spent)
+
+
+def _evaluation(experiment: Experiment) -> dict[str, Any]:
+    """The arguments that a whole evaluation and a shard of one share."""
+    common = experiment.common
     return {
-        **_head(experiment, task, "finished"),
-        **_measurements(measured),
-        "quantization": dict(prepared.report),
-        "calibration": prepared.calibration,
-        "checkpoint_digest": prepared.digest,
-        "calibration_digest": prepared.calibration and prepared.calibration["digest"],
-        "error": None,
-        "timing": _timing(started_at, seconds) | peak,
+        "data_root": Path(common.data_root).expanduser() if common.data_root else None,
+        "limit": common.limit,
+        "seed": common.seed,
+        "batch_size": common.batch_size,
     }
 
 
@@ -234,82 +313,5 @@ def _measure_speed(experiment: Experiment, task: Task, started_at: str) -> dict[
     """The cell of a speed task; see speed_cell.py."""
     start = time.perf_counter()
     found = measure_speed_cell(experiment, task)
-    seconds = {"measure": time.perf_counter() - start}
-    head = _head(experiment, task, "finished")
-    return {**head, **found, "timing": _timing(started_at, seconds)}
-
-
-def _measurements(measured: TaskResult) -> dict[str, Any]:
-    interval = score_interval([item.score for item in measured.items])
-    return {
-        "metric": measured.metric,
-        "score": measured.score,
-        "n": measured.n,
-        "interval95": [interval.low, interval.high],
-        "chance": measured.chance,
-        "token_forwards": measured.token_forwards,
-        "forwards": measured.forwards,
-        "truncated": measured.truncated,
-        "notes": list(measured.notes),
-        "items": [asdict(item) for item in measured.items],
-    }
-
-
-def _failed(
-    experiment: Experiment, task: Task, error: Exception, started_at: str
-) -> dict[str, Any]:
-    lines = traceback.format_exception(error)
-    return {
-        **_head(experiment, task, "failed"),
-        "metric": task.settings.metric,
-        "score": None,
-        "n": 0,
-        "items": [],
-        "error": {
-            "type": type(error).__name__,
-            "message": str(error),
-            "traceback": "".join(lines),
-        },
-        "timing": _timing(started_at, {}),
-    }
-
-
-def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
-    """What finished and failed results share. Times and memory are kept apart, under `timing`."""
-    config = experiment.cell_config(task)
-    overrides = {
-        key: value
-        for key, value in asdict(experiment.decoding).items()
-        if key != "name" and value is not None
-    }
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": status,
-        "cell": {
-            "name": experiment.cell_name(task),
-            "model": experiment.model.name,
-            "embedded": experiment.model.embedded,
-            "method": experiment.row,
-            "quant": experiment.quant_name or None,
-            "task": task.name,
-            "label": task.label,
-            "kind": task.kind,
-            "seed": experiment.common.seed,
-            "decoding": experiment.decoding.name,
-            "decoding_overrides": overrides,
-            "settings_source": task.settings.source,
-        },
-        "config": config,
-        "config_hash": config_hash(config),
-        "versions": provenance.versions(),
-        "source": provenance.source(),
-        "hardware": provenance.hardware(check_device(experiment.common.device)),
-    }
-
-
-def _timing(started_at: str, seconds: dict[str, float]) -> dict[str, Any]:
-    return {
-        "started_at": started_at,
-        "finished_at": provenance.now(),
-        "wall_seconds": {name: round(value, 3) for name, value in seconds.items()},
-    }
+    spent = timing(started_at, {"measure": time.perf_counter() - start})
+    return speed_record(experiment, task, found, spent)

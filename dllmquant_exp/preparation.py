@@ -8,7 +8,8 @@ behind the blocks that it had rounded. The folder can be deleted at any time.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dllmquant_exp.calibration.cgq import batch_weights, weight_report
 from dllmquant_exp.calibration.collect import collect
 from dllmquant_exp.calibration.states import CalibrationSet, batches
 from dllmquant_exp.config import Experiment
+from dllmquant_exp.locks import locked
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
     checkpoint_digest,
@@ -32,6 +34,7 @@ from dllmquant_exp.models.checkpoints import (
 from dllmquant_exp.models.embedded.outliers import add_outliers
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.kept_blocks import all_intact
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.saving import (
@@ -101,14 +104,16 @@ def prepare(experiment: Experiment) -> Prepared:
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()
     kept = None if calibration is None else _weights_folder(experiment, digest, calibration)
-    report = quantize(
-        model,
-        experiment.method,
-        experiment.quant,
-        calibration=[] if calibration is None else _token_batches(experiment, model, calibration),
-        iaaq=experiment.iaaq,
-        work_folder=kept,
-    )
+    states = [] if calibration is None else _token_batches(experiment, model, calibration)
+    with _making(kept, model.config.n_layers):
+        report = quantize(
+            model,
+            experiment.method,
+            experiment.quant,
+            calibration=states,
+            iaaq=experiment.iaaq,
+            work_folder=kept,
+        )
     if experiment.quant is not None and experiment.common.execution == "packed":
         pack_model(model)
     seconds = {
@@ -132,6 +137,19 @@ def _restore(
     peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
     report, calibration = (saved.made.get(key) for key in ("report", "calibration_report"))
     return Prepared(model, tokenizer, report or {}, calibration, saved.digest, seconds, peak)
+
+
+@contextmanager
+def _making(folder: Path | None, blocks: int) -> Iterator[None]:
+    """One job rounds the blocks of `folder`; the others wait for it, and then read them at once."""
+    if folder is None or all_intact(folder, blocks):
+        yield
+        return
+    with locked(folder / ".lock"):
+        if not all_intact(folder, blocks):
+            yield
+            return
+    yield
 
 
 def _load(

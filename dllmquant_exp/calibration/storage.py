@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
+from dllmquant_exp.locks import locked
 from dllmquant_exp.partial_files import whole_folder
 
 logger = logging.getLogger(__name__)
@@ -42,17 +43,28 @@ def cached(
         CalibrationError: a key that is not JSON.
     """
     path = folder / f"{key.get('name', 'set')}-{key_hash(key)}"
-    if path.exists():
-        try:
-            found = load(path)
-        except CalibrationError as error:
-            logger.warning("%s; it is made again", error)
-            _remove(path)
-        else:
-            logger.info("calibration set read from %s", path)
-            return found
-    save(make(), path, key)
-    return load(path)  # the first call returns what the later ones do
+    found = _intact(path)
+    if found is not None:
+        return found
+    with locked(folder / f".{path.name}.lock"):  # one job makes it, the others wait and read
+        found = _intact(path)
+        if found is None:
+            save(make(), path, key)
+    return found or load(path)  # the first call returns what the later ones do
+
+
+def _intact(path: Path) -> CalibrationSet | None:
+    """A stored set; None where there is none, or a damaged one, which is then removed."""
+    if not path.exists():
+        return None
+    try:
+        found = load(path)
+    except CalibrationError as error:
+        logger.warning("%s; it is made again", error)
+        _remove(path)
+        return None
+    logger.info("calibration set read from %s", path)
+    return found
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from dllmquant_exp.evaluation.harness import DiffusionLM
 from dllmquant_exp.evaluation.local_data import DataError, check_data_root
 from dllmquant_exp.evaluation.sandbox import SandboxError, Verdict, active_guards, run_program
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings, resolve_settings
+from dllmquant_exp.evaluation.shards import answer_shard
 
 __all__ = [
     "DataError",
@@ -16,6 +17,7 @@ __all__ = [
     "TaskSettings",
     "Verdict",
     "active_guards",
+    "answer_shard",
     "check_data_root",
     "evaluate_task",
     "resolve_settings",

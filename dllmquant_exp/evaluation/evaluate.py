@@ -14,6 +14,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
 from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
 from dllmquant_exp.evaluation.sandbox import active_guards
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
@@ -21,7 +22,6 @@ from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks, quiet
 from dllmquant_exp.models.transformer import Transformer
 
 FEWSHOT_SEED = 1234  # lm-eval's; examples are the same for every seed of a run
-CACHE_NAME = "requests.jsonl"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class TaskResult:
     truncated: requests whose context lost its beginning
     notes: what differs from the published procedure, and what programs ran behind
     seconds: wall time of this call
+    seconds_before: that earlier calls took, and other shards, for answers that were kept
     """
 
     task: str
@@ -72,6 +73,7 @@ class TaskResult:
     truncated: int
     notes: tuple[str, ...]
     seconds: float
+    seconds_before: float
 
 
 def evaluate_task(
@@ -112,13 +114,12 @@ def evaluate_task(
         batch_size=batch_size,
         max_length=max_length,
         cache_path=None if cache_dir is None else cache_dir / CACHE_NAME,
+        other_caches=[] if cache_dir is None else shard_caches(cache_dir),
     )
     built = build_tasks(settings, data_root=data_root, limit=limit)
     with quiet_libraries():
-        for member in built:
-            chat = lm.apply_chat_template if settings.chat_template else None
-            member.task._instances = build_requests(member, settings, chat)
-        _ask(lm, [instance for member in built for instance in member.task._instances])
+        make_requests(built, settings, lm)
+        ask(lm, built)
         items = [item for member in built for item in _score(member, settings)]
     return TaskResult(
         task=task_name,
@@ -133,6 +134,7 @@ def evaluate_task(
         truncated=lm.truncated,
         notes=tuple(dict.fromkeys(note for member in built for note in member.notes)) + guards,
         seconds=time.monotonic() - started,
+        seconds_before=lm.cache.seconds_before,
     )
 
 
@@ -141,6 +143,13 @@ def _guards(settings: TaskSettings) -> tuple[str, ...]:
     if settings.metric != "pass@1":
         return ()
     return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)
+
+
+def make_requests(built: Sequence[BuiltTask], settings: TaskSettings, lm: DiffusionLM) -> None:
+    """Put the requests of every item into its task."""
+    for member in built:
+        chat = lm.apply_chat_template if settings.chat_template else None
+        member.task._instances = build_requests(member, settings, chat)
 
 
 def build_requests(
@@ -183,7 +192,9 @@ def build_requests(
     return instances
 
 
-def _ask(lm: DiffusionLM, instances: Sequence[Instance]) -> None:
+def ask(lm: DiffusionLM, built: Sequence[BuiltTask]) -> None:
+    """Put the model's responses into the requests (ShardsMissing: see DiffusionLM)."""
+    instances = [instance for member in built for instance in member.task._instances]
     repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
     answer = getattr(lm, instances[0].request_type)
     for instance, response in zip(repeated, answer(repeated), strict=True):

@@ -11,30 +11,29 @@ options of one question share their random masks, so that comparing them cancels
 
 import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
+from dllmquant_exp.diffusion.batching import batches
+from dllmquant_exp.evaluation.chunks import Costly, answer_chunks, consecutive
 from dllmquant_exp.evaluation.codec import Codec
 from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.models.transformer import Transformer
 
-Item = TypeVar("Item")
-
-BATCHES_PER_SAVE = 64  # forward batches between two writes of the request cache
+BATCHES_PER_SAVE = 64  # forward batches of likelihoods between two writes of the request cache
 
 
 def derive_seed(seed: int, *parts: object) -> int:
@@ -55,6 +54,9 @@ class DiffusionLM(TemplateLM):
         max_length: tokens that a sequence may have; longer contexts lose their beginning, which
             `truncated` counts. None: the model's own.
         cache_path: JSON-lines file of answers; None keeps them in memory only.
+        other_caches: such files of other shards, which are read only.
+        shard: (k, n): answer every n-th part of the requests only, from the k-th on, and raise
+            ShardsMissing where answers of the others are missing then.
         check_greedy: also find out whether greedy decoding would give a target, which costs a
             forward pass per token of it; without it `is_greedy` is False.
     """
@@ -69,6 +71,8 @@ class DiffusionLM(TemplateLM):
         batch_size: int,
         max_length: int | None = None,
         cache_path: Path | None = None,
+        other_caches: Sequence[Path] = (),
+        shard: tuple[int, int] | None = None,
         check_greedy: bool = False,
     ) -> None:
         super().__init__()
@@ -81,7 +85,8 @@ class DiffusionLM(TemplateLM):
         self.max_length = min(max_length or model.config.max_length, model.config.max_length)
         self.codec = Codec(tokenizer, settings, model.config, self.max_length)
         self.check_greedy = check_greedy
-        self.cache = RequestCache(cache_path)
+        self.cache = RequestCache(cache_path, other_caches)
+        self.shard = shard
         parts = (model_fingerprint(model), asdict(settings), self.max_length, check_greedy)
         self._fingerprint = request_key(*parts)
 
@@ -171,25 +176,26 @@ class DiffusionLM(TemplateLM):
         """Log-likelihoods through the cache. Options of a question stay in one batch of requests,
         where they share forward passes."""
         settings = self.settings.likelihood(self.check_greedy)
-        todo = []
+        todo: list[LikelihoodRequest] = []
         for (context, target), seed in zip(pairs, seeds, strict=True):
             todo.append(LikelihoodRequest(tuple(context), tuple(target), seed))
         keys = [
             request_key(self._fingerprint, "likelihood", r.context, r.target, r.seed) for r in todo
         ]
-        missing = {k: r for k, r in zip(keys, todo, strict=True) if k not in self.cache.answers}
+        by_key = dict(zip(keys, todo, strict=True))
         size = max(8, BATCHES_PER_SAVE * self.batch_size // settings.mc_num)
-        bar = _progress(len(todo), len(todo) - len(missing), "likelihood", disable_tqdm)
-        order = sorted(missing, key=lambda k: (-len(missing[k].context), missing[k].seed))
-        for chunk in _chunks(order, size, lambda k: missing[k].seed):
-            part = [missing[key] for key in chunk]
+        order = sorted(by_key, key=lambda k: (-len(by_key[k].context), by_key[k].seed))
+
+        def answer(chunk: list[str], update: Callable[[int], None]) -> Costly:
+            part = [by_key[key] for key in chunk]
             result = log_likelihoods(
-                self.model, part, settings, batch_size=self.batch_size, progress=bar.update
+                self.model, part, settings, batch_size=self.batch_size, progress=update
             )
-            found = zip(chunk, result.values, result.greedy, strict=True)
-            answers = {key: [value, greedy] for key, value, greedy in found}
-            self.cache.add(answers, result.token_forwards, result.forwards)
-        bar.close()
+            found = zip(result.values, result.greedy, strict=True)
+            return [list(pair) for pair in found], result.token_forwards, result.forwards
+
+        chunks = list(consecutive(order, size, lambda k: by_key[k].seed))
+        answer_chunks(self.cache, chunks, answer, self.shard, "likelihood", disable_tqdm)
         return [(float(a), bool(b)) for a, b in (self.cache.answers[key] for key in keys)]
 
     # generation
@@ -208,11 +214,11 @@ class DiffusionLM(TemplateLM):
             repeats[identity] += 1
             parts = ("generation", prompts[-1], seeds[-1], stops[-1])
             keys.append(request_key(self._fingerprint, *parts))
-        self._generate_missing(prompts, stops, keys, seeds, disable_tqdm)
+        self._generate(prompts, stops, keys, seeds, disable_tqdm)
         found = zip(keys, stops, strict=True)
         return [self.codec.response_text(self.cache.answers[key], stop) for key, stop in found]
 
-    def _generate_missing(
+    def _generate(
         self,
         prompts: list[list[int]],
         stops: list[tuple[str, ...]],
@@ -220,25 +226,25 @@ class DiffusionLM(TemplateLM):
         seeds: list[int],
         disable_tqdm: bool,
     ) -> None:
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal requests: once
-        missing = [i for key, i in first.items() if key not in self.cache.answers]
-        missing.sort(key=lambda i: (stops[i], -len(prompts[i]), i))
-        bar = _progress(len(first), len(first) - len(missing), "generation", disable_tqdm)
-        for chunk in _chunks(missing, 4 * self.batch_size, lambda i: i):
-            for stop in dict.fromkeys(stops[i] for i in chunk):
-                rows = [i for i in chunk if stops[i] == stop]
-                result = generate(
-                    self.model,
-                    [prompts[i] for i in rows],
-                    self.settings.decoding(),
-                    seeds=[seeds[i] for i in rows],
-                    batch_size=self.batch_size,
-                    finished=partial(self.codec.is_finished, stops=stop),
-                    progress=bar.update,
-                )
-                answers = {keys[i]: ids for i, ids in zip(rows, result.tokens, strict=True)}
-                self.cache.add(answers, result.token_forwards, result.forwards)
-        bar.close()
+        row = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal requests: once
+        order = sorted(row, key=lambda k: (stops[row[k]], -len(prompts[row[k]]), row[k]))
+        each = [list(same) for _, same in groupby(order, key=lambda k: stops[row[k]])]
+        chunks = [chunk for same in each for chunk in batches(same, self.batch_size)]
+
+        def answer(chunk: list[str], update: Callable[[int], None]) -> Costly:
+            rows = [row[key] for key in chunk]
+            result = generate(
+                self.model,
+                [prompts[i] for i in rows],
+                self.settings.decoding(),
+                seeds=[seeds[i] for i in rows],
+                batch_size=self.batch_size,
+                finished=partial(self.codec.is_finished, stops=stops[rows[0]]),
+                progress=update,
+            )
+            return result.tokens, result.token_forwards, result.forwards
+
+        answer_chunks(self.cache, chunks, answer, self.shard, "generation", disable_tqdm)
 
     def _seed_of(self, request: Instance) -> int:
         """By task and item; by content where a request does not say which item it is about."""
@@ -251,23 +257,3 @@ class DiffusionLM(TemplateLM):
 def _stop_strings(arguments: dict[str, Any]) -> tuple[str, ...]:
     until = arguments.get("until") or []
     return tuple(stop for stop in ([until] if isinstance(until, str) else until) if stop)
-
-
-def _chunks(
-    items: Sequence[Item], size: int, group: Callable[[Item], object]
-) -> Iterator[list[Item]]:
-    """Consecutive runs of about `size` items that never separate neighbours of one group."""
-    chunk: list[Item] = []
-    for item in items:
-        if len(chunk) >= size and group(item) != group(chunk[-1]):
-            yield chunk
-            chunk = []
-        chunk.append(item)
-    if chunk:
-        yield chunk
-
-
-def _progress(total: int, done: int, name: str, disable: bool) -> "tqdm[Any]":
-    """A bar on a terminal, nothing in a log file."""
-    hidden = disable or not sys.stderr.isatty()
-    return tqdm(total=total, initial=done, desc=name, unit="request", disable=hidden, leave=False)

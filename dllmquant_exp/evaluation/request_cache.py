@@ -1,18 +1,22 @@
 """Answers of the model that are already known, so that a killed cell goes on where it stopped.
 
-One file of JSON lines per run. A line is either an answer, `{"key": ..., "answer": ...}`, or the
-cost of the batch of answers before it, `{"token_forwards": ..., "forwards": ...}`. The key is a
-hash of all that can change an answer: the model, the settings, the tokens and the seed.
+One file of JSON lines per cell, or per shard of a cell. A line is either an answer,
+`{"key": ..., "answer": ...}`, or what the batch of answers before it cost, `{"token_forwards": ...,
+"forwards": ..., "seconds": ..., "batch": ...}`, which names the batch by the key of its first
+answer. The key is a hash of all that can change an answer: the model, the settings, the tokens and
+the seed.
 
 Only whole batches count: answers without their cost would make a resumed run cheaper than an
-undisturbed one, and the rest of their batch would be computed in another batch.
+undisturbed one.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,34 +47,62 @@ def request_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class RequestCache:
-    """Answers by key, in memory and, where a path is given, on disk as they come in."""
+@dataclass(frozen=True)
+class Cost:
+    """Of a batch of answers: tokens and rows that went through the model, and wall time."""
 
-    def __init__(self, path: Path | None) -> None:
+    token_forwards: int
+    forwards: int
+    seconds: float
+
+
+class RequestCache:
+    """Answers by key, in memory and, where a path is given, on disk as they come in.
+
+    Args:
+        path: the file that answers are added to.
+        others: files that are read as well, such as those of the other shards.
+    """
+
+    def __init__(self, path: Path | None, others: Sequence[Path] = ()) -> None:
         self.path = path
         self.answers: dict[str, Any] = {}
-        self.token_forwards = 0
-        self.forwards = 0
+        self._costs: dict[str, Cost] = {}
+        self.read(others)
         if path is not None and path.exists():
-            self._load(path)
+            self._load(path, ours=True)
+        self.seconds_before = math.fsum(cost.seconds for cost in self._costs.values())
 
-    def add(self, answers: Mapping[str, Any], token_forwards: int, forwards: int) -> None:
+    def read(self, others: Sequence[Path]) -> None:
+        """Take in what other files hold by now."""
+        for other in others:
+            self._load(other, ours=False)
+
+    @property
+    def token_forwards(self) -> int:
+        return sum(cost.token_forwards for cost in self._costs.values())
+
+    @property
+    def forwards(self) -> int:
+        return sum(cost.forwards for cost in self._costs.values())
+
+    def add(self, answers: Mapping[str, Any], cost: Cost) -> None:
         """Remember the answers of one batch and what they cost; on disk before returning."""
+        first = next(iter(answers))
         self.answers.update(answers)
-        self.token_forwards += token_forwards
-        self.forwards += forwards
+        self._costs[first] = cost
         if self.path is None:
             return
         lines = [json.dumps({"key": k, "answer": a}) for k, a in answers.items()]
-        lines.append(json.dumps({"token_forwards": token_forwards, "forwards": forwards}))
+        lines.append(json.dumps({**asdict(cost), "batch": first}))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(line + "\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
 
-    def _load(self, path: Path) -> None:
-        """Read whole batches; cut off what a kill left of the last one."""
+    def _load(self, path: Path, *, ours: bool) -> None:
+        """Read whole batches; cut off what a kill left of the last one, where the file is ours."""
         text = path.read_bytes()
         read = good = 0
         batch: dict[str, Any] = {}
@@ -83,10 +115,10 @@ class RequestCache:
                 batch[entry["key"]] = entry["answer"]
                 continue
             self.answers |= batch
-            self.token_forwards += entry["token_forwards"]
-            self.forwards += entry["forwards"]
+            cost = Cost(entry["token_forwards"], entry["forwards"], entry["seconds"])
+            self._costs[entry["batch"]] = cost
             batch, good = {}, read
-        if good < len(text):
+        if good < len(text) and ours:
             logger.warning(
                 "%s: %d bytes at the end are not readable (the run was probably killed while "
                 "writing); they are dropped and their requests computed again",
@@ -104,6 +136,9 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(entry, dict):
         return None
-    cost = (entry.get("token_forwards"), entry.get("forwards"))
-    is_answer = isinstance(entry.get("key"), str) and "answer" in entry
-    return entry if is_answer or all(type(number) is int for number in cost) else None
+    if isinstance(entry.get("key"), str) and "answer" in entry:
+        return entry
+    counts = (entry.get("token_forwards"), entry.get("forwards"))
+    is_cost = all(type(count) is int for count in counts)
+    timed = isinstance(entry.get("seconds"), int | float) and isinstance(entry.get("batch"), str)
+    return entry if is_cost and timed else None

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config import Experiment, Task
-from dllmquant_exp.evaluation.evaluate import CACHE_NAME
+from dllmquant_exp.evaluation.chunks import CACHE_NAME
 from dllmquant_exp.models.checkpoints import load_tokenizer
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.calibrating import CalibrationSize, calibration_size

@@ -33,6 +33,11 @@ def intact_blocks(folder: Path | None, blocks: int) -> set[int]:
     return set() if folder is None else {n for n in range(blocks) if _is_intact(folder, n)}
 
 
+def all_intact(folder: Path, blocks: int) -> bool:
+    """True where every block of a model is kept, as it was written."""
+    return len(intact_blocks(folder, blocks)) == blocks
+
+
 def kept_or_made(
     folder: Path | None, n: int, block: Block, make: Callable[[], Rounded], *, kept: bool
 ) -> Rounded:

@@ -18,7 +18,7 @@ from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.grids import show
 from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
-from dllmquant_exp.reporting.results import CellResult, read_sweep
+from dllmquant_exp.reporting.results import CellResult, read_sweep, unfinished_cells
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import TITLE, print_speed, speed_document
 from dllmquant_exp.reporting.speed_results import SpeedBlock, row_name, speed_blocks, speed_frame
@@ -82,7 +82,9 @@ def report_tables(
     _say_rest(cells, sweep, written, console)
     gaps = [*(f"missing: {t.name}: no results" for t in tables if not t.blocks), *gap_lines(tables)]
     gaps += _speed_faults(speed)
-    return _say_faults([*gaps, *(f"unreadable: {problem}" for problem in problems)], console)
+    unfinished = [f"unfinished: {line}" for line in unfinished_cells(runs_dir, sweep)]
+    unreadable = [f"unreadable: {problem}" for problem in problems]
+    return _say_faults([*gaps, *unfinished, *unreadable], console)
 
 
 def _report_speed(

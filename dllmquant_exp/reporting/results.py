@@ -6,6 +6,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
 DIGEST = "content_digest"  # last field of a result file
 logger = logging.getLogger(__name__)
+_CELL = re.compile(r".+-s\d+-[0-9a-f]{8}")  # a cell's folder: what it is, seed, hash
 
 
 class ResultError(ValueError):
@@ -75,6 +77,35 @@ def content_digest(result: Mapping[str, Any]) -> str:
     """sha256 of all of a result but `timing`: equal for runs with the same outcome."""
     content = {key: value for key, value in result.items() if key not in (DIGEST, "timing")}
     return "sha256:" + hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def shard_file(number: int, count: int) -> str:
+    """Name of the file in a cell's folder which says that a shard of it is done."""
+    return f"shard-{number}-of-{count}.json"
+
+
+def unfinished_cells(runs_dir: Path, sweep: str) -> list[str]:
+    """The cells of a sweep that were begun and have no result, and which shards they lack."""
+    folders = [path for path in sorted((runs_dir / sweep).iterdir()) if path.is_dir()]
+    cells = [path for path in folders if _CELL.fullmatch(path.name)]
+    return [unfinished(path) for path in cells if not (path / RESULT_FILE).exists()]
+
+
+def unfinished(folder: Path) -> str:
+    """How far a cell without a result is."""
+    done: dict[int, set[int]] = {}
+    for path in folder.glob("*-*-of-*.json*"):  # begun (requests-...) or done (shard-...)
+        match = re.fullmatch(r"(requests|shard)-(\d+)-of-(\d+)\.jsonl?", path.name)
+        if match:
+            numbers = done.setdefault(int(match[3]), set())
+            if match[1] == "shard":
+                numbers.add(int(match[2]))
+    lines = [
+        f"shards {', '.join(str(k) for k in range(count) if k not in numbers) or 'not merged'} "
+        f"of {count} are missing"
+        for count, numbers in sorted(done.items())
+    ]
+    return f"{folder.name}: {'; '.join(lines) or 'no result yet'}"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:

@@ -111,22 +111,27 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.results import read_cells
+    from dllmquant_exp.reporting.results import RESULT_FILE, read_cells, unfinished
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables
 
     outcomes = [_read_outcome(job) for job in jobs]
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
     listed = [cell for outcome in outcomes for cell in outcome["cells"]]
-    cells, problems = read_cells(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    folders = list(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    made = [folder for folder in folders if (folder / RESULT_FILE).exists()]
+    missing = [unfinished(folder) for folder in folders if folder not in made]
+    cells, problems = read_cells(made)
     console = Console()
     print_speed_cells(cells, console)
     print_tables(build_tables(cells), problems, console)
+    for line in missing:
+        print(f"unfinished: {line}", file=sys.stderr)
     for error in dict.fromkeys(errors):
         print(f"error: {error}", file=sys.stderr)
     for job in jobs:
         _tidy(job, OUTCOME_FILE)
-    if errors or problems or any(cell["status"] == "failed" for cell in listed):
+    if errors or problems or missing or any(cell.status == "failed" for cell in cells):
         raise SystemExit(BAD_INPUT if errors and len(jobs) == 1 else FAILED)
 
 

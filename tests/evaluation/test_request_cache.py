@@ -6,18 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
+from dllmquant_exp.evaluation.request_cache import (
+    Cost,
+    RequestCache,
+    model_fingerprint,
+    request_key,
+)
 from dllmquant_exp.models.transformer import Transformer
 
 
 def test_answers_and_costs_come_back(tmp_path: Path) -> None:
     path = tmp_path / "cell" / "requests.jsonl"
     first = RequestCache(path)
-    first.add({"a": [-1.5, False], "b": [3, 4]}, token_forwards=100, forwards=7)
-    first.add({"c": "x"}, token_forwards=11, forwards=2)
+    first.add({"a": [-1.5, False], "b": [3, 4]}, Cost(100, 7, 1.5))
+    first.add({"c": "x"}, Cost(11, 2, 0.25))
     second = RequestCache(path)
     assert second.answers == {"a": [-1.5, False], "b": [3, 4], "c": "x"}
     assert (second.token_forwards, second.forwards) == (111, 9)
+    assert (first.seconds_before, second.seconds_before) == (0, 1.75)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,7 @@ def test_an_unreadable_end_is_dropped_with_a_notice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, tail: bytes
 ) -> None:
     path = tmp_path / "requests.jsonl"
-    RequestCache(path).add({"a": 1.0}, 10, 1)
+    RequestCache(path).add({"a": 1.0}, Cost(10, 1, 0))
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     with caplog.at_level(logging.WARNING):
@@ -43,14 +49,14 @@ def test_an_unreadable_end_is_dropped_with_a_notice(
     assert again.answers == {"a": 1.0}
     assert f"{len(tail)} bytes at the end are not readable" in caplog.text
     assert path.read_bytes() == whole
-    again.add({"b": 2.0}, 0, 0)
+    again.add({"b": 2.0}, Cost(0, 0, 0))
     assert RequestCache(path).answers == {"a": 1.0, "b": 2.0}
 
 
 def test_exact_floats_come_back(tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
     values = torch.rand(50, dtype=torch.float64).mul(-100).tolist()
-    RequestCache(path).add({"a": values}, 1, 1)
+    RequestCache(path).add({"a": values}, Cost(1, 1, 0))
     assert RequestCache(path).answers["a"] == values
 
 

@@ -1,0 +1,123 @@
+"""What of a sweep is submitted, and what becomes of it, from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+
+from dllmquant_exp.__main__ import main
+from dllmquant_exp.models.checkpoints import random_checkpoint
+
+Call = Callable[..., tuple[int, str, str]]
+BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
+
+
+@pytest.fixture
+def call(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path,
+) -> Call:
+    """call(words...): exit status, output and error stream of a sweep in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    fixed = (
+        "task=micro_piqa", f"model.checkpoint={checkpoint}", "limit=4", "batch_size=2",
+        "decoding.mc_num=2", "tracking=off", "threads=1",
+    )  # fmt: skip
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(["-m", *fixed, *words])
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def forbid_launching(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("a worker was killed")
+
+    monkeypatch.setattr(Plugins.instance().class_name_to_class[BASIC], "launch", refuse)
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written last."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_what_is_left_is_submitted(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("method=fp")[0] == 0
+    status, out, err = call("method=fp,rtn")
+    assert status == 0
+    assert "1 cells are finished already; 1 job to do" in err
+    files = times(tmp_path / "runs")
+    forbid_launching(monkeypatch)  # nothing is launched where nothing is left
+    again = call("method=fp,rtn")
+    assert again[:2] == (0, out)
+    assert "2 cells are finished already; 0 jobs to do" in again[2]
+    assert times(tmp_path / "runs") == files
+
+
+def test_a_sharded_sweep_is_the_unsharded_one(call: Call, tmp_path: Path) -> None:
+    status, table, _ = call("method=rtn", "runs_dir=whole")
+    assert status == 0
+    assert call("method=rtn", "shards=3", "runs_dir=split")[:2] == (0, table)
+    values = []
+    for folder in ("whole", "split"):
+        (path,) = (tmp_path / folder).rglob("result.json")
+        values.append({**json.loads(path.read_text()), "timing": None, "name": path.parent.name})
+    assert values[0] == values[1]
+
+
+def test_jobs_that_a_launcher_lost_are_missed(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        forbid_launching(patch)
+        status, _, err = call("method=fp,rtn", "seed=0")
+    assert status == 1
+    assert "RuntimeError: a worker was killed" in err
+    for number, method in enumerate(("fp", "rtn")):
+        assert f"error: job {number} (" in err and f"method={method}" in err
+        assert f"unfinished: micro_llada-{method}-micro_piqa-s0-" in err
+    assert call("method=fp,rtn", "seed=0")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["launcher=slurm", "launcher.timeout_min=1"], "signal_delay_s = 120 is not before"),
+        (["launcher=slurm", "launcher.cpus_per_task=0"], "cpus_per_task = 0 must be at least 1"),
+        (["launcher=slurm", "launcher.mem_gb=lots"], "launcher.mem_gb = 'lots' is not a number"),
+        (["launcher=slurm"], "this machine has no sbatch and no srun and no sacct"),
+        (["launcher=submitit_local", "launcher.requeues=9"], "starts a job 6 times"),
+        (["launcher=submitit_local", "launcher.processes=0"], "processes = 0 must be at least"),
+        (["launcher=joblib", "launcher.process=2"], "Could not override 'launcher.process'"),
+        (["launcher=nowhere"], "Available options in 'launcher':"),
+        (["shards=0"], "shards = 0 must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_launchers_refuse_bad_settings_before_anything_is_written(
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, out, err = call("method=fp", *words)
+    assert status in (1, 2)
+    assert message in err and "Traceback" not in out + err
+    assert not [path for path in tmp_path.glob("runs/*/*") if path.name != ".hydra"]
