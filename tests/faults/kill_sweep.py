@@ -41,8 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS, TASKS = ("awq", "quarot"), ("micro_piqa", "micro_winogrande", "micro_gsm8k")
 SETTINGS = (
     "+tmas=on", "tmas.samples=16", "tmas.gen_length=8", "tmas.steps=8", "model.outliers=null",
-    "limit=6", "batch_size=1", "threads=1", "tracking=off", "decoding.gen_length=8",
-    "decoding.steps=8", "decoding.block_length=8",
+    "limit=6", "batch_size=1", "threads=1", "tracking=off", "decoding=smoke",
 )  # fmt: skip
 LONGEST = 1800  # seconds for one call
 POLL = 0.01  # seconds between two looks at the files

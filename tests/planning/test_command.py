@@ -56,22 +56,18 @@ def test_a_named_gpu_is_its_data_sheet_times_the_utilisation() -> None:
 
 
 def test_the_cells_of_table_1_and_what_they_share() -> None:
-    words = ("table=table1", "models=paper", "device=cuda", "dtype=bfloat16", "seed=0,1,2")
-    found = estimated(*words)
-    assert len(found.cells) == 6 * 3 * 9 * 3
+    found = estimated("table=table1", "models=paper", "device=cuda", "dtype=bfloat16")
+    assert len(found.cells) == 6 * 3 * 9
     kinds = [stage.kind for stage in found.stages.values()]
-    # Per model and seed: random segments for AWQ and QuaRot, TMAS states for + and ++.
-    assert kinds.count("calibration") == 3 * 3 * 2
-    assert kinds.count("weights") == 3 * 3 * 4  # all rows but fp, and rtn, which keeps nothing
+    # Per model: random segments for AWQ and QuaRot, TMAS states for + and ++.
+    assert kinds.count("calibration") == 3 * 2
+    assert kinds.count("weights") == 3 * 4  # all rows but fp, and rtn, which keeps nothing
     tmas = [s for s in found.stages.values() if "tmas" in s.label and s.kind == "calibration"]
     assert {len(stage.cells) for stage in tmas} == {2 * 9}
     assert found.downloads.keys() == {
         "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5", "Dream-org/Dream-v0-Base-7B",
     }  # fmt: skip
-    seconds = found.seconds()
-    assert seconds > sum(cell.seconds for cell in found.cells.values())
-    one_seed = estimated(*words[:-1])
-    assert 2.9 < seconds / one_seed.seconds() < 3.1
+    assert found.seconds() > sum(cell.seconds for cell in found.cells.values())
 
 
 def test_rows_that_differ_in_iaaq_share_their_weights() -> None:
