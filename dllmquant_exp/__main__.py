@@ -49,8 +49,9 @@ def _offer_plugins() -> None:
     folder = str(Path(__file__).resolve().parent / "sweep" / "plugins")
     if folder not in sys.path:
         sys.path.append(folder)
-        paths = [os.environ.get("PYTHONPATH"), folder]
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if folder not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*paths, folder]))
     from hydra.core.plugins import Plugins
     from hydra_plugins.dllmquant_exp.launchers import LocalLauncher, SlurmLauncher
     from hydra_plugins.dllmquant_exp.sweeper import UnfinishedSweeper

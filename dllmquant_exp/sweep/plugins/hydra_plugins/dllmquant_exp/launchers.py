@@ -6,6 +6,7 @@ starts all jobs at once on the machine itself. Here every job is waited for, so 
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ class _SubmititLauncher(Launcher):
     """Settings are those of the group `launcher`. The object itself is what a job calls."""
 
     cluster: ClassVar[str]
+    settings: Any  # LocalSettings or SlurmSettings, read when the launcher is chosen
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -37,7 +39,7 @@ class _SubmititLauncher(Launcher):
             ) from error
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         values = OmegaConf.to_container(config.launcher, resolve=True)
-        kind = SlurmSettings if self.cluster == "slurm" else LocalSettings
+        kind: type[Any] = SlurmSettings if self.cluster == "slurm" else LocalSettings
         self.settings = read(kind, values, "launcher")
         self.settings.check_machine()
 
@@ -62,15 +64,16 @@ class _SubmititLauncher(Launcher):
             calls = [lambda: executor.map_array(self, words, numbers, states)]
             at_a_time = 1  # the array; what of it runs is Slurm's business
         else:
-            calls = [
-                lambda job=job: [executor.submit(self, *job)]
-                for job in zip(words, numbers, states, strict=True)
-            ]
+            jobs = zip(words, numbers, states, strict=True)
+            calls = [partial(self._submit, executor, job) for job in jobs]
             at_a_time = self.settings.processes
         try:
             return list(wait_for(calls, at_a_time, numbers))
         except (utils.FailedJobError, utils.FailedSubmissionError) as error:
             raise ConfigError(f"the jobs could not be submitted: {error}") from error
+
+    def _submit(self, executor: Any, job: tuple[Any, ...]) -> list[Any]:
+        return [executor.submit(self, *job)]
 
     def __call__(
         self, words: list[str], number: int, singletons: dict[type, Singleton]
@@ -83,8 +86,8 @@ class _SubmititLauncher(Launcher):
         Singleton.set_state(singletons)
         setup_globals()
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
-        with open_dict(config.hydra.job) as job:
-            job.id, job.num = submitit.JobEnvironment().job_id, number
+        with open_dict(config.hydra.job):
+            config.hydra.job.id, config.hydra.job.num = submitit.JobEnvironment().job_id, number
         return run_job(
             hydra_context=self.hydra_context,
             task_function=self.task_function,
