@@ -67,7 +67,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 # the argument that decides. `fcntl` and `ioctl` could otherwise make the kernel send a signal to
 # any process (F_SETOWN, FIOSETOWN); a pair of datagram sockets could send to any address.
 CLONE_THREAD = 0x00010000
-Conditional = dict[str, tuple[tuple[int | None, int], int, int, tuple[int, ...]]]
+Conditional = dict[str, tuple[tuple[int | None, int | None], int, int, tuple[int, ...]]]
 CONDITIONAL: Conditional = {
     "clone": ((56, 220), 0, CLONE_THREAD, (CLONE_THREAD,)),  # a thread, and no process
     "fcntl": ((72, 25), 1, 0xFFFFFFFF, (0, 1, 2, 3, 4, 5, 6, 7, 1030)),  # F_DUPFD to F_SETLKW
