@@ -8,6 +8,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -182,7 +183,7 @@ def _read_cached(path: Path, _modified: int, fields: tuple[str, ...]) -> tuple[R
         with opened(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 rows.append(_parse(line, f"{path}, line {number}", fields))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch the file again") from error
     if not rows:
         raise DataError(f"{path} has no rows: fetch the file again")

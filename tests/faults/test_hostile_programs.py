@@ -206,7 +206,7 @@ def attack(scene: Scene, programs: dict[str, str]) -> dict[str, str]:
 
 def refused(reason: str) -> bool:
     """Whether a reason is one line that tells of a failure and of nothing that is secret."""
-    told = any(text in reason for text in ("reached", SECRET, CANARY))
+    told = re.search(rf"\breached|{SECRET}|{CANARY}", reason) is not None
     failed = reason.startswith(("failed: ", "timed out after "))
     return failed and not told and reason.isprintable() and len(reason) < 500
 
