@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -241,7 +241,7 @@ def _run_cell(
     except Exception as error:
         if isinstance(error, ValueError) and not keep_going and _is_ours(error):
             if fresh:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
             raise
         return _fail(experiment, task, folder, error, started_at)
     if task.speed is not None:
@@ -254,6 +254,14 @@ def _run_cell(
         result["timing"]["wall_seconds"]["evaluate"],
     )  # fmt: skip
     return Outcome(folder, "finished")
+
+
+def _remove(folder: Path) -> None:
+    """Take a cell's folder away again, and the sweep's and the runs folder if they are empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
 
 
 def _fail(

@@ -106,7 +106,7 @@ def test_a_sweep_prints_its_table_and_a_second_call_redoes_nothing(
 
     again = call(*words)
     assert again[:2] == (0, out)
-    assert "2 cells are finished already; 0 jobs to do" in again[2]
+    assert "cells that are finished already: 2; 0 jobs to do" in again[2]
     assert sorted((tmp_path / "runs").rglob("*")) == files
     assert [f.stat().st_mtime_ns for f in files if f.is_file()] == times
 
@@ -143,7 +143,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["-m", "method=fp,foo"], "Available options in 'method':"),
         (["-m", "method=fp,rtn", "runs_dir=a_file/runs"], "cannot be written"),
         (["-m", "seed=0,1", "task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
-        (["frobnicate"], "'frobnicate' is not a command (there are: train, report"),
+        (["frobnicate"], "'frobnicate' is not a command (there are: plan, train, report"),
         (["report", "sweep=nope"], "no sweep 'nope'"),
         (["report", "swep=nope"], "did you mean 'sweep'"),
         (["report", "nope"], "'nope' is not setting=value"),

@@ -56,7 +56,7 @@ def announce(folder: Path, submitted: Sequence[Job], finished: Sequence[Path]) -
     if finished:
         _write(folder / FINISHED, finished, "skipped", None)
         jobs = f"{len(submitted)} job{'s' if len(submitted) != 1 else ''}"
-        logger.info("%d cells are finished already; %s to do", len(set(finished)), jobs)
+        logger.info("cells that are finished already: %d; %s to do", len(set(finished)), jobs)
     for number, job in enumerate(submitted):
         lost = f"job {number} ({' '.join(job.words)}) was lost, or is not over yet"
         _write(folder / str(number), job.cells, "unfinished", lost)

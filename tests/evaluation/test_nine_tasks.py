@@ -193,8 +193,9 @@ def test_the_same_seed_gives_the_same_result_and_limit_changes_no_item(
         )  # fmt: skip
 
     two, again, three = items(2, "a"), items(2, "b"), items(3, "c")
-    assert replace(two, seconds=0.0) == replace(again, seconds=0.0)
+    same = {"seconds": 0.0, "seconds_before": 0.0}
+    assert replace(two, **same) == replace(again, **same)
     assert three.items[:2] == two.items
     cached = items(2, "a")
-    assert replace(cached, seconds=0.0) == replace(two, seconds=0.0)
+    assert replace(cached, **same) == replace(two, **same)
     assert "left out" in two.notes[0]

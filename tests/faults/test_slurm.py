@@ -106,7 +106,7 @@ def test_one_command_finishes_what_kills_and_time_outs_left(slurm: None, tmp_pat
     )  # fmt: skip
     assert again.stdout == local.stdout, again.stderr + local.stderr
     assert "failed" in again.stdout and (again.returncode, local.returncode) == (1, 1)
-    assert "1 cells are finished already; 3 jobs to do" in again.stderr
+    assert "cells that are finished already: 1; 3 jobs to do" in again.stderr
     assert (second / "result.json").stat().st_mtime_ns == stamp
     for seed, folder in (("0", first), ("1", second)):
         theirs = load_json(cells(words, tmp_path / "local", seed) / "result.json")

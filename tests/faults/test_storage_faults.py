@@ -122,7 +122,7 @@ def test_a_clock_that_goes_back_changes_nothing(
     status, again, err = sweep()
     assert (status, again) == (0, table), err
     assert contents(tmp_path) == before
-    assert "1999" in gone.read_text() and err.count("1 already finished") == 1
+    assert "1999" in gone.read_text() and "cells that are finished already: 1;" in err
     seconds = json.loads(gone.read_text())["timing"]["wall_seconds"]
     assert all(value >= 0 for value in seconds.values())
 
@@ -157,7 +157,7 @@ def test_damaged_calibration_sets_are_made_again(
 
     key = {"name": "tiny"}
     cached(tmp_path, key, make)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     files = {path: path.read_bytes() for path in folder.iterdir()}
     dice = random.Random(0)
     noticed = 0
@@ -175,7 +175,7 @@ def test_damaged_calibration_sets_are_made_again(
             assert bool(calls) == ("it is made again" in caplog.text)
             noticed += len(calls)
             assert load(folder).digest == made.digest
-            assert list(tmp_path.iterdir()) == [folder]
+            assert [path for path in tmp_path.iterdir() if path.is_dir()] == [folder]
             path.write_bytes(whole)
     assert noticed > 0.9 * 2 * FLIPS / 5  # a flip in padding or in the key's words does no harm
 
@@ -218,7 +218,7 @@ def test_full_and_read_only_disks(checkpoint: Path, sweep: Sweep, tmp_path: Path
         assert reason in broken["err"] and advice in broken["err"]
         assert "Traceback" not in refused["err"] + broken["err"] + resumed["err"]
         assert resumed["status"] == 0 and resumed["out"] == table
-        assert resumed["err"].count("1 already finished") == 1
+        assert "cells that are finished already: 1;" in resumed["err"]
         assert resumed["digests"] == {
             name: value["content_digest"] for name, value in contents(tmp_path / "runs").items()
         }

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.reporting import results
 from dllmquant_exp.reporting.results import (
     ResultError,
     canonical_json,
@@ -81,7 +80,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_no_other(
     def crash(*_: object) -> None:
         raise OSError("power cut")
 
-    monkeypatch.setattr(results.os, "replace", crash)
+    monkeypatch.setattr("dllmquant_exp.partial_files.os.replace", crash)
     with pytest.raises(OSError, match="power cut"):
         write_result(tmp_path, content(score=0.9))
     assert json.loads(path.read_text())["score"] == 0.5

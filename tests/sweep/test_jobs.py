@@ -60,12 +60,12 @@ def test_only_what_is_left_is_submitted(
     assert call("method=fp")[0] == 0
     status, out, err = call("method=fp,rtn")
     assert status == 0
-    assert "1 cells are finished already; 1 job to do" in err
+    assert "cells that are finished already: 1; 1 job to do" in err
     files = times(tmp_path / "runs")
     forbid_launching(monkeypatch)  # nothing is launched where nothing is left
     again = call("method=fp,rtn")
     assert again[:2] == (0, out)
-    assert "2 cells are finished already; 0 jobs to do" in again[2]
+    assert "cells that are finished already: 2; 0 jobs to do" in again[2]
     assert times(tmp_path / "runs") == files
 
 
