@@ -12,6 +12,12 @@ from wandb.proto import wandb_internal_pb2
 
 pytest_plugins = ["made_results"]
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # workers side by side share the cores, not each all of them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 
 def _records(file: Path) -> Iterator[Any]:
     """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""
