@@ -14,7 +14,7 @@ pytest_plugins = ["made_results"]
 
 if (
     "PYTEST_XDIST_WORKER" in os.environ
-):  # workers side by side share the cores, not each all of them
+):  # workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
