@@ -12,9 +12,7 @@ from wandb.proto import wandb_internal_pb2
 
 pytest_plugins = ["made_results"]
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
