@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,15 @@ def _records(file: Path) -> Iterator[Any]:
             parts = b""
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _recorded(folder: Path, patience: float = 30.0) -> dict[str, Any]:
+    """See `_read`; W&B's own process may write the end a moment after the run is closed."""
+    end = time.monotonic() + patience
+    while "exit" not in (found := _read(folder)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def _read(folder: Path) -> dict[str, Any]:
     """What the one offline run under `folder` recorded: name, configuration, history, exit code."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}}

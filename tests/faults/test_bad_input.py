@@ -113,6 +113,7 @@ def words_of(line: str) -> list[str]:
 def told(errors: str, folder: Path) -> str:
     """The message without what differs between machines: the folder, torch's version, usage."""
     plain = re.sub(r"usage: [\s\S]*\n(?=\S*: error:)", "", errors).replace(f"{folder}/", "")
+    plain = re.sub(r"^-c(?=: error:)", "__main__.py", plain, flags=re.MULTILINE)  # a worker's name
     return re.sub(r"torch \d\S*", "torch VERSION", plain).strip()
 
 
