@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dllmquant_exp.models.published_shapes import DREAM_7B, LLADA_8B
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 from dllmquant_exp.planning.forwards import (
     Load,
@@ -15,7 +16,7 @@ from dllmquant_exp.planning.forwards import (
     forward_work,
     weight_bytes,
 )
-from dllmquant_exp.planning.shapes import KNOWN, all_parameters, block_parameters
+from dllmquant_exp.planning.shapes import all_parameters, block_parameters
 from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
 from dllmquant_exp.quantization.pipeline import quantize
@@ -110,12 +111,12 @@ def test_parameters_are_the_modules(architecture: Architecture) -> None:
 
 
 def test_parameters_are_the_published_ones() -> None:
-    assert all_parameters(KNOWN["GSAI-ML/LLaDA-8B-Base"]) == 8_015_581_184
-    assert all_parameters(KNOWN["Dream-org/Dream-v0-Base-7B"]) == 7_615_616_512
+    assert all_parameters(LLADA_8B) == 8_015_581_184
+    assert all_parameters(DREAM_7B) == 7_615_616_512
 
 
 def test_many_logits_decide_the_memory() -> None:
-    config = KNOWN["GSAI-ML/LLaDA-8B-Base"]
+    config = LLADA_8B
     load = Load(1, 32, 32 * 256, 32 * 256**2, 32 * 256, 256, 32, 32 * 256)
     few = replace(load, asked_at_once=32)
     how = Precision(2)
