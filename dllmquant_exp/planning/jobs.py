@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dllmquant_exp.config import Experiment, resolve, to_mapping
 from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.sweep.submission import explain, sweep_jobs
 
 SWEEP_FLAGS = ("-m", "--multirun")
 
@@ -31,20 +30,10 @@ def compose_jobs(words: Sequence[str], config_folder: Path) -> list[Experiment]:
         try:
             config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
             swept = asked or config.hydra.mode == RunMode.MULTIRUN
-            jobs = _sweep_jobs(config, loader) if swept else [overrides]
+            jobs = sweep_jobs(config, loader) if swept else [overrides]
             return [_experiment(config, loader, job) for job in jobs]
         except HydraException as error:
-            raise ConfigError(" ".join(str(error).split())) from error
-
-
-def _sweep_jobs(config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
-    """The command line of each job, as Hydra's basic sweeper splits it."""
-    params = config.hydra.sweeper.get("params") or {}
-    words = [f"{name}={value}" for name, value in params.items()]
-    words += list(config.hydra.overrides.task)
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return jobs
+            raise ConfigError(explain(error)) from error
 
 
 def _experiment(config: DictConfig, loader: ConfigLoader, words: Sequence[str]) -> Experiment:

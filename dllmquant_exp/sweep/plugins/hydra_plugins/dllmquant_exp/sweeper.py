@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -41,15 +40,14 @@ class UnfinishedSweeper(BasicSweeper):
         """Submit what is left to do, and wait for it."""
         from dllmquant_exp.schema import ConfigError
         from dllmquant_exp.sweep.jobs import announce, to_submit
+        from dllmquant_exp.sweep.submission import sweep_jobs
 
         assert self.config is not None and self.hydra_context is not None
         assert self.launcher is not None
         loader = self.hydra_context.config_loader
-        words = [*self._parse_config(), *arguments]
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
-        ((*jobs,),) = self.split_arguments(overrides, None)
         folder = Path(self.config.hydra.sweep.dir)
         try:
+            jobs = sweep_jobs(self.config, loader)
             submitted, finished = to_submit(self.config, loader, jobs)
         except ConfigError as error:
             _leave(str(error))
