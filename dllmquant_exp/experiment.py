@@ -10,13 +10,11 @@ that another job is at is left for last, and then waited for.
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from dllmquant_exp import provenance, tracking
 from dllmquant_exp.config import Experiment, Task
@@ -41,7 +39,7 @@ from dllmquant_exp.reporting.results import (
 from dllmquant_exp.saving import save_model
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.speed_cell import measure_speed_cell
-from dllmquant_exp.surroundings import check_device, explain_unwritten
+from dllmquant_exp.surroundings import check_device, explain_unwritten, torch_threads
 
 LOCK_FILE = ".lock"  # in a cell's folder: held by the job that is at it
 logger = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
         for task in experiment.tasks
         if task not in waiting
     }
-    with _threads(common.threads):
+    with torch_threads(common.threads):
         if common.save is not None:
             save_model(experiment, digest, preparation.get)
         for wait in (False, True):
@@ -173,16 +171,6 @@ def _announce(experiment: Experiment, waiting: int) -> None:
         "s" if len(experiment.tasks) > 1 else "",
         f", {done} already finished" if done else "",
     )  # fmt: skip
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run_shard(

@@ -4,7 +4,8 @@ import errno
 import os
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -55,6 +56,17 @@ def check_data_root(data_root: str | None) -> None:
             f"data_root = {data_root} is not a folder; it should hold the official tasks' "
             "files, or be null to take them from the hub"
         )
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads for torch while the block runs; None leaves what is set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_device(device: str) -> torch.device:

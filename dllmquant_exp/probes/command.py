@@ -5,16 +5,13 @@ Figures 1-6 and 9 are measured on the model; 7 and 8 are drawn from the results 
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-
-import torch
 
 from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, read_probe
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
 from dllmquant_exp.schema import ConfigError
-from dllmquant_exp.surroundings import check_device, check_writable
+from dllmquant_exp.surroundings import check_device, check_writable, torch_threads
 
 OWN = ("figure", "task", "sweep", *ProbeSettings.__dataclass_fields__)
 
@@ -28,7 +25,7 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     check_device(probe.experiment.common.device)
     check_writable(probe.runs_dir / "figures")
     status = 0
-    with _threads(probe.experiment.common.threads):
+    with torch_threads(probe.experiment.common.threads):
         pictures = _measured_and_drawn(probe, [n for n in names if n not in FROM_RESULTS])
         for path in pictures:
             print(path)
@@ -89,13 +86,3 @@ def wanted(text: str) -> list[str]:
         known = ", ".join(name.removeprefix("figure") for name in FIGURES)
         raise ProbeError(f"figure = {text!r} is not all or some of: {known}")
     return names
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
