@@ -83,7 +83,14 @@ class RunReport(Callback):
         from dllmquant_exp.config import resolve, to_mapping
         from dllmquant_exp.surroundings import check_surroundings
 
-        experiment = resolve(to_mapping(config), list(config.hydra.overrides.task))
+        words = list(config.hydra.overrides.task)
+        placed = [word for word in words if word.startswith("launcher=") and word != LOCAL]
+        if placed:
+            raise ConfigError(
+                f"{placed[0]} places the jobs of a sweep, and this is one job, which runs here: "
+                "add -m, or leave it out"
+            )
+        experiment = resolve(to_mapping(config), words)
         check_surroundings(experiment.common, experiment.tracking)
 
     @_never_silent
