@@ -140,6 +140,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["runs_dir=a_file/runs"], "the runs folder a_file/runs/default cannot be written"),
         (["data_root=nowhere"], "data_root = nowhere is not a folder"),
         (["task=piqa", "data_root=empty"], "piqa_val.jsonl"),
+        (["launcher=joblib"], "launcher=joblib places the jobs of a sweep"),
         (["-m", "method=fp,foo"], "Available options in 'method':"),
         (["-m", "method=fp,rtn", "runs_dir=a_file/runs"], "cannot be written"),
         (["-m", "seed=0,1", "task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),

@@ -26,6 +26,7 @@ from dllmquant_exp.schema import ConfigError
 logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
+LOCAL = "launcher=local"
 
 
 def run_job(config: DictConfig) -> None:
