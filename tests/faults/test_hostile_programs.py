@@ -221,7 +221,9 @@ def test_no_program_passes_or_does_harm(scene: Scene, kernel: str, group: str) -
     assert {name: reason for name, reason in reasons.items() if not refused(reason)} == {}
     assert scene.state() == before
     used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert used <= max(memory, MEMORY >> 10)  # KiB
+    # A child is as large as this process until it becomes another program.
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert used <= max(memory, MEMORY >> 10, ours)  # KiB
 
 
 @pytest.mark.parametrize("name", KERNELS)
