@@ -125,7 +125,3 @@ CLAIMS = (
     ),
     *_sampling(),
 )  # fmt: skip
-UNMEASURED = {  # claims that no result file of a table can decide -> what they need
-    "4 bits are over 1.6 times as fast": "Table 4's measurements",
-    "4 bits save over 3.2 times the memory": "Table 4's measurements",
-}

@@ -15,7 +15,7 @@ COLUMNS = (
 )  # fmt: skip
 CAPTION = (
     "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
-    "both rows; those of figures are over prompts. A claim "
+    "both rows; those of figures are over prompts, speed's over rounds. A claim "
     "holds, or does not, where p stays below 0.05 after Holm's correction over the comparisons of "
     "one model. Detectable: the effect that so many items and seeds would find in 80 of 100 "
     "repetitions."

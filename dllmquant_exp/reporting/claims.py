@@ -10,7 +10,6 @@ and, with several of them, other calibration seeds.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 
@@ -20,20 +19,22 @@ from dllmquant_exp.reporting.claim_list import (
     RIVALS,
     STEPS,
     SUMS,
-    UNMEASURED,
     Claim,
     Sum,
 )
-from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
+from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm, p_beyond
 from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.selection import ModelResults, Variant
-from dllmquant_exp.reporting.statistics import Estimate, z_quantile
+from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
+from dllmquant_exp.reporting.speed_results import SpeedBlock
+from dllmquant_exp.reporting.statistics import Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measured"
 BEST = "dllmquant_plusplus"
+AnyClaim = Claim | FigureClaim | SpeedClaim
 
 
 @dataclass(frozen=True)
@@ -57,38 +58,42 @@ class Verdict:
     in_tables: bool = True  # the tables' own cells decide it, without controls or figures
 
 
-def verdicts(results: ModelResults, figures: Sequence[FigureData] = ()) -> list[Verdict]:
+def verdicts(
+    results: ModelResults, figures: Sequence[FigureData] = (), speed: SpeedBlock | None = None
+) -> list[Verdict]:
     """Every claim about one model, in the paper's order.
 
     Args:
         figures: recorded ones of this model.
+        speed: its part of Table 4.
     """
-    claims: tuple[Claim | FigureClaim, ...] = (*CLAIMS, *FIGURE_CLAIMS)
-    measured = {
-        claim.name: measure(claim, figures)
-        if isinstance(claim, FigureClaim)
-        else _measure(claim, results)
-        for claim in claims
+    measured: dict[AnyClaim, Measured | str] = {
+        **{claim: _measure(claim, results) for claim in CLAIMS},
+        **{claim: measure(claim, figures) for claim in FIGURE_CLAIMS},
+        **{claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS},
     }
-    p_values = {
-        claim.name: p_beyond(of.found.estimate, claim.threshold, ratio=_unit(claim) == "ratio")
-        for claim in claims
-        if isinstance(of := measured[claim.name], Measured)
-    }
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    decided = {
-        claim.name: _verdict(claim, measured[claim.name], p_values, adjusted) for claim in claims
-    }
+    decided = _decided(measured)
     steps = [decided.pop(step.name) for step in STEPS]
     sums = [_sum(claim, steps) for claim in SUMS]
-    return [*steps, *sums, _best_on_nearly_all(results), *decided.values(), *_unmeasured()]
+    return [*steps, *sums, _best_on_nearly_all(results), *decided.values()]
 
 
-def _unmeasured() -> list[Verdict]:
-    return [
-        Verdict(sentence.replace(" ", "_"), sentence, UNMEASURABLE, needs=needs, in_tables=False)
-        for sentence, needs in UNMEASURED.items()
-    ]
+def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
+    """The claims about a model of which nothing but Table 4 was measured."""
+    measured: dict[AnyClaim, Measured | str] = {
+        claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS
+    }
+    return list(_decided(measured).values())
+
+
+def _decided(measured: Mapping[AnyClaim, Measured | str]) -> dict[str, Verdict]:
+    p_values = {
+        claim.name: p_beyond(of.found.estimate, claim.threshold, ratio=_unit(claim) == "ratio")
+        for claim, of in measured.items()
+        if isinstance(of, Measured) and not _counted(claim)
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return {claim.name: _verdict(claim, of, p_values, adjusted) for claim, of in measured.items()}
 
 
 def _measure(claim: Claim, results: ModelResults) -> Measured | str:
@@ -188,38 +193,28 @@ def _uncalibrated(variant: Variant) -> dict[str, object]:
     return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
 
 
-def p_beyond(estimate: Estimate, threshold: float, *, ratio: bool = False) -> float:
-    """Two-sided p-value of "the effect is the threshold" that belongs to the 95% interval.
-
-    The confidence at which the interval, its side towards the threshold scaled like a normal
-    distribution's (of the logarithm of a ratio), would just reach it: below 5% exactly where the
-    95% interval excludes it.
-    """
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if ratio and low > 0:
-        value, low, high, threshold = (math.log(x) for x in (value, low, high, threshold))
-    if value == threshold:
-        return 1.0
-    margin = value - low if value > threshold else high - value
-    if margin == 0:
-        return 0.0
-    return 2 * NormalDist().cdf(-z_quantile() * abs(value - threshold) / margin)
-
-
-def _unit(claim: Claim | FigureClaim) -> str:
+def _unit(claim: AnyClaim) -> str:
+    if isinstance(claim, SpeedClaim):
+        return "ratio"
     return claim.unit if isinstance(claim, FigureClaim) else "points"
 
 
+def _counted(claim: AnyClaim) -> bool:
+    """Whether no chance is in it: such a claim needs no test."""
+    return isinstance(claim, SpeedClaim) and claim.counted
+
+
 def _verdict(
-    claim: Claim | FigureClaim,
+    claim: AnyClaim,
     measured: Measured | str,
-    p: dict[str, float],
-    adjusted: dict[str, float],
+    p: Mapping[str, float],
+    adjusted: Mapping[str, float],
 ) -> Verdict:
     if isinstance(measured, str):
         own = isinstance(claim, Claim) and not claim.equal_size
         return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
-    found, decided = measured.found, adjusted[claim.name] < ALPHA
+    found = measured.found
+    decided = _counted(claim) or adjusted[claim.name] < ALPHA
     below = isinstance(claim, FigureClaim) and claim.below
     beyond = (found.estimate.value > claim.threshold) != below
     return Verdict(
@@ -232,9 +227,9 @@ def _verdict(
         threshold=claim.threshold,
         n=measured.n,
         seeds=found.seeds,
-        p=p[claim.name],
-        adjusted=adjusted[claim.name],
-        detectable=found.detectable,
+        p=p.get(claim.name),
+        adjusted=adjusted.get(claim.name),
+        detectable=None if _counted(claim) else found.detectable,
         covers=found.covers,
     )
 

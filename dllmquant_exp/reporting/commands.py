@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.claim_pages import claims_document
-from dllmquant_exp.reporting.claims import verdicts
+from dllmquant_exp.reporting.claims import speed_verdicts, verdicts
 from dllmquant_exp.reporting.figure_claims import of_model
 from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.grids import show
@@ -134,7 +134,8 @@ def _show_table(table: PaperTable, console: Console) -> None:
 def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
-    Figures recorded in the runs folder decide what a model's results cannot.
+    Figures recorded in the runs folder decide what a model's results cannot. A shape of which only
+    Table 4 was measured has the claims about speed and memory.
 
     Raises:
         ResultError: an unknown format or sweep, or a folder that cannot be written to.
@@ -143,7 +144,12 @@ def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str) -> int
     cells, problems = read_sweep(runs_dir, sweep)
     results = model_results(cells)
     figures, broken = recorded_figures(runs_dir)
-    found = {of.title: verdicts(of, of_model(figures, of.model)) for of in results}
+    speed = {block.model: block for block in speed_blocks(cells)}
+    found = {
+        of.title: verdicts(of, of_model(figures, of.model), speed.pop(of.model, None))
+        for of in results
+    }
+    found |= {block.title: speed_verdicts(block) for block in speed.values() if block.cells}
     document = claims_document(found, {of.title: of.notes for of in results})
     console = Console()
     _show_document(document, console)

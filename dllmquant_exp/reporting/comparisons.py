@@ -117,6 +117,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+def p_beyond(estimate: Estimate, threshold: float, *, ratio: bool = False) -> float:
+    """Two-sided p-value of "the effect is the threshold" that belongs to the 95% interval.
+
+    The confidence at which the interval, its side towards the threshold scaled like a normal
+    distribution's (of the logarithm of a ratio), would just reach it: below 5% exactly where the
+    95% interval excludes it.
+    """
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if ratio and low > 0:
+        value, low, high, threshold = (math.log(x) for x in (value, low, high, threshold))
+    if value == threshold:
+        return 1.0
+    margin = value - low if value > threshold else high - value
+    if margin == 0:
+        return 0.0
+    return 2 * NormalDist().cdf(-z_quantile() * abs(value - threshold) / margin)
+
+
 @dataclass(frozen=True)
 class SeededAverage:
     """An average over tasks, or an average difference, with what its interval covers."""

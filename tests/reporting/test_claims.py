@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from dllmquant_exp.reporting.claim_list import CLAIMS, GENERATION, STEPS, UNMEASURED
+from dllmquant_exp.reporting.claim_list import CLAIMS, GENERATION, STEPS
 from dllmquant_exp.reporting.claim_pages import claims_document, claims_frame
-from dllmquant_exp.reporting.claims import Verdict, p_beyond, verdicts
+from dllmquant_exp.reporting.claims import Verdict, verdicts
 from dllmquant_exp.reporting.comparisons import (
     average_over_seeds,
     detectable_difference,
@@ -19,6 +18,7 @@ from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.rows import ROWS
 from dllmquant_exp.reporting.selection import model_results
+from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
 from dllmquant_exp.reporting.statistics import Estimate
 
 Made = Callable[..., CellResult]
@@ -46,31 +46,6 @@ def test_every_claim_is_about_rows_that_exist() -> None:
     rows = {row for claim in CLAIMS for row in (*claim.better, *claim.worse)}
     assert rows <= set(ROWS)
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.02, -0.05, 0.3])
-def test_p_belongs_to_the_interval(threshold: float) -> None:
-    z = stats.norm.ppf(0.975)
-    found = Estimate(0.03, 0.03 - z * 0.01, 0.03 + z * 0.02)
-    error = 0.01 if threshold < 0.03 else 0.02  # the side towards the threshold
-    expected = 2 * stats.norm.sf(abs(0.03 - threshold) / error)
-    assert p_beyond(found, threshold) == pytest.approx(expected)
-    excluded = not found.low <= threshold <= found.high
-    assert (p_beyond(found, threshold) < 0.05) == excluded
-
-
-def test_p_without_a_distance_or_without_a_margin() -> None:
-    flat = Estimate(0.1, 0.1, 0.1)
-    assert p_beyond(flat, 0.1) == 1 and p_beyond(flat, 0.0) == 0
-
-
-def test_p_of_a_ratio_is_of_its_logarithm() -> None:
-    """A ratio and its inverse are the same finding."""
-    found, inverse = Estimate(2.0, 1.6, 3.0), Estimate(1 / 2.0, 1 / 3.0, 1 / 1.6)
-    error = np.log(2.0 / 1.6) / stats.norm.ppf(0.975)
-    p = p_beyond(found, 1.0, ratio=True)
-    assert p == pytest.approx(2 * stats.norm.sf(np.log(2.0) / error))
-    assert p == pytest.approx(p_beyond(inverse, 1.0, ratio=True))
 
 
 def test_a_step_is_the_paired_average_of_nine_tasks(made: Made) -> None:
@@ -243,7 +218,7 @@ def test_what_is_missing_is_named_and_nothing_is_guessed(made: Made) -> None:
     others = [v for v in found.values() if not v.in_tables and not v.name.endswith("equal_size")]
     assert [v.sentence for v in others] == [
         *(claim.sentence for claim in FIGURE_CLAIMS),
-        *UNMEASURED,
+        *(claim.sentence for claim in SPEED_CLAIMS),
     ]
     other_items = [made("awq", t, right(5)) for t in TASKS]
     other_items += [made("awq_tmas", t, right(5), first=7) for t in TASKS]

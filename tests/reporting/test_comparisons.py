@@ -15,10 +15,11 @@ from dllmquant_exp.reporting.comparisons import (
     holm,
     mcnemar,
     mcnemar_power,
+    p_beyond,
     paired_test,
     stratified_test,
 )
-from dllmquant_exp.reporting.statistics import average, paired_difference, score_interval
+from dllmquant_exp.reporting.statistics import Estimate, average, paired_difference, score_interval
 
 # --- one task --------------------------------------------------------------------------------
 
@@ -310,3 +311,28 @@ def test_impossible_differences_are_refused() -> None:
     for n, discordance, difference in ((0, 0.2, 0.1), (10, 0.1, 0.2), (10, 1.2, 0.1)):
         with pytest.raises(ValueError, match="at most the discordance"):
             mcnemar_power(n, discordance, difference)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.02, -0.05, 0.3])
+def test_p_belongs_to_the_interval(threshold: float) -> None:
+    z = stats.norm.ppf(0.975)
+    found = Estimate(0.03, 0.03 - z * 0.01, 0.03 + z * 0.02)
+    error = 0.01 if threshold < 0.03 else 0.02  # the side towards the threshold
+    expected = 2 * stats.norm.sf(abs(0.03 - threshold) / error)
+    assert p_beyond(found, threshold) == pytest.approx(expected)
+    excluded = not found.low <= threshold <= found.high
+    assert (p_beyond(found, threshold) < 0.05) == excluded
+
+
+def test_p_without_a_distance_or_without_a_margin() -> None:
+    flat = Estimate(0.1, 0.1, 0.1)
+    assert p_beyond(flat, 0.1) == 1 and p_beyond(flat, 0.0) == 0
+
+
+def test_p_of_a_ratio_is_of_its_logarithm() -> None:
+    """A ratio and its inverse are the same finding."""
+    found, inverse = Estimate(2.0, 1.6, 3.0), Estimate(1 / 2.0, 1 / 3.0, 1 / 1.6)
+    error = np.log(2.0 / 1.6) / stats.norm.ppf(0.975)
+    p = p_beyond(found, 1.0, ratio=True)
+    assert p == pytest.approx(2 * stats.norm.sf(np.log(2.0) / error))
+    assert p == pytest.approx(p_beyond(inverse, 1.0, ratio=True))

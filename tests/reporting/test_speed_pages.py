@@ -1,86 +1,20 @@
 """Table 4 from made-up results: the paper's columns, what is extrapolated, and what failed."""
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting.results import CellResult, read_result, write_result
+from dllmquant_exp.reporting.results import CellResult, read_result
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
 from dllmquant_exp.reporting.speed_results import speed_blocks, speed_frame
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.reporting.writers import FORMATS
-
-GIB = 2**30
-
-
-def variant(name: str, bits: int | None, seconds: list[float], size: float) -> dict[str, Any]:
-    def spread(middle: float) -> dict[str, float]:
-        return {"median": middle, "low": 0.9 * middle, "high": 1.1 * middle}
-
-    return {
-        "name": name,
-        "activation_bits": bits,
-        "extrapolated": bits is None,
-        "seconds": seconds,
-        "tokens_per_second": spread(16 / seconds[0]),
-        "speedup": None if bits is None else spread(8 / seconds[0]),
-        "weight_bytes": int(size * GIB),
-        "held_bytes": int(size * GIB),
-        "resident_bytes": None if bits == 8 else int(1.5 * size * GIB),
-        "peak_bytes": None if bits == 8 else int(2 * size * GIB),
-        "parts": None
-        if bits is None
-        else {"linears": 0.5, "attention": 0.2, "head": 0.1, "rotations": 0.06},
-    }
-
-
-MEASURED = {
-    "full_precision": "bfloat16",
-    "low_type": "float32",
-    "block": {
-        "bfloat16": {
-            "seconds": {"median": 0.02, "low": 0.02, "high": 0.03},
-            "speedup": {"median": 1, "low": 1, "high": 1},
-        },
-        "W4A4, float32": {
-            "seconds": {"median": 0.01, "low": 0.01, "high": 0.01},
-            "speedup": {"median": 2, "low": 1.9, "high": 2.5},
-        },
-    },
-    "variants": [
-        variant("full precision", None, [8.0, 8.0], 15),
-        variant("W4A4", 4, [4.0, 4.0], 5),
-        variant("W4A8", 8, [5.0, 5.0], 5),
-    ],
-    "weight_bytes": {"16 16 16": 15 * GIB, "4 16 16": 5 * GIB, "4 8 16": 4 * GIB, "4 8 8": 3 * GIB},
-    "rows": 128,
-    "machine": {"execution": "avx2", "native_bfloat16": True, "load": [0.1, 1.0]},
-    "weights": "random",
-}
-
-
-@pytest.fixture
-def write_speed(write_cell: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
-    """write_speed(row, model, measured): a finished speed cell, or a failed one for None."""
-
-    def write(row: str, model: str, measured: dict[str, Any] | None = MEASURED) -> Path:
-        path = write_cell(row, "gsm8k", None if measured is None else [1], model=model,
-                          embedded=model.startswith("micro"))  # fmt: skip
-        value = json.loads(path.read_text())
-        value["cell"] |= {"task": "speed", "label": "Speed", "kind": "speed"}
-        value["config"]["task"] = {"name": "speed", "kind": "speed"}
-        value |= {"score": None, "items": [], "hardware": {"cpu": "A CPU", "threads": 2}}
-        if measured is not None:
-            value["speed"] = measured
-        return write_result(path.parent, value)
-
-    return write
 
 
 @pytest.fixture
