@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dllmquant_exp import cli
+from dllmquant_exp.allocator import keep_freed_memory
 
 ALL_TABLES = "table=all"
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: everything is there; 1: a cell failed; 2: the input was wrong.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
     status = cli.dispatch(words, config_folder())
     if status is not None:
         return status

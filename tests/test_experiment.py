@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from made_experiments import option, small_config
 
 from dllmquant_exp import experiment as module
 from dllmquant_exp import preparation
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.experiment import Outcome, run
@@ -23,36 +22,14 @@ from dllmquant_exp.reporting.statistics import wilson
 TASKS = ("micro_piqa", "micro_winogrande")
 
 
-def option(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "llada"
-    return random_checkpoint("llada", folder, d_model=32, n_layers=2)
-
-
 @pytest.fixture
 def make(tmp_path: Path, checkpoint: Path) -> Any:
     """make(key=value, ...): an experiment with two tasks of three items."""
 
     def build(method: str = "rtn", model: str = "micro_llada", **changes: Any) -> Experiment:
-        config = {
-            "model": {**option("model", model), "checkpoint": str(checkpoint)},
-            "method": option("method", method),
-            "quant": option("quant", "w4a4"),
-            "calibration": {"name": "random", "samples": 4, "texts": ["micro_arc"], "length": 8},
-            "task": {
-                "name": "two",
-                "tasks": {t: option("task", t)["tasks"][t] for t in TASKS},
-            },
-            "decoding": {"name": "published", "mc_num": 2},
-            "tracking": option("tracking", "off"),
-            "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": 3,
-            "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1,
-            "execution": "fake",
-        }  # fmt: skip
+        config = small_config(checkpoint, tmp_path / "runs", TASKS)
+        config["model"] = {**option("model", model), "checkpoint": str(checkpoint)}
+        config["method"] = option("method", method)
         return resolve({**config, **changes})
 
     return build

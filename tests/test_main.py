@@ -14,15 +14,9 @@ from hydra import compose, initialize_config_dir
 from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.config import GROUPS, resolve, to_mapping
-from dllmquant_exp.models.checkpoints import random_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from made_experiments import option, small_config
 
 from dllmquant_exp import preparation
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.experiment import run
-from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
+from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.reporting.results import read_result
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.schema import ConfigError
@@ -19,33 +18,13 @@ from dllmquant_exp.schema import ConfigError
 TASK = "micro_piqa"
 
 
-def option(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
-
-
 @pytest.fixture
 def make(tmp_path: Path, checkpoint: Path) -> Any:
     """make(key=value, ...): an experiment with three items of one task."""
 
     def build(method: str = "rtn", words: tuple[str, ...] = (), **changes: Any) -> Experiment:
-        config = {
-            "model": {**option("model", "micro_llada"), "checkpoint": str(checkpoint)},
-            "method": option("method", method),
-            "quant": option("quant", "w4a4"),
-            "calibration": {"name": "random", "samples": 4, "texts": ["micro_arc"], "length": 8},
-            "task": {"name": "one", "tasks": {TASK: option("task", TASK)["tasks"][TASK]}},
-            "decoding": {"name": "published", "mc_num": 2},
-            "tracking": option("tracking", "off"),
-            "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": 3,
-            "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 4, "threads": 1,
-            "execution": "fake",
-        }  # fmt: skip
-        return resolve({**config, **changes}, words)
+        config = small_config(checkpoint, tmp_path / "runs", (TASK,))
+        return resolve({**config, "method": option("method", method), **changes}, words)
 
     return build
 

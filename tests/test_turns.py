@@ -7,29 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from made_experiments import small_config
 
 from dllmquant_exp import experiment as module
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import harness
 from dllmquant_exp.experiment import LOCK_FILE, Outcome, run
 from dllmquant_exp.locks import locked
-from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.reporting.results import unfinished, unfinished_cells
 from dllmquant_exp.schema import ConfigError
 
 TASKS = ("micro_piqa", "micro_gsm8k")
-
-
-def option(group: str, name: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "llada"
-    return random_checkpoint("llada", folder, d_model=32, n_layers=2)
 
 
 @pytest.fixture
@@ -38,22 +26,9 @@ def make(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> A
     monkeypatch.setattr(harness, "BATCHES_PER_SAVE", 1)
 
     def build(**changes: Any) -> Experiment:
-        config = {
-            "model": {**option("model", "micro_llada"), "checkpoint": str(checkpoint)},
-            "method": option("method", "rtn"),
-            "quant": option("quant", "w4a4"),
-            "calibration": {"name": "random", "samples": 4, "texts": ["micro_arc"], "length": 8},
-            "task": {
-                "name": "two", "tasks": {t: option("task", t)["tasks"][t] for t in TASKS},
-            },
-            "decoding": {"name": "published", "mc_num": 2, "gen_length": 8, "steps": 4,
-                         "block_length": 8},
-            "tracking": option("tracking", "off"),
-            "sweep": "s", "runs_dir": str(tmp_path / "runs"), "data_root": None, "limit": 6,
-            "seed": 0, "device": "cpu", "dtype": "float32", "batch_size": 2, "threads": 1,
-            "execution": "fake",
-        }  # fmt: skip
-        return resolve({**config, **changes})
+        config = small_config(checkpoint, tmp_path / "runs", TASKS)
+        config["decoding"] |= {"gen_length": 8, "steps": 4, "block_length": 8}
+        return resolve({**config, "limit": 6, "batch_size": 2, **changes})
 
     return build
 

@@ -2,12 +2,12 @@
 
 One file of JSON lines per cell, or per shard of a cell. A line is either an answer,
 `{"key": ..., "answer": ...}`, or what the batch of answers before it cost, `{"token_forwards": ...,
-"forwards": ..., "seconds": ..., "batch": ...}`, which names the batch by the key of its first
-answer. The key is a hash of all that can change an answer: the model, the settings, the tokens and
-the seed.
+"forwards": ..., "seconds": ..., "batch": ..., "sha256": ...}`, which names the batch by the key of
+its first answer and seals it with a digest. The key is a hash of all that can change an answer: the
+model, the settings, the tokens and the seed.
 
-Only whole batches count: answers without their cost would make a resumed run cheaper than an
-undisturbed one.
+Only whole, undamaged batches count: answers without their cost would make a resumed run cheaper
+than an undisturbed one, and a flipped bit would be another answer.
 """
 
 import hashlib
@@ -93,16 +93,20 @@ class RequestCache:
         self._costs[first] = cost
         if self.path is None:
             return
-        lines = [json.dumps({"key": k, "answer": a}) for k, a in answers.items()]
-        lines.append(json.dumps({**asdict(cost), "batch": first}))
+        lines = [json.dumps({"key": k, "answer": a}) + "\n" for k, a in answers.items()]
+        end: dict[str, Any] = {**asdict(cost), "batch": first}
+        end["sha256"] = _seal("".join(lines).encode(), end)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
+            file.write("".join(lines) + json.dumps(end) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def _load(self, path: Path, *, ours: bool) -> None:
-        """Read whole batches; cut off what a kill left of the last one, where the file is ours."""
+        """Read whole batches; cut off what comes behind the last good one, where the file is ours.
+
+        That is what a kill left of a batch, or one that is damaged, with all that follows it.
+        """
         text = path.read_bytes()
         read = good = 0
         batch: dict[str, Any] = {}
@@ -110,22 +114,30 @@ class RequestCache:
             entry = _entry(line)
             if entry is None:
                 break
-            read += len(line)
             if "key" in entry:
                 batch[entry["key"]] = entry["answer"]
+                read += len(line)
                 continue
+            if entry.pop("sha256", None) != _seal(text[good:read], entry):
+                break
             self.answers |= batch
             cost = Cost(entry["token_forwards"], entry["forwards"], entry["seconds"])
             self._costs[entry["batch"]] = cost
+            read += len(line)
             batch, good = {}, read
         if good < len(text) and ours:
             logger.warning(
-                "%s: %d bytes at the end are not readable (the run was probably killed while "
-                "writing); they are dropped and their requests computed again",
+                "%s: the last %d bytes are incomplete or damaged (was the run killed while writing "
+                "them?); they are dropped and their requests computed again",
                 path,
                 len(text) - good,
             )
             os.truncate(path, good)
+
+
+def _seal(answers: bytes, cost: Mapping[str, Any]) -> str:
+    """A digest of a batch: its lines of answers, and the line behind them but for this."""
+    return hashlib.sha256(answers + json.dumps(cost, sort_keys=True).encode()).hexdigest()
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

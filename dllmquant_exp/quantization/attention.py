@@ -90,7 +90,7 @@ class QuantizedAttention(nn.Module):
             values, scale = self._on_grid(v, mask, None)
             return attention(q, self._quantized_keys(k), (values * scale).to(v.dtype), mask)
         parts = [self._attend(*part) for part in _requests_at_once(q, k, v, mask)]
-        return torch.cat(parts).to(q.dtype)
+        return _joined(parts, 0).to(q.dtype)
 
     def losses(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Eq. 7 for each candidate: [alphas, B, kv_heads | 1, 1, D | 1]; see `alpha_losses`."""
@@ -109,7 +109,7 @@ class QuantizedAttention(nn.Module):
             best = alpha_losses(outputs, exact, mask, self.iaaq.granularity).argmin(0)
             return outputs.gather(0, best.expand_as(exact)[None])[0].reshape(q.shape)
         values, scale = self._on_grid(v, mask, self._fixed_alpha(v))
-        return (self._product(q, k, values, mask) * scale).reshape(q.shape)
+        return self._product(q, k, values, mask).mul_(scale).reshape(q.shape)
 
     def _candidates(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
@@ -137,7 +137,7 @@ class QuantizedAttention(nn.Module):
                 p, scale = quantize_probabilities(p, self.settings.probabilities)
                 product = (p @ values).mul_(scale)
             parts.append(product.unflatten(2, (-1, part.shape[2])))  # [B, kv_heads, G, rows, any]
-        return torch.cat(parts, dim=3).flatten(2, 3)
+        return _joined(parts, 3).flatten(2, 3)
 
     def _quantized_keys(self, k: Tensor) -> Tensor:
         quantizer = self.settings.keys(k.shape[-1])
@@ -182,6 +182,11 @@ def _requests_at_once(
     return zip(q.split(size), k.split(size), v.split(size), masks, strict=False)
 
 
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    """One part alone needs no copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(D)) in float32 or better, [B, kv_heads, G * T, T], 0 at padded keys.
 
@@ -193,8 +198,14 @@ def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scores = rows @ k.to(wide).transpose(2, 3) * head_dim**-0.5
     if mask is None:
         return scores.softmax(-1)
+    # Adding takes half the time of filling in P's shape.
+    padding = torch.zeros(mask.shape, dtype=wide, device=mask.device).masked_fill_(
+        ~mask, -torch.inf
+    )
+    p = scores.add_(padding).softmax(-1)
     # A request without any real token has no softmax; like PyTorch's attention, give it zeros.
-    return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0)
+    nothing = ~mask.any(-1, keepdim=True)
+    return p.masked_fill_(nothing, 0) if bool(nothing.any()) else p
 
 
 def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:

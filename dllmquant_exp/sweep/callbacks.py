@@ -36,8 +36,10 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp import config as configuration
     from dllmquant_exp import experiment
+    from dllmquant_exp.allocator import keep_freed_memory
     from dllmquant_exp.surroundings import check_surroundings, explain_unwritten
 
+    keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
     try:

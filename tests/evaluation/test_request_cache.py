@@ -33,6 +33,8 @@ def test_answers_and_costs_come_back(tmp_path: Path) -> None:
         b'{"key": "b"}\n',
         b'{"key": "b", "answer": 2}\n',  # whole, but the rest of its batch is not there
         b'{"key": "b", "answer": 2}\n{"token_forwards": 5, "forw',
+        b'{"key": "b", "answer": 2}\n'  # whole, but without the digest of a batch
+        b'{"token_forwards": 5, "forwards": 1, "seconds": 0.5, "batch": "b"}\n',
         b"\xff\xfe",
         b"[1]\n",
     ],
@@ -47,10 +49,24 @@ def test_an_unreadable_end_is_dropped_with_a_notice(
     with caplog.at_level(logging.WARNING):
         again = RequestCache(path)
     assert again.answers == {"a": 1.0}
-    assert f"{len(tail)} bytes at the end are not readable" in caplog.text
+    assert f"the last {len(tail)} bytes are incomplete or damaged" in caplog.text
     assert path.read_bytes() == whole
     again.add({"b": 2.0}, Cost(0, 0, 0))
     assert RequestCache(path).answers == {"a": 1.0, "b": 2.0}
+
+
+def test_a_flipped_bit_anywhere_drops_its_batch_and_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    whole: list[bytes] = []
+    for name in "abc":
+        RequestCache(path).add({name: 0.5, name * 2: [3, 4]}, Cost(10, 1, 0.25))
+        whole.append(path.read_bytes())
+    for bit in range(8 * len(whole[0]), 8 * len(whole[1])):  # all bits of the second batch
+        damaged = bytearray(whole[2])
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert RequestCache(path).answers == {"a": 0.5, "aa": [3, 4]}, bit
+        assert path.read_bytes() == whole[0]
 
 
 def test_exact_floats_come_back(tmp_path: Path) -> None:

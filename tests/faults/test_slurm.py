@@ -1,9 +1,8 @@
 """A sweep on a real Slurm whose jobs are killed, time out and fail, and whose driver is killed.
 
 Needs a Slurm. DLLMQUANT_SLURM_UP names a script that brings one up on this machine (and may be
-called again); without it nothing here runs, and the end of the test run says so. By default a job
-is told of its time limit by hand and queued again at once; with DLLMQUANT_FAULTS=full it really
-runs into its limit of a minute and waits for as long as Slurm makes it (about 5 minutes).
+called again); without it, or where it fails, nothing here runs, and the end of the test run says
+so. It takes minutes, most of them waiting for a time limit.
 """
 
 import os
@@ -26,12 +25,12 @@ from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.reporting.results import load_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FULL = os.environ.get("DLLMQUANT_FAULTS") == "full"
 PATIENCE = float(os.environ.get("DLLMQUANT_FAULTS_SECONDS", "600"))
+# A job is told of its limit 50 s before, or up to 30 s earlier: 40 to 70 s after it started.
 ON_SLURM = (
-    "launcher=slurm", "launcher.cpus_per_task=1", "launcher.timeout_min=1",
+    "launcher=slurm", "launcher.cpus_per_task=1", "launcher.timeout_min=2",
     "launcher.signal_delay_s=50",
-) if FULL else ("launcher=slurm", "launcher.cpus_per_task=1")  # fmt: skip
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,8 @@ def slurm() -> None:
     if not script:
         pytest.skip("DLLMQUANT_SLURM_UP names no script that brings up a Slurm")
     done = subprocess.run([script], capture_output=True, text=True)
-    assert done.returncode == 0, f"{script} could not bring Slurm up: {done.stdout}{done.stderr}"
+    if done.returncode:
+        pytest.skip(f"{script} could not bring Slurm up: {done.stdout}{done.stderr}")
 
 
 def until(what: str, found: Callable[[], bool]) -> None:
@@ -85,12 +85,10 @@ def test_one_command_finishes_what_kills_and_time_outs_left(slurm: None, tmp_pat
         driver.wait()
         # scancel reports an error where a job is gone before it looks again; what counts is below.
         subprocess.run(["scancel", "--signal=KILL", f"{array}_0"])
-        if not FULL:
-            subprocess.run(["scancel", "--signal=USR2", f"{array}_1"])
-        until("a job is queued again", lambda: "Restarts=1" in job(f"{array}_1"))
+        until("a job is told of its limit", lambda: "Restarts=1" in job(f"{array}_1"))
         held_second.close()
-        if not FULL:
-            slurm_says("scontrol", "update", f"JobId={array}_1", "StartTime=now")
+        # Slurm lets a job that was queued again wait for two minutes.
+        slurm_says("scontrol", "update", f"JobId={array}_1", "StartTime=now")
         until("it goes on by itself", (second / "result.json").exists)
         until("the array ends", lambda: array not in slurm_says("squeue", "-h", "-r", "-o", "%i"))
         assert not (first / "result.json").exists(), "this one was killed"

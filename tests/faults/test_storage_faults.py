@@ -25,7 +25,6 @@ from dllmquant_exp import provenance
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState
 from dllmquant_exp.calibration.storage import cached, load
-from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.reporting.results import ResultError, finished_result, load_json
 
 LONG = os.environ.get("DLLMQUANT_LONG_TESTS") == "1"
@@ -33,11 +32,6 @@ FLIPS = 3000 if LONG else 300
 REPOSITORY = Path(__file__).resolve().parents[2]
 ON_A_DISK_OF_ITS_OWN = Path(__file__).with_name("on_a_small_disk.py")
 Sweep = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
 
 
 def words(checkpoint: Path, *more: str) -> list[str]:

@@ -8,15 +8,9 @@ import pytest
 from hydra.core.plugins import Plugins
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.models.checkpoints import random_checkpoint
 
 Call = Callable[..., tuple[int, str, str]]
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_checkpoint("llada", tmp_path_factory.mktemp("c") / "llada", d_model=32)
 
 
 @pytest.fixture

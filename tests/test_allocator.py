@@ -1,0 +1,41 @@
+"""What a small model frees between two layers is not asked of the kernel again."""
+
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource
+import torch
+from dllmquant_exp.allocator import keep_freed_memory
+
+if {kept}:
+    keep_freed_memory()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work():
+    x = torch.ones(2**20)  # 4 MB each
+    for _ in range(8):
+        x = x + x * 2
+work()
+before = faults()
+for _ in range(20):
+    work()
+print(faults() - before)
+"""
+
+
+def page_faults(kept: bool) -> int:
+    words = [sys.executable, "-c", SCRIPT.format(kept=kept)]
+    return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_is_used_again() -> None:
+    pages = 2**22 // resource.getpagesize()  # of one tensor; 320 are made
+    assert page_faults(kept=True) < 20 * pages < page_faults(kept=False)
