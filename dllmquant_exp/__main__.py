@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dllmquant_exp import cli
+from dllmquant_exp.all_tables import sweeps
 from dllmquant_exp.allocator import keep_freed_memory
 
-ALL_TABLES = "table=all"
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -30,17 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = cli.dispatch(words, config_folder())
     if status is not None:
         return status
-    if ALL_TABLES not in words:
-        return _compose(words)
-    # One sweep is a product, and the tables together are not. What they share is run once.
-    tables = sorted(path.stem for path in (config_folder() / "table").glob("*.yaml"))
-    everything = []
-    for table in tables:
-        line = [f"table={table}" if word == ALL_TABLES else word for word in words]
-        everything.append(_compose(line))
-        if everything[-1] == INTERRUPTED:
+    statuses = []
+    for line in sweeps(words, config_folder()):
+        statuses.append(_compose(line))
+        if statuses[-1] == INTERRUPTED:
             break
-    return max(everything)
+    return max(statuses)
 
 
 def _offer_plugins() -> None:

@@ -14,8 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.components import COMPONENTS
-from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
-from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
 from dllmquant_exp.making import (
     DEFAULT_QUANT,
     Making,
@@ -24,38 +22,26 @@ from dllmquant_exp.making import (
     is_saved,
     resolve_making,
 )
-from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.schema import ConfigError, read, unknown_key
-from dllmquant_exp.speed.settings import SpeedSettings
-from dllmquant_exp.speed_config import check_speed, resolve_speed
+from dllmquant_exp.speed_config import check_speed
+from dllmquant_exp.task_config import (
+    SPEED,
+    DecodingOverrides,
+    Task,
+    check_effects,
+    resolve_tasks,
+)
 from dllmquant_exp.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
-SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 # Choose options of other groups, or how jobs are started; read by Hydra and its plugins alone.
 PRESETS = ("row", "models", "table", "launcher")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
-
-
-@dataclass(frozen=True)
-class DecodingOverrides:
-    """What replaces the published settings of every task; None keeps what was published."""
-
-    name: str
-    gen_length: int | None = None
-    steps: int | None = None
-    block_length: int | None = None
-    remasking: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    guidance: float | None = None
-    mc_num: int | None = None
-    suppress_eos: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -102,18 +88,6 @@ class CommonSettings:
     def part(self) -> tuple[int, int] | None:
         """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
         return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task with the settings that this model is evaluated with."""
-
-    name: str
-    label: str
-    kind: str
-    spec: Mapping[str, Any]
-    settings: TaskSettings
-    speed: SpeedSettings | None = None  # where the kind is SPEED
 
 
 @dataclass(frozen=True)
@@ -228,8 +202,8 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
         _check_packed(common, making.quant)
     check_saving(making, common.dtype, common.save, common.export)
     decoding = read(DecodingOverrides, config["decoding"], "decoding")
-    tasks = _resolve_tasks(config["task"], making.model, decoding)
-    _check_effects(overrides, tasks)
+    tasks = resolve_tasks(config["task"], making.model, decoding)
+    check_effects(overrides, tasks)
     if any(task.kind == SPEED for task in tasks):
         fake = making.quant is not None and common.execution == "fake"
         check_speed(overrides, device=common.device, fake=fake)
@@ -263,53 +237,6 @@ def _check_sections(config: Mapping[str, Any]) -> None:
         raise ConfigError("; ".join(problems))
 
 
-def _resolve_tasks(
-    suite: Any, model: ModelSettings, decoding: DecodingOverrides
-) -> tuple[Task, ...]:
-    entries = suite.get("tasks") if isinstance(suite, Mapping) else None
-    if not isinstance(entries, Mapping) or not entries:
-        raise ConfigError("task.tasks is empty: choose a task or a suite, e.g. task=micro_nine")
-    return tuple(_resolve_task(name, spec, model, decoding) for name, spec in entries.items())
-
-
-def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: DecodingOverrides) -> Task:
-    where = f"task.tasks.{name}"
-    if not isinstance(spec, Mapping):
-        raise ConfigError(f"{where} is {spec!r}, but a task's settings belong there")
-    missing = [key for key in ("label", "kind") if not isinstance(spec.get(key), str)]
-    if missing:
-        raise ConfigError(f"{where} has no {' and no '.join(missing)}")
-    overrides = {key: value for key, value in asdict(decoding).items() if key != "name"}
-    try:
-        settings = resolve_settings(name, spec, model.settings, overrides)
-        settings = read(TaskSettings, asdict(settings), f"{where}.settings")  # types of YAML values
-        check_diffusion(settings, model.architecture)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    speed = None
-    if spec["kind"] == SPEED:
-        speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
-    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
-
-
-def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
-    """Refuse decoding or likelihood settings that this architecture cannot follow (ValueError)."""
-    if settings.variant == "generation":
-        names = [field.name for field in fields(DecodingSettings)]
-        values: dict[str, Any] = {name: getattr(settings, name) for name in names}
-        DecodingSettings(**values).validate(architecture)
-        return
-    assert settings.mc_num is not None and settings.mc_batch_size is not None
-    LikelihoodSettings(
-        mc_num=settings.mc_num,
-        mc_batch_size=settings.mc_batch_size,
-        guidance=settings.guidance,
-        estimator=str(settings.estimator),
-    ).validate(architecture)
-
-
 def _check_packed(common: CommonSettings, quant: QuantSettings) -> None:
     """Refuse what integer kernels cannot do, before a model is loaded (ConfigError)."""
     groups = (quant.weight_granularity, quant.activation_granularity)
@@ -326,20 +253,3 @@ def _check_packed(common: CommonSettings, quant: QuantSettings) -> None:
             "execution = packed multiplies weights of at most 4 bits with activations of at most "
             f"8, on the CPU, and cannot run with {' and '.join(found)}; use execution=fake"
         )
-
-
-def _check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:
-    """A decoding setting asked for by name must not be accepted and then ignored."""
-    effective = {"guidance", "name"}
-    for task in tasks:
-        likelihood = task.settings.variant == "likelihood"
-        every = {field.name for field in fields(DecodingOverrides)}
-        effective |= {"mc_num"} if likelihood else every - {"mc_num"}
-    for override in overrides:
-        match = re.fullmatch(r"[+]{0,2}decoding\.(\w+)=.*", override, flags=re.DOTALL)
-        if match and match[1] not in effective:
-            variants = {task.settings.variant for task in tasks}
-            raise ConfigError(
-                f"{override} would change nothing: the chosen tasks are all evaluated by "
-                f"{' and '.join(variants)}"
-            )

@@ -17,21 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dllmquant_exp import provenance, tracking
-from dllmquant_exp.config import Experiment, Task
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
+from dllmquant_exp.finished import is_finished, local_digest
 from dllmquant_exp.locks import Busy, locked
-from dllmquant_exp.models.checkpoints import (
-    CheckpointError,
-    checkpoint_digest,
-    resolve_checkpoint,
-)
 from dllmquant_exp.preparation import Preparation, Prepared
 from dllmquant_exp.records import failed_record, finished_record, speed_record, timing
 from dllmquant_exp.reporting.results import (
     RESULT_FILE,
-    config_hash,
-    finished_result,
     shard_file,
     write_json,
     write_result,
@@ -40,6 +34,7 @@ from dllmquant_exp.saving import save_model
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.speed_cell import measure_speed_cell
 from dllmquant_exp.surroundings import check_device, explain_unwritten, torch_threads
+from dllmquant_exp.task_config import Task
 
 LOCK_FILE = ".lock"  # in a cell's folder: held by the job that is at it
 logger = logging.getLogger(__name__)
@@ -67,8 +62,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
             f"shards = {common.shards} makes that many jobs of one, and this is one job: add -m, "
             f"or choose one with shard=0 to shard={common.shards - 1}"
         )
-    digest = _local_digest(experiment, keep_going)
-    waiting = [task for task in experiment.tasks if not _is_finished(experiment, task, digest)]
+    digest = local_digest(experiment, keep_going=keep_going)
+    waiting = [task for task in experiment.tasks if not is_finished(experiment, task, digest)]
     if not keep_going:
         _check_data(experiment, waiting)
     _announce(experiment, len(waiting))
@@ -96,12 +91,6 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     return [outcomes[task.name] for task in experiment.tasks]
 
 
-def unfinished_tasks(experiment: Experiment) -> list[Task]:
-    """The tasks whose cells are not finished yet; what is wrong with a checkpoint, a job says."""
-    digest = _local_digest(experiment, keep_going=True)
-    return [task for task in experiment.tasks if not _is_finished(experiment, task, digest)]
-
-
 def _in_turn(
     experiment: Experiment,
     task: Task,
@@ -115,30 +104,15 @@ def _in_turn(
     folder, part = experiment.cell_folder(task), experiment.common.part
     if part is not None:
         with locked(folder / f"{LOCK_FILE}-{part[0]}-of-{part[1]}", wait=wait):
-            if _is_finished(experiment, task, digest):
+            if is_finished(experiment, task, digest):
                 return Outcome(folder, "skipped")
             outcome = _run_shard(experiment, task, folder, preparation, part)
         if outcome is not None:
             return outcome
     with locked(folder / LOCK_FILE, wait=wait or part is not None):
-        if _is_finished(experiment, task, digest):
+        if is_finished(experiment, task, digest):
             return Outcome(folder, "skipped")
         return _run_cell(experiment, task, folder, preparation, keep_going)
-
-
-def _local_digest(experiment: Experiment, keep_going: bool) -> str | None:
-    """Of a checkpoint on this disk, to notice that it changed; None where a hub would be asked."""
-    if experiment.saved is not None:
-        return experiment.saved.digest
-    checkpoint = experiment.model.checkpoint
-    if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
-        return None
-    try:
-        return checkpoint_digest(resolve_checkpoint(checkpoint, experiment.model.revision))
-    except CheckpointError:
-        if keep_going:  # every cell will meet the same error and record it
-            return None
-        raise
 
 
 def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
@@ -149,17 +123,6 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
     configs = [config for t in scored for config in task_configs(t.settings.harness_task)]
     paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
     check_data_root(Path(experiment.common.data_root).expanduser(), list(paths))
-
-
-def _is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
-    folder = experiment.cell_folder(task)
-    result = finished_result(folder, config_hash(experiment.cell_config(task)))
-    if result is None:
-        return False
-    if digest is not None and result["checkpoint_digest"] != digest:
-        logger.info("%s: the checkpoint has changed since, so it runs again", folder.name)
-        return False
-    return True
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:

@@ -6,12 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from dllmquant_exp import provenance
-from dllmquant_exp.config import Experiment, Task
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.preparation import Prepared
 from dllmquant_exp.reporting.results import SCHEMA_VERSION, config_hash
 from dllmquant_exp.reporting.statistics import score_interval
 from dllmquant_exp.surroundings import check_device
+from dllmquant_exp.task_config import Task
 
 
 def finished_record(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dllmquant_exp.config import Experiment, Task
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.checkpoints import (
     checkpoint_digest,
     load_config,
@@ -20,6 +20,7 @@ from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.speed.measure import measure_speed
 from dllmquant_exp.speed.variants import Subject
+from dllmquant_exp.task_config import Task
 
 
 def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config import (
     GROUPS,
     CommonSettings,
-    DecodingOverrides,
     Experiment,
     resolve,
     to_mapping,
@@ -25,6 +24,7 @@ from dllmquant_exp.diffusion.settings import REMASKING
 from dllmquant_exp.evaluation.settings import OVERRIDES
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.surroundings import check_device, check_surroundings, check_writable
+from dllmquant_exp.task_config import DecodingOverrides
 from dllmquant_exp.tracking import TrackingSettings
 
 CONF = config_folder()

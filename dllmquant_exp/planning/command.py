@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from dllmquant_exp.config import SPEED, Experiment
+from dllmquant_exp.all_tables import sweeps
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.counting import estimate
 from dllmquant_exp.planning.jobs import compose_jobs
@@ -17,6 +18,7 @@ from dllmquant_exp.planning.pages import print_plan
 from dllmquant_exp.planning.work import Machine
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.surroundings import check_device
+from dllmquant_exp.task_config import SPEED
 
 HERE = "here"
 HELP = f"""python -m dllmquant_exp plan [-m] [group=option ...] [setting=value ...]
@@ -110,8 +112,4 @@ def _default_place(device: str) -> str:
 
 def _jobs(words: list[str], config_folder: Path) -> list[Experiment]:
     """Of one sweep, or of all tables."""
-    if "table=all" not in words:
-        return compose_jobs(words, config_folder)
-    tables = sorted(path.stem for path in (config_folder / "table").glob("*.yaml"))
-    lines = [[f"table={t}" if word == "table=all" else word for word in words] for t in tables]
-    return [job for line in lines for job in compose_jobs(line, config_folder)]
+    return [j for line in sweeps(words, config_folder) for j in compose_jobs(line, config_folder)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.config import Experiment, Task
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.evaluation.chunks import CACHE_NAME
 from dllmquant_exp.models.checkpoints import load_tokenizer
 from dllmquant_exp.models.transformer import TransformerConfig
@@ -31,6 +31,7 @@ from dllmquant_exp.planning.requests import Demand, counted_demand, known_demand
 from dllmquant_exp.planning.shapes import all_parameters, local_folder, shape_of
 from dllmquant_exp.planning.work import Machine, Work
 from dllmquant_exp.reporting.results import config_hash
+from dllmquant_exp.task_config import Task
 
 PROCESS = 0.52e9  # bytes without a model: of a process with its libraries, or of a CUDA context
 FLOAT64 = 8

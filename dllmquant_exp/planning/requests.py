@@ -10,7 +10,7 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.config import CommonSettings, Task
+from dllmquant_exp.config import CommonSettings
 from dllmquant_exp.diffusion.likelihood import LikelihoodRequest, input_sizes
 from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.diffusion.settings import DecodingSettings
@@ -23,6 +23,7 @@ from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.forwards import Load
 from dllmquant_exp.planning.known_sizes import KNOWN_SIZES, KnownSize
 from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.task_config import Task
 
 SAMPLED = 100  # items whose requests are made and encoded, spread evenly; the rest is scaled
 HOST_PER_ITEM = 2e-3  # seconds to make and encode an item's requests, where that is not measured

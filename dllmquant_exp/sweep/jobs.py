@@ -10,7 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from dllmquant_exp.config import resolve, to_mapping
-from dllmquant_exp.experiment import unfinished_tasks
+from dllmquant_exp.finished import unfinished_tasks
 from dllmquant_exp.reporting.results import write_whole
 from dllmquant_exp.sweep.callbacks import OUTCOME_FILE
 

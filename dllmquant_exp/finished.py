@@ -1,0 +1,57 @@
+"""Which cells of a job are finished; asked before anything is submitted, locked or loaded."""
+
+import logging
+from pathlib import Path
+
+from dllmquant_exp.config import Experiment
+from dllmquant_exp.models.checkpoints import (
+    CheckpointError,
+    checkpoint_digest,
+    resolve_checkpoint,
+)
+from dllmquant_exp.reporting.results import config_hash, finished_result
+from dllmquant_exp.task_config import Task
+
+logger = logging.getLogger(__name__)
+
+
+def unfinished_tasks(experiment: Experiment) -> list[Task]:
+    """The tasks whose cells are not finished yet; what is wrong with a checkpoint, a job says."""
+    digest = local_digest(experiment, keep_going=True)
+    return [task for task in experiment.tasks if not is_finished(experiment, task, digest)]
+
+
+def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
+    """Of a checkpoint on this disk, to notice that it changed; None where a hub would be asked.
+
+    Args:
+        keep_going: None as well where the checkpoint cannot be read (else CheckpointError): every
+            cell will meet the same error and record it.
+    """
+    if experiment.saved is not None:
+        return experiment.saved.digest
+    checkpoint = experiment.model.checkpoint
+    if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
+        return None
+    try:
+        return checkpoint_digest(resolve_checkpoint(checkpoint, experiment.model.revision))
+    except CheckpointError:
+        if keep_going:
+            return None
+        raise
+
+
+def is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
+    """Whether the task's cell has a result of this configuration and checkpoint.
+
+    Args:
+        digest: see `local_digest`.
+    """
+    folder = experiment.cell_folder(task)
+    result = finished_result(folder, config_hash(experiment.cell_config(task)))
+    if result is None:
+        return False
+    if digest is not None and result["checkpoint_digest"] != digest:
+        logger.info("%s: the checkpoint has changed since, so it runs again", folder.name)
+        return False
+    return True
