@@ -18,8 +18,10 @@ DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
 
 
 def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16: with AMX or AVX-512 BF16."""
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    """Whether this processor multiplies bfloat16, with AMX or AVX-512 BF16, and oneDNN may use it
+    (ONEDNN_MAX_CPU_ISA=AVX2 forbids it)."""
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(native and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def types() -> tuple[str, ...]:

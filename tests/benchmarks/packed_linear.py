@@ -114,8 +114,6 @@ def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
     assert torch.equal(a4(x), fake(x))
     by_mkl = torch.ops.mkl._mkl_reorder_linear_weight(values, rows)
     by_onednn = torch.ops.mkldnn._reorder_linear_weight(values, rows)
-    half, x_half = values.bfloat16(), x.bfloat16()
-    half_by_onednn = torch.ops.mkldnn._reorder_linear_weight(half, rows)
     found: Variants = {
         "float32": lambda: F.linear(x, values),
         "mkl": lambda: torch.ops.mkl._mkl_linear(x, by_mkl, values, None, rows),
@@ -125,6 +123,8 @@ def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
         "a8": lambda: a8(x),
     }
     if native_bfloat16():
+        half, x_half = values.bfloat16(), x.bfloat16()
+        half_by_onednn = torch.ops.mkldnn._reorder_linear_weight(half, rows)
         found["bfloat16"] = lambda: F.linear(x_half, half)
         found["bfloat16_packed"] = lambda: torch.ops.mkldnn._linear_pointwise(
             x_half, half_by_onednn, None, "none", [], ""
