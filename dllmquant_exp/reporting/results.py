@@ -16,7 +16,8 @@ from dllmquant_exp.partial_files import whole_file
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
-DIGEST = "content_digest"  # last field of a result file
+DIGEST = "content_digest"  # of all that stands before it in a result file; `TIMING` stands behind
+TIMING = "timing"
 logger = logging.getLogger(__name__)
 _CELL = re.compile(r".+-s\d+-[0-9a-f]{8}")  # a cell's folder: what it is, seed, hash
 
@@ -67,16 +68,21 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write `folder`/result.json atomically: a reader sees the old file, the new one or none.
 
-    It ends with `content_digest`, by which damage is noticed when it is read.
+    It holds `content_digest`, by which damage is noticed when it is read: sha256 of what stands
+    before it, which is all but `timing`. Runs with the same outcome have the same digest.
     """
-    content = json.loads(canonical_json(result))  # as a reader gets it
-    return write_json(folder / RESULT_FILE, {**result, DIGEST: content_digest(content)})
+    content = {key: value for key, value in result.items() if key != TIMING}
+    times = {key: value for key, value in result.items() if key == TIMING}
+    before = _text(content).removesuffix("\n}").encode()
+    return write_json(folder / RESULT_FILE, {**content, DIGEST: _sha256(before), **times})
 
 
-def content_digest(result: Mapping[str, Any]) -> str:
-    """sha256 of all of a result but `timing`: equal for runs with the same outcome."""
-    content = {key: value for key, value in result.items() if key not in (DIGEST, "timing")}
-    return "sha256:" + hashlib.sha256(canonical_json(content).encode()).hexdigest()
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def shard_file(number: int, count: int) -> str:
@@ -110,8 +116,7 @@ def unfinished(folder: Path) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     """Write an object to `path`, see `write_whole`."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    return write_whole(path, (text + "\n").encode())
+    return write_whole(path, (_text(value) + "\n").encode())
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -130,7 +135,8 @@ def load_json(path: Path) -> dict[str, Any]:
             not what was written. What older versions wrote has no digest and is taken as it is.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        written = path.read_bytes()
+        value = json.loads(written)
     except (OSError, ValueError) as error:
         raise ResultError(f"{path}: not a readable result file ({error})") from error
     if not isinstance(value, dict):
@@ -140,7 +146,7 @@ def load_json(path: Path) -> dict[str, Any]:
             f"{path}: schema_version is {value.get('schema_version')!r}, "
             f"this version reads {SCHEMA_VERSION}"
         )
-    if DIGEST in value and not _is_intact(value):
+    if DIGEST in value and not _is_intact(written, value):
         raise ResultError(
             f"{path}: is damaged (its content has another digest than what was written); the "
             "command that made it makes it again"
@@ -148,9 +154,14 @@ def load_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _is_intact(value: Mapping[str, Any]) -> bool:
+def _is_intact(written: bytes, value: Mapping[str, Any]) -> bool:
+    before = written.partition(f',\n "{DIGEST}": '.encode())[0]
+    if value[DIGEST] == _sha256(before):
+        return True
+    # Before 2026-11-22 the digest was the last field, of the content's canonical form.
+    content = {key: item for key, item in value.items() if key not in (DIGEST, TIMING)}
     try:
-        return bool(content_digest(value) == value[DIGEST])
+        return bool(value[DIGEST] == _sha256(canonical_json(content).encode()))
     except ValueError:  # NaN, which is never written
         return False
 

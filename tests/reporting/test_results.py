@@ -1,7 +1,9 @@
 """Result files are written whole or not at all, and read back with checks."""
 
+import hashlib
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from dllmquant_exp.reporting.results import (
     canonical_json,
     config_hash,
     finished_result,
+    load_json,
     read_result,
     read_sweep,
     write_result,
@@ -145,6 +148,43 @@ def test_an_unreadable_result_is_not_finished(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     assert finished_result(tmp_path, "abc") is None
     assert finished_result(tmp_path / "nowhere", "abc") is None
+
+
+def test_the_digest_is_of_the_content_and_not_of_times(tmp_path: Path) -> None:
+    early, late = ({"finished_at": day, "wall_seconds": {}} for day in ("2026-01-01", "2026-01-02"))
+    files = [
+        write_result(tmp_path / name, content(**changes))
+        for name, changes in {
+            "early": {"timing": early},
+            "late": {"timing": late},
+            "other": {"timing": early, "score": 0.25},
+        }.items()
+    ]
+    first, again, other = (load_json(file)["content_digest"] for file in files)
+    assert first == again != other
+
+
+def test_every_changed_byte_of_the_content_is_noticed(tmp_path: Path) -> None:
+    path = write_result(tmp_path, content(label="ü"))
+    whole = path.read_bytes()
+    end = whole.index(b'"content_digest"')
+    assert whole.index(b'"timing"') > end
+    for position in range(end):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(ResultError):
+            load_json(path)
+
+
+def test_a_digest_of_the_canonical_form_is_read_too(tmp_path: Path) -> None:
+    """Files from before 2026-11-22: the digest is the last field."""
+    path, value = tmp_path / "result.json", content()
+    plain = {key: item for key, item in value.items() if key != "timing"}
+    digest = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+    for score, message in ((value["score"], ""), (0.123, "is damaged")):
+        old = value | {"score": score, "content_digest": "sha256:" + digest}
+        path.write_text(json.dumps(old, indent=1))
+        with pytest.raises(ResultError, match=message) if message else nullcontext():
+            assert load_json(path) == old
 
 
 def test_the_hash_is_of_the_content_not_of_its_order() -> None:
