@@ -80,7 +80,8 @@ def estimate(
             found.cells[cell.name] = cell
             for stage in cell.stages:
                 found.stages[stage].cells.add(cell.name)
-        found.loads.append((names, prepared.load_seconds))
+        found.asked.update(names)
+        found.jobs.add(frozenset(names))
     _note_times(found, jobs)
     return found
 
@@ -184,12 +185,13 @@ def _weights_key(job: Experiment) -> dict[str, Any]:
 
 
 def _demand_key(job: Experiment, task: Task) -> str:
+    """What decides a task's demand. Seeds draw other masks, but as many: one is counted for all."""
     common = job.common
     return config_hash(
         {
             "checkpoint": job.model.checkpoint,
             "settings": asdict(task.settings),
-            "common": [common.data_root, common.limit, common.seed, common.batch_size],
+            "common": [common.data_root, common.limit, common.batch_size],
         }
     )
 
@@ -241,6 +243,7 @@ def _cell(
         disk=BYTES_PER_RESULT + demand.items * BYTES_PER_ITEM + demand.requests * answer,
         stages=prepared.stages,
         machine=with_model,
+        load=prepared.load_seconds,
         took=None if not result else float(result["timing"]["wall_seconds"]["evaluate"]),
     )
 

@@ -1,5 +1,6 @@
 """Time, memory and disk of a sweep: its stages, made once and shared, and its cells."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from dllmquant_exp.planning.requests import Demand
@@ -29,8 +30,8 @@ class Cell:
     """One cell. Times in seconds, memory at its peak and disk in bytes.
 
     status: finished | failed | begun | new; answered: fraction of its answers that are on disk.
-    stages, machine: keys of what it needs and of what runs it; took: seconds of
-        the evaluation where it is finished.
+    stages, machine: keys of what it needs and of what runs it; load: seconds until its model is
+        loaded; took: those of the evaluation where it is finished.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Cell:
     disk: float
     stages: tuple[str, ...]
     machine: str
+    load: float
     took: float | None
 
 
@@ -53,14 +55,16 @@ class Cell:
 class Estimates:
     """Of a whole sweep.
 
+    asked: how often each cell is asked for; tables have cells in common.
     machines: what runs each model in each type, by the names of these.
-    loads: seconds that each job spends on loading its model.
+    jobs: the cells of each, which load their model once.
     downloads: bytes of each hub checkpoint that is not here.
     """
 
     cells: dict[str, Cell] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
     stages: dict[str, Stage] = field(default_factory=dict)
-    loads: list[tuple[set[str], float]] = field(default_factory=list)
+    jobs: set[frozenset[str]] = field(default_factory=set)
     machines: dict[str, Machine] = field(default_factory=dict)
     downloads: dict[str, float] = field(default_factory=dict)
 
@@ -77,8 +81,19 @@ class Estimates:
         names = {cell.name for cell in self.open_cells()}
         answers = sum(cell.seconds * (1 - cell.answered) for cell in self.open_cells())
         stages = sum(stage.seconds for stage in self.open_stages())
-        loads = sum(seconds for cells, seconds in self.loads if cells & names)
+        first = [next(iter(job & names)) for job in self.jobs if job & names]
+        loads = sum(self.cells[name].load for name in first)
         return answers + stages + loads + (STARTUP if names else 0.0)
+
+    def unshared_seconds(self) -> float:
+        """That all cells, finished or not, take by themselves: nothing is reused, and what several
+        tables ask for is run for each. Measured times, where there are any."""
+        return sum(self.asked[name] * self._alone(cell) for name, cell in self.cells.items())
+
+    def _alone(self, cell: Cell) -> float:
+        stages = [self.stages[key] for key in cell.stages]
+        made = sum(stage.seconds if stage.took is None else stage.took for stage in stages)
+        return STARTUP + cell.load + made + (cell.seconds if cell.took is None else cell.took)
 
 
 def compared_rows(found: Estimates) -> dict[tuple[str, str], tuple[float, float]]:

@@ -66,9 +66,10 @@ def _totals(found: Estimates) -> list[str]:
     unit = f" = {seconds / 3600:,.1f} GPU hours" if gpu and left else ""
     disk = sum(c.disk for c in left) + sum(s.disk for s in found.open_stages())
     lines = [
-        f"\n{len(cells)} cells, {done} finished, {len(left)} to do in {len(found.loads)} jobs: "
+        f"\n{len(cells)} cells, {done} finished, {len(left)} to do in {len(found.jobs)} jobs: "
         f"{duration(seconds)}{unit}, one after the other, {size(disk)} more on disk, peak memory "
-        f"{size(max(cell.memory for cell in cells))}"
+        f"{size(max(cell.memory for cell in cells))}",
+        f"each cell by itself, nothing shared: {duration(found.unshared_seconds())}",
     ]
     if len(found.machines) > 1 and left:
         for model in dict.fromkeys(cell.model for cell in left):

@@ -119,8 +119,30 @@ def test_answers_that_are_kept_are_not_counted_again(call: Call, tmp_path: Path)
     part = estimated(*words)
     (again,) = part.cells.values()
     assert (again.status, again.answered) == ("begun", 0.5)
-    ((_, load),) = part.loads
-    assert part.seconds() == pytest.approx(STARTUP + load + again.seconds / 2)
+    assert part.seconds() == pytest.approx(STARTUP + again.load + again.seconds / 2)
+
+
+def test_what_sharing_saves() -> None:
+    """Against plans of every cell alone; and of tables that have all cells in common."""
+    words = ("-m", "row=quarot_tmas_cgq,dllmquant_plusplus", "model=llada_8b", "device=cuda")
+    jobs = compose_jobs([*words, "task=gsm8k,piqa"], config_folder())
+    together = estimate(jobs, lambda *_: MACHINE)
+    alone = sum(estimate([job], lambda *_: MACHINE).seconds() for job in jobs)
+    assert len(jobs) == len(together.cells) == 4
+    assert together.unshared_seconds() == pytest.approx(alone)
+    assert together.seconds() < alone
+    twice = estimate([*jobs, *jobs], lambda *_: MACHINE)
+    assert twice.seconds() == pytest.approx(together.seconds())
+    assert twice.unshared_seconds() == pytest.approx(2 * alone)
+
+
+def test_seeds_share_a_count_of_requests() -> None:
+    counted: list[str] = []
+    jobs = compose_jobs(["-m", "task=micro_piqa", "method=fp", "seed=0,1"], config_folder())
+    found = estimate(jobs, lambda *_: MACHINE, counted.append)
+    first, second = found.cells.values()
+    assert len(counted) == 1
+    assert (first.seed, second.seed) == (0, 1) and first.demand == second.demand
 
 
 @pytest.mark.parametrize(
