@@ -1,4 +1,4 @@
-"""What this machine can do for a run: GPU, W&B key, data folder, runs folder."""
+"""What this machine can do for a run: GPU, kernels, W&B key, data folder, runs folder."""
 
 import errno
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from dllmquant_exp.config import CommonSettings
+from dllmquant_exp.quantization.kernels.library import allowed_levels
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.tracking import TrackingError, TrackingSettings, check_tracking
 
@@ -20,7 +21,7 @@ LEAST_ROOM = 1 << 18  # bytes; a cell's files are larger, but not much where the
 
 
 def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
-    """Refuse what this machine cannot do: GPU, W&B key, data folder, runs folder.
+    """Refuse what this machine cannot do: GPU, kernels, W&B key, data folder, runs folder.
 
     Raises:
         ConfigError: what is not there, and what would work instead.
@@ -29,6 +30,7 @@ def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> No
     made: list[Path] = []
     for check in (
         lambda: check_device(common.device),
+        check_kernels,
         lambda: check_data_root(common.data_root),
         lambda: check_tracking(tracking, os.environ),
         lambda: made.extend(check_writable(Path(common.runs_dir) / common.sweep)),
@@ -47,6 +49,14 @@ def _remove(folders: list[Path]) -> None:
     for folder in reversed(folders):
         with suppress(OSError):
             folder.rmdir()
+
+
+def check_kernels() -> None:
+    """Refuse an environment that limits the kernels to unknown ones (ConfigError)."""
+    try:
+        allowed_levels()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_data_root(data_root: str | None) -> None:

@@ -310,6 +310,9 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         check(mode="online")
     with pytest.raises(ConfigError, match=r"'gpu' is not one of.*nowhere is not.*a W&B key"):
         check(mode="online", data_root="nowhere", device="gpu")
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="DLLMQUANT_KERNELS=sse"):
+        patch.setenv("DLLMQUANT_KERNELS", "sse")
+        check()
     assert not (tmp_path / "runs").exists()
     check()
     assert (tmp_path / "runs" / "s").is_dir()

@@ -7,11 +7,11 @@ r"""Packed 4-bit linears against full precision and fake quantization, side by s
 Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
 whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
 minima of their times, and how many times as fast as the best full precision they are: the median
-over the rounds of the ratios within a round. `--threads` defaults to torch's choice. `--level`
-restricts the packed layers; what a processor without AVX-512 would do shows
+over the rounds of the ratios within a round. `--threads` defaults to torch's choice. What a
+processor without AVX-512 would do shows
 
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-        python tests/benchmarks/packed_linear.py --level avx2 --shapes 256x4096x4096
+        DLLMQUANT_KERNELS=avx2 python tests/benchmarks/packed_linear.py --shapes 256x4096x4096
 
     float32    F.linear, MKL's product with its weight as it is
     mkl        MKL, weight packed beforehand for this number of rows
@@ -33,7 +33,6 @@ import copy
 import json
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,9 +43,8 @@ from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Block, TransformerConfig, rotary_angles
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
-from dllmquant_exp.quantization.kernels import execution, kernels
+from dllmquant_exp.quantization.kernels import execution
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
-from dllmquant_exp.quantization.kernels.library import LEVELS
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.packed import PackedLinear, pack_linear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
@@ -68,8 +66,6 @@ Variants = dict[str, Callable[[], Any]]
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
-    if arguments.level is not None:
-        restrict(arguments.level)
     where = {
         "execution": execution(),
         "threads": arguments.threads,
@@ -87,16 +83,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="*", default=[])
     parser.add_argument("--block", nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=10, help="per shape")
-    parser.add_argument("--level", choices=LEVELS, default=None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
-
-
-def restrict(level: str) -> None:
-    found = kernels()
-    if found is None or level not in found.levels:
-        sys.exit(f"this machine does not run {level}")
-    found.levels = LEVELS[: LEVELS.index(level) + 1]
 
 
 def sizes(shape: str) -> tuple[int, int, int]:

@@ -303,6 +303,22 @@ def test_a_processor_without_avx2_is_noticed(fresh, monkeypatch, caplog):
 
 
 @needs_kernels
+@pytest.mark.parametrize("limit", LEVELS)
+def test_the_environment_limits_what_is_used(fresh, monkeypatch, limit):
+    monkeypatch.setenv(library.LIMIT, limit)
+    assert execution() == limit
+    monkeypatch.setenv(library.LIMIT, "sse")
+    with pytest.raises(ValueError, match="DLLMQUANT_KERNELS=sse is not one of: reference, avx2"):
+        library.allowed_levels()
+
+
+def test_the_environment_can_ask_for_reference_execution(fresh, monkeypatch, caplog):
+    monkeypatch.setenv(library.LIMIT, "reference")
+    assert execution() == "reference"
+    assert "DLLMQUANT_KERNELS=reference" in caplog.text
+
+
+@needs_kernels
 def test_a_rotation_keeps_lengths():
     x = torch.randn(4, 3584, generator=torch.Generator().manual_seed(0))
     lengths = rotated(x, OnlineHadamard(3584)).norm(dim=1)

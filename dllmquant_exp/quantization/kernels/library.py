@@ -7,6 +7,7 @@ is one pool, which is never busy waiting for another one.
 import ctypes
 import functools
 import logging
+import os
 from ctypes import POINTER, c_float, c_int, c_int32, c_int64, c_void_p
 from typing import Any
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 REFERENCE = "reference"
 LEVELS = ("avx2", "avx512_vnni", "amx")  # as in packed_linear.c, from 1
+LIMIT = "DLLMQUANT_KERNELS"  # environment: the best of these to use, or "reference"
 DONE, NOT_FINITE, NO_MEMORY = range(3)
 
 
@@ -55,7 +57,8 @@ class Kernels:
     """The loaded library.
 
     Attributes:
-        levels: the instruction sets that this machine has, of `LEVELS`; the last is used.
+        levels: the instruction sets that this machine has and `LIMIT` allows, of `LEVELS`; the
+            last is used.
     """
 
     def __init__(self, library: ctypes.CDLL, team: int) -> None:
@@ -70,7 +73,7 @@ class Kernels:
             c_void_p,
         ]  # fmt: skip
         self._rotate_rows.restype = None
-        self.levels = LEVELS[: library.best_level()]
+        self.levels = allowed_levels()[: library.best_level()]
 
     def packed_linear(self, linear: Linear, x: torch.Tensor, y: torch.Tensor) -> int:
         """y [rows, out] of x [rows, in], float32; x with contiguous rows, y contiguous.
@@ -101,7 +104,14 @@ class Kernels:
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The kernels, compiled if need be; None where they cannot run, which is logged once."""
+    """The kernels, compiled if need be; None where they cannot run, which is logged once.
+
+    Raises:
+        ValueError: `LIMIT` is set to something else.
+    """
+    if os.environ.get(LIMIT) == REFERENCE:
+        _notice(f"{LIMIT}={REFERENCE}")
+        return None
     try:
         library = ctypes.CDLL(str(library_path()))
         team = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, c_void_p).value
@@ -114,6 +124,21 @@ def kernels() -> Kernels | None:
         _notice("this processor has no AVX2 and FMA")
         return None
     return loaded
+
+
+def allowed_levels() -> tuple[str, ...]:
+    """Those of `LEVELS` that the environment's `LIMIT` allows: all, unless it is set.
+
+    Raises:
+        ValueError: it is set to something else.
+    """
+    limit = os.environ.get(LIMIT)
+    if not limit:
+        return LEVELS
+    if limit not in (REFERENCE, *LEVELS):
+        words = ", ".join((REFERENCE, *LEVELS))
+        raise ValueError(f"{LIMIT}={limit} is not one of: {words}")
+    return () if limit == REFERENCE else LEVELS[: LEVELS.index(limit) + 1]
 
 
 def _notice(reason: str) -> None:
