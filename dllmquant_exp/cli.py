@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 import dllmquant_exp
+from dllmquant_exp.command_help import HELP
 from dllmquant_exp.schema import ConfigError, read, unknown_key
 from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
-    "plan": "print what a sweep will take (time, memory, disk per cell) without running it; plan "
-    "--help",
+    "plan": "print what a sweep will take (time, memory, disk per cell) without running it",
     "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
     "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
     "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
@@ -75,6 +75,9 @@ def _is_command(word: str) -> bool:
 
 
 def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
+    if name in HELP and {"-h", "--help"} & set(words):
+        print(HELP[name], end="")
+        return 0
     try:
         if name == "train":
             from dllmquant_exp.models.embedded.train import main
@@ -260,7 +263,7 @@ def print_help(config_folder: Path, console: Console) -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
     say(f"{PROGRAM} [-m] [group=option ...] [setting=value ...]", "bold")
-    say(f"{PROGRAM} command [setting=value ...]\n", "bold")
+    say(f"{PROGRAM} command [setting=value ...] (each has its own --help)\n", "bold")
     say(
         "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one\n"
         "result file per task and prints the table. -m runs every combination of values that\n"

@@ -13,7 +13,10 @@ from hydra import compose, initialize_config_dir
 
 from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.command_help import HELP
 from dllmquant_exp.config import GROUPS, resolve, to_mapping
+from dllmquant_exp.probes.command import OWN
+from dllmquant_exp.reporting.writers import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -55,6 +58,24 @@ def test_help_teaches_every_group_option_setting_and_command(call: Call) -> None
     for command in cli.COMMANDS:
         assert command in words
     assert out.count("python -m dllmquant_exp ") >= 5
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(call: Call, command: str) -> None:
+    if command == "train":  # argparse's
+        with pytest.raises(SystemExit, match="0"):
+            call(command, "--help")
+        return
+    status, out, err = call(command, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"python -m dllmquant_exp {command} ")
+
+
+def test_the_help_of_commands_names_their_settings() -> None:
+    for word in (*cli._PAPER_REPORT, *FORMATS, "format=", "tracking=", "table="):
+        assert word in HELP["report"]
+    for word in OWN:
+        assert word in HELP["figures"]
 
 
 def test_every_setting_of_config_yaml_is_in_the_help() -> None:
