@@ -9,14 +9,14 @@ from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.planning.forwards import Load, Precision, forward_work
 from dllmquant_exp.planning.known_sizes import CALIBRATION_TOKENS
-from dllmquant_exp.planning.requests import asked_per_step
+from dllmquant_exp.planning.requests import HOST_PER_ROW, asked_per_step
 from dllmquant_exp.planning.work import Work
 from dllmquant_exp.preparation import CALIBRATION_BATCH
 
 EMBEDDED_PROMPT = 30  # mean tokens of a micro-world training prompt
 HOST_EMBEDDED = 2.0  # seconds to make the evaluation items that texts must not be
 HOST_PER_TEXT = 5e-3  # seconds to make or read, encode and compare one
-HOST_PER_STATE = 4e-3  # seconds of Python per state of a decode
+HOST_PER_STATE = 4e-3  # seconds of Python per state of a decode that is looked at
 BYTES_PER_TOKEN = 17  # a number of 8 bytes, a flag, two confidences of 4
 
 
@@ -89,7 +89,8 @@ def calibration_size(
     texts = 0 if settings.name == "llm_qat" else prompts
     if settings.name == "tmas":  # as many prompts as states are made ready, fewer are used
         texts = settings.samples
-    host = _host(embedded and texts > 0, texts) + rows * HOST_PER_STATE
+    per_row = HOST_PER_ROW if settings.name == "llm_qat" else HOST_PER_STATE  # it keeps the ends
+    host = _host(embedded and texts > 0, texts) + rows * per_row
     work = forward_work(config, how, load) + Work(host=host)
     made = _sized(settings, config, how, states, length, True, work)
     larger = max(load, made.load, key=lambda it: it.asked_at_once)

@@ -3,8 +3,9 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -14,7 +15,7 @@ from dllmquant_exp.planning.work import Machine
 UTILISATION = 0.4  # of a GPU's dense peak, where nothing else is stated
 BANDWIDTH_USED = 0.7  # of its memory's peak
 LAUNCH = 8e-6  # seconds from one kernel to the next in eager PyTorch
-SECONDS_PER_PROBE = 0.4
+ROUNDS, SECONDS_PER_ROUND = 5, 0.08  # of each probe
 ROWS = 2048  # tokens of a probe's matrix product: a batch of 32 requests of 64 tokens
 LARGEST = 3072  # side of a probe's matrices, at most
 
@@ -61,38 +62,58 @@ def named_gpu(name: str, dtype: torch.dtype, utilisation: float = UTILISATION) -
 def measured(config: TransformerConfig, dtype: torch.dtype, device: torch.device) -> Machine:
     """This machine with the threads that torch has now, at the sizes of a model."""
     d, f = min(config.d_model, LARGEST), min(config.d_ffn, LARGEST)
+    return _measured(d, f, dtype, device, torch.get_num_threads())
+
+
+@lru_cache  # models of one size are not told apart by noise
+def _measured(d: int, f: int, dtype: torch.dtype, device: torch.device, threads: int) -> Machine:
     x = torch.randn(ROWS, d, device=device).to(dtype)
     weight = torch.randn(f, d, device=device).to(dtype)
     wide = torch.randn(ROWS, f, device=device)
     few = torch.zeros(64, device=device)
-    product = _seconds(lambda: torch.nn.functional.linear(x, weight), device)
-    single = _seconds(lambda: wide @ weight.float(), device)
-    scaled = _seconds(lambda: wide * 1.0001, device)
-    power = _seconds(lambda: wide.abs().pow_(2.4), device)
+    seconds = _seconds(
+        {
+            "product": lambda: torch.nn.functional.linear(x, weight),
+            "single": lambda: wide @ weight.float(),
+            "scaled": lambda: wide * 1.0001,
+            "power": lambda: wide.abs().pow_(2.4),
+            "launch": lambda: few.add_(1),
+        },
+        device,
+    )
     flops = 2 * ROWS * d * f
-    bandwidth = 2 * wide.numel() * 4 / scaled
+    bandwidth = 2 * wide.numel() * 4 / seconds["scaled"]
     return Machine(
         name="this machine",
-        flops=flops / product,
-        wide_flops=flops / single,
+        flops=flops / seconds["product"],
+        wide_flops=flops / seconds["single"],
         moved=bandwidth,
-        powers=wide.numel() / power,
-        launch=_seconds(lambda: few.add_(1), device),
+        powers=wide.numel() / seconds["power"],
+        launch=seconds["launch"],
         memory=_memory(device),
         gpu=device.type == "cuda",
-        source=f"measured just now: {flops / product / 1e9:.0f} GFLOP/s, "
-        f"{bandwidth / 1e9:.1f} GB/s with {torch.get_num_threads()} threads",
+        source=f"measured just now: {flops / seconds['product'] / 1e9:.0f} GFLOP/s, "
+        f"{bandwidth / 1e9:.1f} GB/s with {threads} threads",
     )
 
 
-def _seconds(operation: Callable[[], object], device: torch.device) -> float:
-    """The median of repeated calls, after one that is not counted."""
-    operation()
+def _seconds(probes: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+    """Of each probe the median of its best round: what else the machine does comes in bursts."""
+    rounds: dict[str, list[float]] = {name: [] for name in probes}
+    for _ in range(ROUNDS):
+        for name, probe in probes.items():
+            rounds[name].append(_median_seconds(probe, device))
+    return {name: min(medians) for name, medians in rounds.items()}
+
+
+def _median_seconds(probe: Callable[[], object], device: torch.device) -> float:
+    """Of repeated calls, after one that is not counted."""
+    probe()
     taken: list[float] = []
     begin = time.perf_counter()
-    while time.perf_counter() - begin < SECONDS_PER_PROBE or len(taken) < 3:
+    while time.perf_counter() - begin < SECONDS_PER_ROUND or len(taken) < 3:
         start = time.perf_counter()
-        operation()
+        probe()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - start)

@@ -24,6 +24,7 @@ from dllmquant_exp.reporting.statistics import (
     Estimate,
     adjusted_difference,
     average,
+    averaged_proportion,
     mean_interval,
     score_interval,
     t_quantile,
@@ -179,7 +180,7 @@ def average_over_seeds(
             f"{[t.shape for t in tasks]}"
         )
     if reference is None:
-        parts = [score_interval(task.mean(axis=0).tolist()) for task in tasks]
+        parts = [_score_interval(task) for task in tasks]
     else:
         pairs = _pairs(tasks, [np.asarray(task, float) for task in reference])
         parts = [_difference_interval(*pair) for pair in pairs]
@@ -210,6 +211,11 @@ def _pairs(tasks: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Arr
             f"{[b.shape for b in reference]} for {[a.shape for a in tasks]}"
         )
     return list(zip(tasks, reference, strict=True))
+
+
+def _score_interval(scores: Array) -> Estimate:
+    means = scores.mean(axis=0).tolist()
+    return averaged_proportion(means) if np.isin(scores, (0, 1)).all() else score_interval(means)
 
 
 def _difference_interval(scores: Array, reference: Array) -> Estimate:

@@ -3,7 +3,8 @@
 Every interval has 95% nominal coverage and is two-sided:
 
 - a 0/1 metric: Wilson's score interval, which stays honest near 0% and 100%
-- a fractional metric (mc2), or items averaged over seeds: Student's t
+- the same averaged over seeds, item by item: Wilson's with the effective number of items
+- a fractional metric (mc2): Student's t
 - a paired difference of 0/1 outcomes: Bonett and Price's adjusted Wald interval (2012), which
   does not collapse to nothing when two methods happen to agree on every item
 - a paired difference otherwise: Student's t on the per-item differences
@@ -16,7 +17,7 @@ Tests, several calibration seeds and power are in comparisons.py.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, pvariance, stdev
 
 from scipy.special import stdtrit  # not scipy.stats: its import takes longer than a report
 
@@ -52,8 +53,8 @@ def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
-def wilson(successes: int, n: int) -> Estimate:
-    """Wilson's score interval of a proportion."""
+def wilson(successes: float, n: float) -> Estimate:
+    """Wilson's score interval of a proportion; counts may be effective ones and no integers."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} is not a proportion")
     z, p = z_quantile(), successes / n
@@ -61,6 +62,19 @@ def wilson(successes: int, n: int) -> Estimate:
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # At 0 and n the limit is exactly 0 and 1; rounding must not put the value outside.
     return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
+
+
+def averaged_proportion(means: Sequence[float]) -> Estimate:
+    """Interval of 0/1 outcomes from each item's mean over repetitions, such as seeds.
+
+    Wilson's, of as many items as would have the mean's variance with one outcome each: their
+    number where repetitions agree on every item, and more where they do not.
+    """
+    p, n = fmean(means), float(len(means))
+    variance = pvariance(means, p)
+    if variance > 0:
+        n *= p * (1 - p) / variance
+    return wilson(p * n, n)
 
 
 def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estimate:

@@ -9,10 +9,12 @@ import torch
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.checkpoints import random_checkpoint
+from dllmquant_exp.planning import machines
 from dllmquant_exp.planning.counting import estimate, precision
 from dllmquant_exp.planning.estimates import STARTUP, Estimates
 from dllmquant_exp.planning.jobs import compose_jobs
 from dllmquant_exp.planning.machines import named_gpu
+from dllmquant_exp.planning.shapes import shape_of
 from dllmquant_exp.planning.work import Machine, Work
 
 Call = Callable[..., tuple[int, str, str]]
@@ -53,6 +55,25 @@ def test_a_named_gpu_is_its_data_sheet_times_the_utilisation() -> None:
     assert (a100.flops, a100.wide_flops) == (156e12, 9.75e12)
     assert named_gpu("a100", torch.float32, 0.5).flops == 9.75e12
     assert "50% of 312 TFLOP/s" in a100.source
+
+
+def test_this_machine_is_measured_once_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by its best round: the first is slow here, as beside other work."""
+    config = shape_of(compose_jobs(["method=fp"], config_folder())[0].model)
+    calls: list[float] = []
+
+    def median_seconds(*_: object) -> float:
+        calls.append(0.5 if len(calls) < 5 else 0.25)
+        return calls[-1]
+
+    monkeypatch.setattr(machines, "_median_seconds", median_seconds)
+    machines._measured.cache_clear()
+    first = machines.measured(config, torch.float32, torch.device("cpu"))
+    assert machines.measured(config, torch.float32, torch.device("cpu")) is first
+    assert len(calls) == 5 * machines.ROUNDS
+    assert first.launch == 0.25
+    assert first.flops == 4 * 2 * machines.ROWS * config.d_model * config.d_ffn
+    machines._measured.cache_clear()
 
 
 def test_the_cells_of_table_1_and_what_they_share() -> None:

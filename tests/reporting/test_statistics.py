@@ -12,6 +12,7 @@ from dllmquant_exp.reporting.statistics import (
     Estimate,
     adjusted_difference,
     average,
+    averaged_proportion,
     mean_interval,
     paired_difference,
     score_interval,
@@ -42,6 +43,28 @@ def test_wilson_is_scipys(successes: int, n: int) -> None:
     expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert estimate.value == successes / n
+
+
+def test_repetitions_that_agree_add_no_items_and_independent_ones_do() -> None:
+    outcomes = np.array([0.0] * 90 + [1.0] * 60)
+    assert averaged_proportion(outcomes.tolist()).low == pytest.approx(wilson(60, 150).low)
+    assert averaged_proportion([0.0] * 150) == wilson(0, 150)
+    assert averaged_proportion([1.0] * 150) == wilson(150, 150)
+    one_of_450 = averaged_proportion([1 / 3] + [0.0] * 149)
+    assert one_of_450.high == pytest.approx(wilson(1, 450).high, rel=0.01)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3, 0.95])
+@pytest.mark.parametrize("agreement", [0.0, 0.5, 1.0])
+def test_averaged_proportions_cover(rate: float, agreement: float) -> None:
+    """Three repetitions of 150 items, each like its first one with a chance of `agreement`."""
+    dice = np.random.default_rng(0)
+    draws = dice.random((2000, 3, 150)) < rate
+    copied = dice.random(draws.shape) < agreement
+    outcomes = np.where(copied, draws[:, :1], draws)
+    found = [averaged_proportion(means.tolist()) for means in outcomes.mean(axis=1)]
+    covered = np.mean([estimate.low <= rate <= estimate.high for estimate in found])
+    assert 0.925 < covered < 0.985  # Student's t: .81 to .95
 
 
 @settings(deadline=None)
