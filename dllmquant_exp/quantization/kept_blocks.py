@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block
@@ -59,7 +59,7 @@ def kept_or_made(
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(_tensors(folder, n)) as partial:
-        save_file(contiguous, partial)
+        partial.write_bytes(save(contiguous))  # save_file would leave a file of its own if killed
     with whole_file(_report(folder, n)) as partial:
         partial.write_text(_sealed(done, _tensors(folder, n)))
     return done, weights

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress, TextColumn
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -185,7 +185,8 @@ def save_state(
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{i}.{k}": v for k, v in state.items()}
     partial = folder / "state.safetensors.partial"
-    save_file(tensors, partial, metadata={"log": json.dumps(log)})
+    # Not by save_file, which would leave a file with a random name if killed.
+    partial.write_bytes(save(tensors, metadata={"log": json.dumps(log)}))
     os.replace(partial, folder / "state.safetensors")
 
 
