@@ -97,6 +97,12 @@ def test_a_table_spans_its_models_rows_and_tasks(table: str, models: str) -> Non
     assert len(cells) == rows * tasks * len(swept["model"])
 
 
+def test_settings_of_table_4s_measurement_can_be_given() -> None:
+    """Hydra composes the sweep before its jobs, and must know them there already."""
+    words = ["table=table4", "task.tasks.speed.measure.micro.rounds=3"]
+    assert compose("config", words).task.tasks.speed.measure.micro.rounds == 3
+
+
 def test_every_table_file_is_known() -> None:
     assert {path.stem for path in (CONF / "table").glob("*.yaml")} == set(TABLES)
 
