@@ -71,7 +71,7 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
     It holds `content_digest`, by which damage is noticed when it is read: sha256 of what stands
     before it, which is all but `timing`. Runs with the same outcome have the same digest.
     """
-    content = {key: value for key, value in result.items() if key != TIMING}
+    content = {key: value for key, value in result.items() if key not in (DIGEST, TIMING)}
     times = {key: value for key, value in result.items() if key == TIMING}
     before = _text(content).removesuffix("\n}").encode()
     return write_json(folder / RESULT_FILE, {**content, DIGEST: _sha256(before), **times})

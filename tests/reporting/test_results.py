@@ -162,6 +162,9 @@ def test_the_digest_is_of_the_content_and_not_of_times(tmp_path: Path) -> None:
     ]
     first, again, other = (load_json(file)["content_digest"] for file in files)
     assert first == again != other
+    restored = load_json(files[2]) | {"score": content()["score"]}
+    changed = write_result(tmp_path / "changed", restored)
+    assert load_json(changed)["content_digest"] == first
 
 
 def test_every_changed_byte_of_the_content_is_noticed(tmp_path: Path) -> None:
