@@ -1,15 +1,17 @@
 """The paper's claims, decided for each model from result files and recorded figures.
 
 A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
-Holm's correction over the model's comparisons; it does not hold where that is so on the other side;
-else it is undecided, and the detectable effect says what these items and seeds could have shown.
+Holm's correction over the claims of its kind (scores, equal calibration sizes, figures, speed),
+those that were not measured counted; it does not hold where that is so on the other side; else it
+is undecided, and the detectable effect says what these items and seeds could have shown.
 Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
-and, with several of them, other calibration seeds.
+and, with several of them, other seeds.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,14 +24,14 @@ from dllmquant_exp.reporting.claim_list import (
     Claim,
     Sum,
 )
-from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm, p_beyond
+from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
 from dllmquant_exp.reporting.speed_results import SpeedBlock
-from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.statistics import ALPHA, Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measured"
@@ -52,7 +54,8 @@ class Verdict:
     seeds: int = 0
     p: float | None = None
     adjusted: float | None = None  # p after Holm
-    detectable: float | None = None
+    detectable: float | None = None  # distance from the threshold, by this test alone
+    detectable_first: float | None = None  # were it the first of its family that Holm tests
     covers: str = ""
     needs: str = ""  # where nothing was measured
     in_tables: bool = True  # the tables' own cells decide it, without controls or figures
@@ -87,13 +90,25 @@ def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
 
 
 def _decided(measured: Mapping[AnyClaim, Measured | str]) -> dict[str, Verdict]:
-    p_values = {
-        claim.name: p_beyond(of.found.estimate, claim.threshold, ratio=_unit(claim) == "ratio")
-        for claim, of in measured.items()
-        if isinstance(of, Measured) and not _counted(claim)
-    }
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {claim.name: _verdict(claim, of, p_values, adjusted) for claim, of in measured.items()}
+    families: dict[str, list[AnyClaim]] = {}
+    for claim in measured:
+        if not _counted(claim):
+            families.setdefault(_kind(claim), []).append(claim)
+    adjusted: dict[AnyClaim, tuple[float, int]] = {}  # p after Holm, and of how many
+    for claims in families.values():
+        p_values = [1.0 if isinstance(of := measured[c], str) else _p(c, of) for c in claims]
+        for claim, p in zip(claims, holm(p_values), strict=True):
+            adjusted[claim] = p, len(claims)
+    return {claim.name: _verdict(claim, of, adjusted.get(claim)) for claim, of in measured.items()}
+
+
+def _kind(claim: AnyClaim) -> str:
+    """The family of tests that a claim belongs to, whatever else was measured."""
+    return "size" if isinstance(claim, Claim) and claim.equal_size else type(claim).__name__
+
+
+def _p(claim: AnyClaim, measured: Measured) -> float:
+    return measured.found.p_beyond(claim.threshold) if measured.p is None else measured.p
 
 
 def _measure(claim: Claim, results: ModelResults) -> Measured | str:
@@ -106,15 +121,21 @@ def _measure(claim: Claim, results: ModelResults) -> Measured | str:
             rows = f"row={claim.better[0]} and row={claim.worse[0]}"
             return f"{rows} calibrated on as many samples or tokens (a control)"
         better, worse = [pair[0]], [pair[1]]
-    missing = _missing([*better, *worse], (*claim.tasks, *claim.beside))
-    if missing:
-        return missing
-    main, beside = (_effect(better, worse, tasks) for tasks in (claim.tasks, claim.beside))
-    if main is None or (claim.beside and beside is None):
+    labels = (*claim.tasks, *claim.beside)
+    unfit = _missing([*better, *worse], labels) or _unlike([*better, *worse])
+    if unfit:
+        return unfit
+    found = _effect(better, worse, labels, _weights(claim))
+    if found is None:
         return "the same items and seeds in all of its rows"
-    found = main if beside is None else _contrast(main, beside)
-    n = sum(better[0].entry(label).n for label in (*claim.tasks, *claim.beside))
+    n = sum(better[0].entry(label).n for label in labels)
     return Measured(found, n, f"{_names(better)} - {_names(worse)}")
+
+
+def _weights(claim: Claim) -> list[float]:
+    """Of the tasks in the effect: their average, less the average of those beside."""
+    beside = [-1 / len(claim.beside)] * len(claim.beside) if claim.beside else []
+    return [1 / len(claim.tasks)] * len(claim.tasks) + beside
 
 
 def _names(variants: Sequence[Variant]) -> str:
@@ -134,14 +155,36 @@ def _missing(variants: Iterable[Variant], labels: Sequence[str]) -> str:
     return "; ".join(lacking)
 
 
+def _unlike(variants: Sequence[Variant]) -> str:
+    """Settings in which rows differ that should not: a row changes only what its name says."""
+    unlike = {
+        key
+        for a, b in pairwise(variants)
+        for key in a.settings.keys() & b.settings.keys()
+        if a.settings[key] != b.settings[key] and not _of_a_row(key, a, b)
+    }
+    return f"rows with equal settings of {', '.join(sorted(unlike))}" if unlike else ""
+
+
+def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
+    """Whether rows may differ in a setting: in calibration, in the parts of CGQ, in what another
+    method has, or in how quantized layers are executed where one of them has none."""
+    if key == "execution":
+        return "weight_bits" not in a.settings.keys() & b.settings.keys()
+    other_method = a.settings["method.name"] != b.settings["method.name"]
+    own = key.startswith("calibration.") or key in ("cgq.score", "cgq.mask")
+    return own or (other_method and key.startswith("method."))
+
+
 def _effect(
-    better: Sequence[Variant], worse: Sequence[Variant], labels: Sequence[str]
+    better: Sequence[Variant],
+    worse: Sequence[Variant],
+    labels: Sequence[str],
+    weights: Sequence[float],
 ) -> SeededAverage | None:
-    if not labels:
-        return None
     samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
     references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
-    return difference(samples, references)
+    return difference(samples, references, weights)
 
 
 def _mean(samples: Sequence[Sample | None]) -> Sample | None:
@@ -154,16 +197,6 @@ def _mean(samples: Sequence[Sample | None]) -> Sample | None:
         return None
     scores = np.mean([sample.at(seeds) for sample in present], axis=0)
     return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
-
-
-def _contrast(first: SeededAverage, second: SeededAverage) -> SeededAverage:
-    """first - second of different tasks; the seeds' parts are added as if independent, too."""
-    a, b = first.estimate, second.estimate
-    value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    error = math.hypot(first.standard_error, second.standard_error)
-    return SeededAverage(Estimate(value, low, high), error, first.seeds, first.covers)
 
 
 def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
@@ -205,32 +238,37 @@ def _counted(claim: AnyClaim) -> bool:
 
 
 def _verdict(
-    claim: AnyClaim,
-    measured: Measured | str,
-    p: Mapping[str, float],
-    adjusted: Mapping[str, float],
+    claim: AnyClaim, measured: Measured | str, adjusted: tuple[float, int] | None
 ) -> Verdict:
+    """adjusted: p after Holm and the size of its family; None where no chance is in it."""
     if isinstance(measured, str):
         own = isinstance(claim, Claim) and not claim.equal_size
         return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
-    found = measured.found
-    decided = _counted(claim) or adjusted[claim.name] < ALPHA
-    below = isinstance(claim, FigureClaim) and claim.below
-    beyond = (found.estimate.value > claim.threshold) != below
-    return Verdict(
+    found, effect = measured.found, measured.effect
+    verdict = Verdict(
         claim.name,
         claim.sentence,
-        UNDECIDED if not decided else HOLDS if beyond else FAILS,
+        UNDECIDED,
         comparison=measured.what,
         unit=_unit(claim),
-        effect=found.estimate,
-        threshold=claim.threshold,
+        effect=effect,
+        threshold=measured.shown(claim.threshold),
         n=measured.n,
-        seeds=found.seeds,
-        p=p.get(claim.name),
-        adjusted=adjusted.get(claim.name),
-        detectable=None if _counted(claim) else found.detectable,
+        seeds=found.seeds if isinstance(claim, Claim) else 1,
         covers=found.covers,
+    )
+    below = isinstance(claim, FigureClaim) and claim.below
+    beyond = (found.value > claim.threshold) != below
+    if adjusted is None:
+        return replace(verdict, verdict=HOLDS if beyond else FAILS)
+    p, family = adjusted
+    return replace(
+        verdict,
+        verdict=UNDECIDED if p >= ALPHA else HOLDS if beyond else FAILS,
+        p=_p(claim, measured),
+        adjusted=p,
+        detectable=measured.shown(found.detectable()),
+        detectable_first=measured.shown(found.detectable(ALPHA / family)),
     )
 
 
@@ -250,8 +288,8 @@ def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
 def _best_on_nearly_all(results: ModelResults) -> Verdict:
     """In how many tasks DLLMQuant++ is the best quantized row.
 
-    At least where it beats every rival, at most where no rival beats it, by paired tests on the
-    seeds that were run, with Holm's correction over all of them.
+    At least where it beats every rival, at most where no rival beats it, by paired tests with
+    Holm's correction over all of them.
     """
     name = "best_on_nearly_all"
     sentence = f"DLLMQuant++ is best on nearly all tasks (at least {NEARLY_ALL} of nine)"
@@ -281,7 +319,7 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
         threshold=NEARLY_ALL,
         n=sum(rows[0].entry(label).n for label in PAPER_COLUMNS),
         seeds=min(len(entry.cells) for entry in rows[0].entries.values()),
-        covers="other items of these tasks, with the calibration seeds that were run",
+        covers="other items of these tasks and, with several seeds, other seeds",
     )
 
 

@@ -7,7 +7,7 @@ and why; nothing stands in for it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
+from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
 from dllmquant_exp.reporting.paper import (
     AVERAGE,
@@ -18,6 +18,7 @@ from dllmquant_exp.reporting.paper import (
 )
 from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.statistics import ALPHA
 from dllmquant_exp.reporting.tables import (
     PAPER_COLUMNS,
     REFERENCE,
@@ -248,8 +249,8 @@ def _remarks(
         notes.append(f"95% intervals cover {' or '.join(sorted(covers))}.")
     if best:
         notes.append(
-            "best quantized row of a column marked where a paired test against the runner-up, on "
-            "the seeds that were run, has p < 0.05 after Holm's correction over the columns."
+            "best quantized row of a column marked where a paired test against the runner-up has "
+            "p < 0.05 after Holm's correction over the columns."
         )
     return notes
 

@@ -218,7 +218,7 @@ def test_captions_say_what_a_reader_must_know(made: Made) -> None:
     notes = " ".join(third.blocks[0].table.notes)
     assert "embedded stand-in" in notes and "Outlier channels" in notes and "limit=20" in notes
     assert "full precision was not run in this sweep" in notes
-    assert "tmas, 512 samples" in notes and "the one calibration seed" in notes
+    assert "tmas, 512 samples" in notes and "the one seed" in notes
     sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
     assert "static" in sixth.caption and "cannot depend on a calibration set" in sixth.caption
 
