@@ -9,11 +9,8 @@ and, with several of them, other seeds.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-
-import numpy as np
 
 from dllmquant_exp.reporting.claim_list import (
     CLAIMS,
@@ -24,11 +21,12 @@ from dllmquant_exp.reporting.claim_list import (
     Claim,
     Sum,
 )
-from dllmquant_exp.reporting.comparisons import SeededAverage, holm
-from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
+from dllmquant_exp.reporting.comparisons import holm
+from dllmquant_exp.reporting.entries import p_value
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
 from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.score_claims import measure_score_claim, missing_cells
+from dllmquant_exp.reporting.selection import ModelResults
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
 from dllmquant_exp.reporting.speed_results import SpeedBlock
 from dllmquant_exp.reporting.statistics import ALPHA, Estimate
@@ -71,7 +69,7 @@ def verdicts(
         speed: its part of Table 4.
     """
     measured: dict[AnyClaim, Measured | str] = {
-        **{claim: _measure(claim, results) for claim in CLAIMS},
+        **{claim: measure_score_claim(claim, results) for claim in CLAIMS},
         **{claim: measure(claim, figures) for claim in FIGURE_CLAIMS},
         **{claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS},
     }
@@ -109,121 +107,6 @@ def _kind(claim: AnyClaim) -> str:
 
 def _p(claim: AnyClaim, measured: Measured) -> float:
     return measured.found.p_beyond(claim.threshold) if measured.p is None else measured.p
-
-
-def _measure(claim: Claim, results: ModelResults) -> Measured | str:
-    """The claim's effect, or what it needs."""
-    better = [results.variant(row) for row in claim.better]
-    worse = [results.variant(row) for row in claim.worse]
-    if claim.equal_size:
-        pair = _equal_size(results, claim.better[0], claim.worse[0])
-        if pair is None:
-            rows = f"row={claim.better[0]} and row={claim.worse[0]}"
-            return f"{rows} calibrated on as many samples or tokens (a control)"
-        better, worse = [pair[0]], [pair[1]]
-    labels = (*claim.tasks, *claim.beside)
-    unfit = _missing([*better, *worse], labels) or _unlike([*better, *worse])
-    if unfit:
-        return unfit
-    found = _effect(better, worse, labels, _weights(claim))
-    if found is None:
-        return "the same items and seeds in all of its rows"
-    n = sum(better[0].entry(label).n for label in labels)
-    return Measured(found, n, f"{_names(better)} - {_names(worse)}")
-
-
-def _weights(claim: Claim) -> list[float]:
-    """Of the tasks in the effect: their average, less the average of those beside."""
-    beside = [-1 / len(claim.beside)] * len(claim.beside) if claim.beside else []
-    return [1 / len(claim.tasks)] * len(claim.tasks) + beside
-
-
-def _names(variants: Sequence[Variant]) -> str:
-    texts = [v.row + (f" ({v.difference})" if v.difference else "") for v in variants]
-    return texts[0] if len(texts) == 1 else f"mean({', '.join(texts)})"
-
-
-def _missing(variants: Iterable[Variant], labels: Sequence[str]) -> str:
-    """Cells that are not there, as `row=awq_tmas (Hum., GSM8K)`."""
-    lacking = []
-    for variant in variants:
-        absent = [label for label in labels if variant.entry(label).sample is None]
-        if absent:
-            nine = len(absent) == len(PAPER_COLUMNS)
-            where = "nine tasks" if nine else ", ".join(absent)
-            lacking.append(f"row={variant.row} ({where})")
-    return "; ".join(lacking)
-
-
-def _unlike(variants: Sequence[Variant]) -> str:
-    """Settings in which rows differ that should not: a row changes only what its name says."""
-    unlike = {
-        key
-        for a, b in pairwise(variants)
-        for key in a.settings.keys() & b.settings.keys()
-        if a.settings[key] != b.settings[key] and not _of_a_row(key, a, b)
-    }
-    return f"rows with equal settings of {', '.join(sorted(unlike))}" if unlike else ""
-
-
-def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
-    """Whether rows may differ in a setting: in calibration, in the parts of CGQ, in what another
-    method has, or in how quantized layers are executed where one of them has none."""
-    if key == "execution":
-        return "weight_bits" not in a.settings.keys() & b.settings.keys()
-    other_method = a.settings["method.name"] != b.settings["method.name"]
-    own = key.startswith("calibration.") or key in ("cgq.score", "cgq.mask")
-    return own or (other_method and key.startswith("method."))
-
-
-def _effect(
-    better: Sequence[Variant],
-    worse: Sequence[Variant],
-    labels: Sequence[str],
-    weights: Sequence[float],
-) -> SeededAverage | None:
-    samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
-    references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
-    return difference(samples, references, weights)
-
-
-def _mean(samples: Sequence[Sample | None]) -> Sample | None:
-    """Item by item over rows, on the seeds that all of them have; None where items differ."""
-    present = [sample for sample in samples if sample is not None]
-    if len(present) == 1:
-        return present[0]
-    seeds = shared_seeds(present)
-    if not seeds or any(sample.items != present[0].items for sample in present):
-        return None
-    scores = np.mean([sample.at(seeds) for sample in present], axis=0)
-    return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
-
-
-def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
-    """Two rows as they were run with equally large calibration sets: most samples, then tokens."""
-    pairs = [
-        (size, a, b)
-        for a in results.rows.get(first, ())
-        for b in results.rows.get(second, ())
-        if _uncalibrated(a) == _uncalibrated(b)
-        for size in _sizes(a) & _sizes(b)
-    ]
-    return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
-
-
-def _sizes(variant: Variant) -> set[tuple[bool, int]]:
-    """(True, samples) of a set that was not cut, and (False, tokens) where they are known."""
-    samples, tokens, length = (
-        int(str(value)) if (value := variant.settings.get(f"calibration.{name}")) is not None else 0
-        for name in ("samples", "tokens", "length")
-    )
-    if tokens:
-        return {(False, tokens)}
-    return {(True, samples)} | ({(False, samples * length)} if length else set())
-
-
-def _uncalibrated(variant: Variant) -> dict[str, object]:
-    return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
 
 
 def _unit(claim: AnyClaim) -> str:
@@ -294,7 +177,7 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
     name = "best_on_nearly_all"
     sentence = f"DLLMQuant++ is best on nearly all tasks (at least {NEARLY_ALL} of nine)"
     rows = [results.variant(row) for row in (BEST, *RIVALS)]
-    missing = _missing(rows, PAPER_COLUMNS)
+    missing = missing_cells(rows, PAPER_COLUMNS)
     if missing:
         return Verdict(name, sentence, UNMEASURABLE, needs=missing)
     gains: dict[tuple[str, str], float] = {}

@@ -17,7 +17,7 @@ from dllmquant_exp.reporting.paper import (
     paper_rows,
 )
 from dllmquant_exp.reporting.results import ResultError
-from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.statistics import ALPHA
 from dllmquant_exp.reporting.tables import (
     PAPER_COLUMNS,
@@ -256,13 +256,9 @@ def _remarks(
 
 
 def _calibration(variant: Variant) -> str:
-    """`random, 128 samples` or `tmas, 512 samples, at most 8192 tokens`; empty without one."""
+    """`random (128 states, 8,192 tokens)`; empty without a calibration set."""
     name = variant.settings.get("calibration.name")
-    if name is None:
-        return ""
-    tokens = variant.settings.get("calibration.tokens")
-    limit = "" if tokens is None else f", at most {tokens} tokens"
-    return f"{name}, {variant.settings.get('calibration.samples')} samples{limit}"
+    return "" if name is None else f"{name} ({collected(variant)})"
 
 
 def _gaps(results: ModelResults, labels: Sequence[str], rows: Iterable[str]) -> Iterable[Gap]:

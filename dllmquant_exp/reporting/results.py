@@ -51,6 +51,7 @@ class CellResult:
     speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
     hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
+    calibrated_on: tuple[int, int] | None = None  # states and tokens that were collected
 
 
 def canonical_json(value: Any) -> str:
@@ -199,7 +200,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     cell, config, finished = value["cell"], value["config"], value["status"] == "finished"
     if not isinstance(config["model"]["checkpoint"], str):
         raise ValueError("config.model.checkpoint is not the name of a checkpoint")
-    source = value.get("source", {})
+    source, collected = value.get("source", {}), (value.get("calibration") or {}).get("report")
     return CellResult(
         folder=folder,
         status=value["status"],
@@ -225,6 +226,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
+        calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
     )
 
 
