@@ -1,4 +1,4 @@
-"""`table=all`, `controls=on` and `models=embedded_all`: which sweeps they are, and what those hold."""
+"""`table=all`, `controls=on` and `models=embedded_all`: which sweeps they are and hold."""
 
 from collections.abc import Iterator
 from pathlib import Path

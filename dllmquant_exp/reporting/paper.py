@@ -104,6 +104,16 @@ def paper_model(model: str) -> str:
     return str(names[model])
 
 
+def paper_checkpoint(model: str) -> str:
+    """The hub id of one of the paper's models, by our name of it.
+
+    Raises:
+        ValueError: not one of the paper's models.
+    """
+    paper_model(model)
+    return str(_data()["checkpoints"][model])
+
+
 def paper_rows(table: int) -> dict[str, str]:
     """The rows of conf/row that regenerate a table, each with its name in `paper_cells`, in order.
 
