@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.schema import ConfigError
 
 ALL_TABLES = "table=all"
-SPEED_TABLE = "table4"
 # Rows that are calibrated on 128 samples where the rows they are compared with have 512 states.
 CONTROLS = {
     "table1": "awq,quarot",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import dllmquant_exp
 from dllmquant_exp.command_help import HELP
+from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError, read, unknown_key
 from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
@@ -160,7 +161,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     return _report_sweep(words)
 
 
-_PAPER_REPORT = {"runs_dir": "runs", "sweep": "tables", "folder": ""}
+_PAPER_REPORT = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
 
 
 def _report_folder(values: Mapping[str, str]) -> Path:

@@ -14,7 +14,8 @@ from dllmquant_exp.reporting.audit_finding import (
     number,
     place,
 )
-from dllmquant_exp.reporting.paper import AVERAGE, PaperCell, paper_model
+from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.paper import PaperCell, paper_model
 
 # Items of the official evaluation splits; of C-Eval the validation split, pooled over subjects.
 # HellaSwag (10,042) and MMLU (14,042) are left out: their grids are finer than two decimals, and

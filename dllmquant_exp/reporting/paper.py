@@ -17,8 +17,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-AVERAGE = "Avg."
-
 
 @dataclass(frozen=True)
 class PaperCell:

@@ -15,12 +15,8 @@ from dllmquant_exp.reporting.beside_paper import (
 )
 from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
-from dllmquant_exp.reporting.paper import (
-    AVERAGE,
-    PaperCell,
-    paper_cells,
-    paper_rows,
-)
+from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_rows
 from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 from dllmquant_exp.reporting.tables import (

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.reporting.grids import AVERAGE
 from dllmquant_exp.reporting.paper import (
-    AVERAGE,
     paper_caption,
     paper_cell,
     paper_cells,
