@@ -8,6 +8,7 @@ from pathlib import Path
 from dllmquant_exp import cli
 from dllmquant_exp.all_tables import sweeps
 from dllmquant_exp.allocator import keep_freed_memory
+from dllmquant_exp.schema import ConfigError
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -30,8 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = cli.dispatch(words, config_folder())
     if status is not None:
         return status
+    try:
+        lines = sweeps(words, config_folder())
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     statuses = []
-    for line in sweeps(words, config_folder()):
+    for line in lines:
         statuses.append(_compose(line))
         if statuses[-1] == INTERRUPTED:
             break

@@ -1,22 +1,63 @@
-"""`table=all`: one sweep is a product of choices, and the tables together are not."""
+"""`table=all` and `controls=on`: one sweep is a product of choices, and these are several."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from dllmquant_exp.reporting.rows import SPEED_TABLE
+from dllmquant_exp.schema import ConfigError
+
 ALL_TABLES = "table=all"
-SPEED_TABLE = "table4"
+# Rows that are calibrated on 128 samples where the rows they are compared with have 512 states.
+CONTROLS = {
+    "table1": "awq,quarot",
+    "table2": "awq,quarot",
+    "table5": "awq,quarot",
+    "table6": "static_random,static_llm_qat",
+}
+CONTROL_SAMPLES = 512
 
 
 def sweeps(words: Sequence[str], config_folder: Path) -> list[list[str]]:
     """The command lines of a call: itself, or one per table. What tables share is run once.
 
     Seeds are not for Table 4: it repeats its measurement in rounds, and random weights are as fast
-    as others.
+    as others. With controls=on, each table's rows of `CONTROLS` follow once more, calibrated on
+    `CONTROL_SAMPLES`.
+
+    Raises:
+        ConfigError: controls=... that is neither on nor off, or where it would change nothing.
     """
+    switches = [word for word in words if word.startswith("controls=")]
+    lines = _per_table([word for word in words if word not in switches], config_folder)
+    if not switches or switches == ["controls=off"]:
+        return lines
+    if switches != ["controls=on"]:
+        raise ConfigError(f"{' '.join(switches)}: controls is on or off")
+    return lines + _controls(lines)
+
+
+def _per_table(words: list[str], config_folder: Path) -> list[list[str]]:
     if ALL_TABLES not in words:
-        return [list(words)]
+        return [words]
     lines = []
     for table in sorted(path.stem for path in (config_folder / "table").glob("*.yaml")):
         own = [w for w in words if table != SPEED_TABLE or not w.startswith("seed=")]
         lines.append([f"table={table}" if word == ALL_TABLES else word for word in own])
     return lines
+
+
+def _controls(lines: list[list[str]]) -> list[list[str]]:
+    if any(word.startswith("row=") for line in lines for word in line):
+        raise ConfigError("controls=on adds rows to a table's own, and row=... replaces them all")
+    found = [
+        [*line, f"row={rows}", f"calibration.samples={CONTROL_SAMPLES}"]
+        for line in lines
+        for table, rows in CONTROLS.items()
+        if f"table={table}" in line
+    ]
+    if not found:
+        raise ConfigError(
+            f"controls=on repeats rows of {', '.join(CONTROLS)} with {CONTROL_SAMPLES} calibration "
+            "samples, and has no effect without one of these tables (or table=all)"
+        )
+    return found

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import dllmquant_exp
 from dllmquant_exp.command_help import HELP
+from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError, read, unknown_key
 from dllmquant_exp.tracking import TrackingSettings, check_tracking
 
@@ -31,8 +32,9 @@ GROUPS = {
     "model": "which checkpoint",
     "method": "full precision, or how it is quantized",
     "row": "a row of the paper's tables: a method and its components at once",
-    "table": "a table of the paper, or all of them: a sweep over its models, rows and tasks",
-    "models": "what a table spans: the embedded models, or the paper's",
+    "table": "a table of the paper, or all of them: a sweep over its models, rows and tasks; "
+    "controls=on adds its baselines calibrated on as many samples as TMAS has",
+    "models": "what a table spans: the embedded models, all of them in every table, or the paper's",
     "tmas": "Temporal-Mask Adaptive Sampling of calibration states: +tmas=on",
     "cgq": "Certainty-Guided Quantization, weights of tokens: +cgq=on",
     "iaaq": "Interaction-Aware Activation Quantization, the scale of values: +iaaq=on",
@@ -159,7 +161,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     return _report_sweep(words)
 
 
-_PAPER_REPORT = {"runs_dir": "runs", "sweep": "tables", "folder": ""}
+_PAPER_REPORT = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
 
 
 def _report_folder(values: Mapping[str, str]) -> Path:
@@ -168,9 +170,12 @@ def _report_folder(values: Mapping[str, str]) -> Path:
 
 
 def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
-    """The models of each option of `models`: of Table 1 (all), and of the other tables (first)."""
+    """The models of each option of `models`: of Table 1 (all), and of the other tables (first).
+
+    Not of an option that widens another one: results do not say which of the two was meant.
+    """
     texts = [path.read_text("utf-8") for path in sorted((config_folder / "models").glob("*.yaml"))]
-    options = [yaml.safe_load(text) for text in texts]
+    options = [option for text in texts if "all" in (option := yaml.safe_load(text))]
     return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
 
 

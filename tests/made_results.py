@@ -20,6 +20,7 @@ WHAT_IT_DOES: dict[str, dict[str, Any]] = {  # to the weights, by the row's firs
     "awq": {"rotation": None, "awq": True, "gptq": None},
     "quarot": {"rotation": {"seed": 0}, "awq": False, "gptq": {"damp": 0.01}},
 }
+PUBLISHED = {"llada_8b": "GSAI-ML/LLaDA-8B-Base", "dream_7b": "Dream-org/Dream-v0-Base-7B"}
 SIZES = {"random": 128, "llm_qat": 128, "uniform_time": 512, "tmas": 512}
 ALIASES = {"dllmquant_plus": "awq_tmas_cgq_iaaq", "dllmquant_plusplus": "quarot_tmas_cgq_iaaq"}
 
@@ -39,7 +40,11 @@ def resolved(row: str, task: str, seed: int, model: str, limit: int | None) -> d
     calibration = {"name": sampler, "samples": SIZES[sampler], "tokens": None} if sampler else None
     cgq = {"score": "mask" not in words, "mask": "score" not in words}
     return {
-        "model": {"name": model, "checkpoint": f"embedded:{model}", "outliers": None},
+        "model": {
+            "name": model,
+            "checkpoint": PUBLISHED.get(model, f"embedded:{model}"),
+            "outliers": None,
+        },
         "method": {"name": method, **WHAT_IT_DOES[method]},
         "quant": None
         if method == "fp"
@@ -89,6 +94,7 @@ def write_cell(tmp_path: Path) -> Callable[..., Path]:
         limit: int | None = None,
         sweep: str = "tables",
         first: int = 0,
+        decoding: str = "published",
         finished_at: str = "2026-01-01T00:00:00+00:00",
         change: Callable[[dict[str, Any]], None] = lambda config: None,
     ) -> Path:
@@ -107,7 +113,7 @@ def write_cell(tmp_path: Path) -> Callable[..., Path]:
                 "cell": {
                     "model": model, "method": row, "quant": None if row == "fp" else "w4a4",
                     "task": task, "label": LABELS[task], "kind": "micro", "seed": seed,
-                    "embedded": embedded, "decoding": "published", "decoding_overrides": {},
+                    "embedded": embedded, "decoding": decoding, "decoding_overrides": {},
                 },
                 "config": config,
                 "config_hash": key,

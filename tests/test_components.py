@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.calibration.collect import CalibrationSettings
 from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError
 
 CONF = config_folder()
@@ -83,7 +84,7 @@ TABLES = {  # table -> the paper's number of rows, and of tasks
 def test_a_table_spans_its_models_rows_and_tasks(table: str, models: str) -> None:
     words = [f"table={table}", f"models={models}"]
     config = compose("config", words, return_hydra_config=True)
-    assert config.hydra.mode.name == "MULTIRUN" and config.sweep == "tables"
+    assert config.hydra.mode.name == "MULTIRUN" and config.sweep == SWEEP
     swept = {key: str(value).split(",") for key, value in config.hydra.sweeper.params.items()}
     rows, tasks = TABLES[table]
     assert len(swept["row"]) == rows and swept["seed"] == ["0"]

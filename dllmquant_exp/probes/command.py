@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, read_probe
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
+from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.surroundings import check_device, check_writable, torch_threads
 
@@ -20,7 +21,7 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     """Print the path of every picture. Returns 0, or 1 where results for one are missing."""
     given, others = split_words(words)
     names = wanted(given.pop("figure", "all"))
-    sweep = given.pop("sweep", "tables")
+    sweep = given.pop("sweep", SWEEP)
     probe = read_probe(given, others, config_folder)
     check_device(probe.experiment.common.device)
     check_writable(probe.runs_dir / "figures")

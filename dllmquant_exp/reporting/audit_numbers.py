@@ -14,7 +14,8 @@ from dllmquant_exp.reporting.audit_finding import (
     number,
     place,
 )
-from dllmquant_exp.reporting.paper import AVERAGE, PaperCell, paper_model
+from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.paper import PaperCell, paper_model
 
 # Items of the official evaluation splits; of C-Eval the validation split, pooled over subjects.
 # HellaSwag (10,042) and MMLU (14,042) are left out: their grids are finer than two decimals, and
@@ -202,24 +203,29 @@ def on_grid(cell: PaperCell, n: int, *, cut: bool = False) -> bool:
 
 
 def granularity(sheet: Sheet) -> list[Finding]:
-    """An accuracy over n items is k/n: the quantized scores of Table 1 that are none."""
+    """An accuracy over n items is k/n: the scores of each table that are none, task by task."""
+    groups: dict[tuple[int, str, str], list[PaperCell]] = {}
+    for cell in sheet.values():
+        if cell.column in SPLITS:
+            rows = "FP" if cell.row == "fp" else "quantized"
+            groups.setdefault((cell.table, cell.column, rows), []).append(cell)
     findings = []
-    for task, n in SPLITS.items():
-        cells = [sheet[1, model, row, task] for model in MODELS for row in QUANTIZED]
+    for (table, task, rows), cells in groups.items():
+        n = SPLITS[task]
         off = [cell for cell in cells if not on_grid(cell, n)]
         if not off:
             continue
         # Averages of r equal runs lie on the grid of n r items.
         runs = next(r for r in range(1, 10_000) if all(on_grid(c, n * r) for c in cells))
-        by_chance = sum(float(2 * cell.rounding) * n / 100 for cell in cells)
+        by_chance = sum(min(1.0, float(2 * cell.rounding) * n / 100) for cell in cells)
         cut = sum(not on_grid(cell, n, cut=True) for cell in cells)
         sentence = f"An accuracy over {n} items is k/{n}; {len(off)} of {len(cells)} are not "
         sentence += f"({cut} if cut off, not rounded). {len(cells) - len(off)} on the grid where "
         sentence += f"chance puts {by_chance:.1f}: not single runs over the split, nor averages of "
         sentence += f"fewer than {runs} such runs."
+        printed = ", ".join(cell.printed for cell in off[:3]) + (", ..." if len(off) > 3 else "")
         findings.append(
-            Finding("granularity", f"Table 1, {task}, quantized rows",
-                    ", ".join(cell.printed for cell in off[:3]) + ", ...", f"k/{n}",
+            Finding("granularity", f"Table {table}, {task}, {rows} rows", printed, f"k/{n}",
                     float(len(off)), f"of {len(cells)} cells", "doubt", sentence)
         )  # fmt: skip
     return findings

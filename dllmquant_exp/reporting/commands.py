@@ -19,6 +19,7 @@ from dllmquant_exp.reporting.grids import show
 from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, PaperTable, paper_table, table_number
 from dllmquant_exp.reporting.results import CellResult, read_sweep, unfinished_cells
+from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import TITLE, print_speed, speed_document
 from dllmquant_exp.reporting.speed_results import SpeedBlock, row_name, speed_blocks, speed_frame
@@ -32,7 +33,6 @@ from dllmquant_exp.reporting.writers import (
 from dllmquant_exp.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
-SPEED_TABLE = "table4"  # the only table without scores
 Presets = Iterable[Mapping[str, Sequence[str]]]
 
 

@@ -21,7 +21,8 @@ from dllmquant_exp.reporting.figure_style import (
     canvas,
     letter,
 )
-from dllmquant_exp.reporting.paper import AVERAGE, paper_cell, paper_model, paper_rows
+from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.paper import paper_cell, paper_model, paper_rows
 from dllmquant_exp.reporting.selection import ModelResults, bits_text
 from dllmquant_exp.reporting.statistics import Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE

@@ -11,9 +11,8 @@ from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import long_frame, page
 from dllmquant_exp.reporting.paper_tables import paper_table, table_number
 from dllmquant_exp.reporting.results import read_sweep
+from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.reporting.selection import ModelResults, model_results
-
-SWEEP = "tables"  # where table=table1 and the others put their cells
 
 
 def _results(runs_dir: str | Path, sweep: str) -> list[ModelResults]:

@@ -17,8 +17,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-AVERAGE = "Avg."
-
 
 @dataclass(frozen=True)
 class PaperCell:
@@ -102,6 +100,16 @@ def paper_model(model: str) -> str:
     if model not in names:
         raise ValueError(f"{model!r} is not one of the paper's models: {', '.join(names)}")
     return str(names[model])
+
+
+def paper_checkpoint(model: str) -> str:
+    """The hub id of one of the paper's models, by our name of it.
+
+    Raises:
+        ValueError: not one of the paper's models.
+    """
+    paper_model(model)
+    return str(_data()["checkpoints"][model])
 
 
 def paper_rows(table: int) -> dict[str, str]:

@@ -23,7 +23,7 @@ COLUMNS = (  # of `long_frame`
 def grids(block: Block) -> dict[str, Grid]:
     """A block's parts: score, change (from full precision), and paper, difference (from the paper).
 
-    The last two are there for the paper's models alone.
+    The last two are there for the paper's models alone, the last where they were run as such.
     """
     marked = {(row, block.shown.index(column)) for column, (row, _) in block.best.items()}
     parts = {"score": replace(score_grid(block.table).only(block.shown), best=frozenset(marked))}
@@ -46,16 +46,17 @@ def _paper_grids(block: Block) -> dict[str, Grid]:
             differences.append((row.name, texts))
     name = paper_model(block.model)
     heading = f"what the paper prints for {name}, in %"
-    return {
-        "paper": Grid(heading, block.shown, tuple(printed)),
-        "difference": Grid("ours - the paper's, in points", block.shown, tuple(differences)),
-    }
+    parts = {"paper": Grid(heading, block.shown, tuple(printed))}
+    if not block.unlike:
+        title = "ours - the paper's, in points"
+        parts["difference"] = Grid(title, block.shown, tuple(differences))
+    return parts
 
 
 def _paper_difference(block: Block, row: int, column: str) -> float | None:
-    """In points; None where the paper or we have no number."""
+    """In points; None where the paper or we have no number, or ours is no number of its model."""
     cell, ours = block.printed[row].get(column), block.value(row, column)
-    if cell is None or ours is None:
+    if cell is None or ours is None or block.unlike:
         return None
     return 100 * ours.estimate.value - float(cell.value)
 

@@ -1,21 +1,22 @@
 """The paper's Tables 1, 2, 3, 5 and 6 from result files: its rows and columns, our numbers.
 
-Numbers stand beside the paper's only where the model is the paper's. A table says what is missing
-and why; nothing stands in for it.
+The paper's numbers are shown only where the model has the name of one of its models, and ours are
+subtracted from them only where it is that model's checkpoint, decoded as published. A table says
+what is missing and why; nothing stands in for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dllmquant_exp.reporting.beside_paper import (
+    notes_beside_the_paper,
+    printed_cells,
+    unlike_the_paper,
+)
 from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
-from dllmquant_exp.reporting.paper import (
-    AVERAGE,
-    PaperCell,
-    paper_cell,
-    paper_cells,
-    paper_rows,
-)
+from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_rows
 from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.statistics import ALPHA
@@ -64,6 +65,7 @@ class Block:
     variants: tuple[Variant, ...]  # of the table's rows
     best: Mapping[str, tuple[int, float]]  # column -> its best row and Holm's p-value
     printed: tuple[Mapping[str, PaperCell], ...]  # per row, by column; empty where not comparable
+    unlike: str  # why ours are not subtracted from the printed; empty where they are
     gaps: tuple[Gap, ...]
 
     def value(self, row: int, label: str) -> SeededAverage | None:
@@ -164,6 +166,10 @@ def _block(number: int, results: ModelResults) -> Block:
         _row(variant, labels, names[variant.row], reference, notes) for variant in variants
     )
     best = _best(rows, variants, columns, labels)
+    printed = tuple(printed_cells(number, results, variant) for variant in variants)
+    unlike = unlike_the_paper(results) if any(printed) else ""
+    if any(printed):
+        notes += notes_beside_the_paper(results, unlike)
     table = Table(
         title=results.title,
         columns=tuple((results.tasks.get(label, label), label) for label in labels),
@@ -171,9 +177,8 @@ def _block(number: int, results: ModelResults) -> Block:
         rows=rows,
         notes=(*notes, *_remarks(results, rows, variants, reference, best)),
     )
-    printed = tuple(_printed(number, results, variant) for variant in variants)
     return Block(
-        results.model, results.embedded, columns, table, variants, best, printed,
+        results.model, results.embedded, columns, table, variants, best, printed, unlike,
         tuple(_gaps(results, labels, paper_rows(number))),
     )  # fmt: skip
 
@@ -214,16 +219,6 @@ def _best(
     adjusted = holm([p for _, p in found.values()])
     pairs = zip(found.items(), adjusted, strict=True)
     return {column: (row, p) for (column, (row, _)), p in pairs if p < ALPHA}
-
-
-def _printed(number: int, results: ModelResults, variant: Variant) -> dict[str, PaperCell]:
-    """The paper's own numbers of a row; none for other models, other bits or a control."""
-    if results.embedded or not results.is_w4a4 or variant.difference:
-        return {}
-    row = paper_rows(number)[variant.row]
-    columns = dict.fromkeys(cell.column for cell in paper_cells(number))
-    cells = {column: paper_cell(number, results.model, row, column) for column in columns}
-    return {column: cell for column, cell in cells.items() if cell is not None}
 
 
 def _remarks(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+SWEEP = "tables"  # where conf/table's options put their cells
+SPEED_TABLE = "table4"  # the only one of them without scores
 Sampler = Literal["random", "llm_qat", "uniform_time", "tmas"]
 Part = Literal["rotation", "awq", "gptq"]
 QUAROT: frozenset[Part] = frozenset({"rotation", "gptq"})

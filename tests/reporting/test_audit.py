@@ -140,14 +140,48 @@ def test_a_copied_row_is_seen() -> None:
     assert finding.where == "Table 1, LLADA RTN = LLADA-1.5 RTN"
 
 
+SPLITS = {"Arc.": 1172, "Wino.": 1267, "PIQA": 1838, "C-EVAL": 1346, "Hum.": 164, "GSM8K": 1319}
+
+
 @pytest.mark.parametrize(("task", "n", "off"), [("Hum.", 164, 14), ("GSM8K", 1319, 13)])
 def test_scores_that_are_not_k_of_n(task: str, n: int, off: int) -> None:
-    finding = one("granularity", task)
+    finding = one("granularity", f"Table 1, {task}, quantized")
     assert (finding.gap, finding.expected) == (off, f"k/{n}")
-    printed = {f"{100 * k / n:.2f}" for k in range(n + 1)}
-    quantized = [c for c in paper_cells(1) if c.column == task and c.row != "fp"]
-    assert sum(cell.printed not in printed for cell in quantized) == off
     assert f"chance puts {15 * n / 10_000:.1f}:" in finding.sentence  # hundredths that are k/n
+
+
+@pytest.mark.parametrize("rows", ["FP", "quantized"])
+@pytest.mark.parametrize("table", range(1, 7))
+def test_scores_off_the_grid_in_every_table_by_other_code(table: int, rows: str) -> None:
+    """Every k/n printed with as many digits, and looked up there."""
+    for task, n in SPLITS.items():
+        cells = [c for c in paper_cells(table) if c.column == task]
+        cells = [c for c in cells if (c.row == "fp") == (rows == "FP")]
+        digits = {c.printed: len(c.printed.partition(".")[2]) for c in cells}
+        off = sum(c.printed not in {f"{100 * k / n:.{digits[c.printed]}f}" for k in range(n + 1)}
+                  for c in cells)  # fmt: skip
+        findings = found("granularity", f"Table {table}, {task}, {rows} rows")
+        assert [(f.gap, f.unit) for f in findings] == (
+            [(off, f"of {len(cells)} cells")] if off else []
+        )
+
+
+def test_granularity_of_some_cells_by_hand() -> None:
+    """Of 164 items: 41 are 25.00, 42 25.61; 27 are 16.46, 28 17.07; 23 are 14.02; 54 are 32.927,
+    81 49.39."""
+    third, sixth = one("granularity", "Table 3, Hum."), one("granularity", "Table 6, Hum.")
+    assert third.gap == 4 and third.printed.startswith("25.33, ")
+    assert "16.56" in sixth.printed and "14.02" not in sixth.printed
+    full = one("granularity", "Table 1, Hum., FP")
+    assert full.printed.startswith("32.92") and full.gap == 1
+    assert "1 of 3 are not (1 if cut off, not rounded)" in full.sentence  # then it is 49.4
+    for table, off, of in ((3, 8, 8), (6, 5, 8)):
+        both = found("granularity", f"Table {table}, ")
+        assert sum(f.gap or 0 for f in both) == off
+        assert sum(int(f.unit.split()[1]) for f in both) == of
+    rows = ("quarot", "quarot_cgq_mask", "quarot_cgq_score", "quarot_cgq")
+    right = corrected(*((3, "llada_8b", row, "Hum.", "25.61") for row in rows))
+    assert not found("granularity", "Table 3, Hum.", right)
 
 
 @pytest.mark.parametrize("n", [7, 164, 299, 1319])

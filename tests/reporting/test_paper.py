@@ -5,12 +5,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 
+from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.reporting.grids import AVERAGE
 from dllmquant_exp.reporting.paper import (
-    AVERAGE,
     paper_caption,
     paper_cell,
     paper_cells,
+    paper_checkpoint,
     paper_frame,
     paper_model,
     paper_quotes,
@@ -152,3 +155,11 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="not one of the paper's models: llada_8b"):
         paper_model("micro_llada")
     assert paper_model("llada_1_5") == "LLADA-1.5"
+
+
+def test_checkpoints_are_those_that_the_models_names_load() -> None:
+    for model in MODELS:
+        option = yaml.safe_load((config_folder() / "model" / f"{model}.yaml").read_text("utf-8"))
+        assert paper_checkpoint(model) == option["checkpoint"]
+    with pytest.raises(ValueError, match="not one of the paper's models"):
+        paper_checkpoint("micro_llada")

@@ -129,6 +129,36 @@ def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> N
         assert set(grids(block)) == {"score"}
 
 
+def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: Made) -> None:
+    """The paper's numbers are shown, without a difference, and a note says why."""
+
+    def local(config: dict[str, Any]) -> None:
+        config["model"]["checkpoint"] = "random_llada"
+
+    for changes, reason in (
+        ({"change": local}, "its checkpoint is random_llada, not GSAI-ML/LLaDA-8B-Base"),
+        ({"decoding": "smoke"}, "decoding=smoke"),
+    ):
+        table = built(3, table_3(made, model="llada_8b", embedded=False, **changes))
+        (block,) = table.blocks
+        assert set(grids(block)) == {"score", "paper"}
+        assert long_frame([table])["paper_difference"].isna().all()
+        assert long_frame([table])["paper"].notna().all()
+        notes = [note for note in block.table.notes if note.startswith("not subtracted")]
+        assert len(notes) == 1 and notes[0].endswith(f"of another run: {reason}.")
+
+
+def test_a_limit_is_said_where_the_papers_numbers_are(made: Made) -> None:
+    note = "differences from the paper compare limit=20 with its whole splits."
+    theirs = table_3(made, model="llada_8b", embedded=False, limit=20)
+    (block,) = built(3, theirs).blocks
+    assert note in block.table.notes and "difference" in grids(block)
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    assert not any("whole splits" in text for text in block.table.notes)
+    (block,) = built(3, table_3(made, limit=20)).blocks
+    assert note not in block.table.notes, "nothing of the paper stands beside an embedded model"
+
+
 def test_other_bits_are_not_compared_with_the_paper(made: Made) -> None:
     def eight(config: dict[str, Any]) -> None:
         config["quant"] |= {"weight_bits": 8, "activation_bits": 8}
