@@ -55,7 +55,6 @@ class Verdict:
     detectable: float | None = None
     covers: str = ""
     needs: str = ""  # where nothing was measured
-    in_tables: bool = True  # the tables' own cells decide it, without controls or figures
 
 
 def verdicts(
@@ -211,8 +210,7 @@ def _verdict(
     adjusted: Mapping[str, float],
 ) -> Verdict:
     if isinstance(measured, str):
-        own = isinstance(claim, Claim) and not claim.equal_size
-        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
+        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
     found = measured.found
     decided = _counted(claim) or adjusted[claim.name] < ALPHA
     below = isinstance(claim, FigureClaim) and claim.below

@@ -51,6 +51,7 @@ class CellResult:
     speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
     hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
+    checkpoint_digest: str = ""  # of the weights; empty: not known, as of failed cells
 
 
 def canonical_json(value: Any) -> str:
@@ -225,6 +226,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
+        checkpoint_digest=value.get("checkpoint_digest") or "",
     )
 
 
