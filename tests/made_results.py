@@ -61,6 +61,15 @@ def resolved(row: str, task: str, seed: int, model: str, limit: int | None) -> d
     }
 
 
+def collected(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a run reports of a calibration set; TMAS' quotas make a few states more than wanted."""
+    if calibration is None:
+        return None
+    states = calibration["samples"] + 8 * (calibration["name"] == "tmas")
+    tokens = calibration["tokens"] or states * calibration.get("length", 62)
+    return {"report": {"states": states, "tokens": tokens}}
+
+
 @pytest.fixture
 def write_cell(tmp_path: Path) -> Callable[..., Path]:
     """write_cell(row, task, scores, ...): a result file as a run leaves it; its path.
@@ -103,6 +112,7 @@ def write_cell(tmp_path: Path) -> Callable[..., Path]:
                 "config": config,
                 "config_hash": key,
                 "source": {"commit": "abc123", "modified": False},
+                "calibration": collected(config["calibration"]),
                 "score": None if scores is None else sum(scores) / len(scores),
                 "chance": 0.25,
                 "items": items,

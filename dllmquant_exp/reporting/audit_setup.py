@@ -5,9 +5,9 @@ from decimal import Decimal
 
 from dllmquant_exp.reporting.audit_finding import MODELS, PAIRS, Finding, Sheet, number
 from dllmquant_exp.reporting.audit_numbers import SPLITS
-from dllmquant_exp.reporting.comparisons import ALPHA, mcnemar
+from dllmquant_exp.reporting.comparisons import mcnemar
 from dllmquant_exp.reporting.paper import paper_caption, paper_model, paper_quotes
-from dllmquant_exp.reporting.statistics import z_quantile
+from dllmquant_exp.reporting.statistics import ALPHA, z_quantile
 
 SAMPLES, SEGMENTS = 512, 128  # TMAS' states; the baselines' segments
 PROPORTIONS = tuple(Decimal(p) for p in ("0.3", "0.2", "0.2", "0.3"))

@@ -26,7 +26,7 @@ class Claim:
     tasks: tuple[str, ...] = PAPER_COLUMNS
     threshold: float = 0.0  # a fraction: 0.1 is 10 points
     beside: tuple[str, ...] = ()
-    equal_size: bool = False  # as many calibration samples, or tokens where those were cut
+    equal_size: bool = False  # as many calibration states or, failing that, tokens
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ SUMS = tuple(
 def _sampling() -> Iterable[Claim]:
     """TMAS against the other samplers: as the rows are calibrated, then with equal numbers.
 
-    On AWQ and QuaRot the first is a step above; uniform time has as many states as TMAS.
+    On AWQ and QuaRot the first is a step above; uniform time has as many states as TMAS, but for
+    the few more that TMAS' quotas make.
     """
     pairs = (  # what is beaten, TMAS' row, its row, the tasks, whether the rows' own sizes differ
         ("random, on RTN", "static_tmas", "static_random", GENERATION, True),

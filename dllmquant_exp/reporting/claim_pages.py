@@ -11,14 +11,16 @@ from dllmquant_exp.reporting.writers import Document, Section
 
 COLUMNS = (
     "model", "claim", "sentence", "verdict", "comparison", "unit", "effect", "low", "high",
-    "threshold", "p", "p_holm", "n", "seeds", "detectable", "covers", "needs",
+    "threshold", "p", "p_holm", "n", "seeds", "detectable", "detectable_holm", "covers", "needs",
 )  # fmt: skip
 CAPTION = (
     "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
-    "both rows; those of figures are over prompts, speed's over rounds. A claim "
-    "holds, or does not, where p stays below 0.05 after Holm's correction over the comparisons of "
-    "one model. Detectable: the effect that so many items and seeds would find in 80 of 100 "
-    "repetitions."
+    "both rows; those of figures are over prompts, speed's over rounds. A claim holds, or does "
+    "not, where p stays below 0.05 after Holm's correction over the claims of one model and kind: "
+    "scores, scores at equal calibration size, figures, speed (and, in the count of tasks, over "
+    "its comparisons). Detectable: how far from the claim's threshold an effect must lie to be "
+    "found in 80 of 100 repetitions with so many items and seeds, by its 95% interval alone; in "
+    "brackets, as the first of its kind that Holm tests."
 )
 Found = Mapping[str, Sequence[Verdict]]  # by the model's title
 
@@ -49,6 +51,9 @@ def _line(model: str, verdict: Verdict) -> dict[str, Any]:
         "n": verdict.n,
         "seeds": verdict.seeds,
         "detectable": None if verdict.detectable is None else scale * verdict.detectable,
+        "detectable_holm": (
+            None if verdict.detectable_first is None else scale * verdict.detectable_first
+        ),
         "covers": verdict.covers,
         "needs": verdict.needs,
     }
@@ -89,7 +94,8 @@ def _texts(verdict: Verdict) -> tuple[str, ...]:
     p = verdict.adjusted
     p_text = "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
     detectable = "-"
-    if verdict.detectable is not None:
-        points = verdict.unit == "points"
-        detectable = f"{100 * verdict.detectable:.1f}" if points else f"{verdict.detectable:.2f}"
+    if verdict.detectable is not None and verdict.detectable_first is not None:
+        scale, digits = (100, 1) if verdict.unit == "points" else (1, 2)
+        alone, first = scale * verdict.detectable, scale * verdict.detectable_first
+        detectable = f"{alone:.{digits}f} ({first:.{digits}f})"
     return (verdict.verdict, text, p_text, str(verdict.n), str(verdict.seeds), detectable)

@@ -1,17 +1,16 @@
 """The paper's claims, decided for each model from result files and recorded figures.
 
 A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
-Holm's correction over the model's comparisons; it does not hold where that is so on the other side;
-else it is undecided, and the detectable effect says what these items and seeds could have shown.
+Holm's correction over the claims of its kind (scores, equal calibration sizes, figures, speed),
+those that were not measured counted; it does not hold where that is so on the other side; else it
+is undecided, and the detectable effect says what these items and seeds could have shown.
 Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
-and, with several of them, other calibration seeds.
+and, with several of them, other seeds.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from dllmquant_exp.reporting.claim_list import (
     CLAIMS,
@@ -22,14 +21,15 @@ from dllmquant_exp.reporting.claim_list import (
     Claim,
     Sum,
 )
-from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm, p_beyond
-from dllmquant_exp.reporting.entries import Sample, difference, p_value, shared_seeds
+from dllmquant_exp.reporting.comparisons import holm
+from dllmquant_exp.reporting.entries import p_value
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
 from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.score_claims import measure_score_claim, missing_cells
+from dllmquant_exp.reporting.selection import ModelResults
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
 from dllmquant_exp.reporting.speed_results import SpeedBlock
-from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.statistics import ALPHA, Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measured"
@@ -52,7 +52,8 @@ class Verdict:
     seeds: int = 0
     p: float | None = None
     adjusted: float | None = None  # p after Holm
-    detectable: float | None = None
+    detectable: float | None = None  # distance from the threshold, by this test alone
+    detectable_first: float | None = None  # were it the first of its family that Holm tests
     covers: str = ""
     needs: str = ""  # where nothing was measured
 
@@ -67,7 +68,7 @@ def verdicts(
         speed: its part of Table 4.
     """
     measured: dict[AnyClaim, Measured | str] = {
-        **{claim: _measure(claim, results) for claim in CLAIMS},
+        **{claim: measure_score_claim(claim, results) for claim in CLAIMS},
         **{claim: measure(claim, figures) for claim in FIGURE_CLAIMS},
         **{claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS},
     }
@@ -86,110 +87,25 @@ def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
 
 
 def _decided(measured: Mapping[AnyClaim, Measured | str]) -> dict[str, Verdict]:
-    p_values = {
-        claim.name: p_beyond(of.found.estimate, claim.threshold, ratio=_unit(claim) == "ratio")
-        for claim, of in measured.items()
-        if isinstance(of, Measured) and not _counted(claim)
-    }
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return {claim.name: _verdict(claim, of, p_values, adjusted) for claim, of in measured.items()}
+    families: dict[str, list[AnyClaim]] = {}
+    for claim in measured:
+        if not _counted(claim):
+            families.setdefault(_kind(claim), []).append(claim)
+    adjusted: dict[AnyClaim, tuple[float, int]] = {}  # p after Holm, and of how many
+    for claims in families.values():
+        p_values = [1.0 if isinstance(of := measured[c], str) else _p(c, of) for c in claims]
+        for claim, p in zip(claims, holm(p_values), strict=True):
+            adjusted[claim] = p, len(claims)
+    return {claim.name: _verdict(claim, of, adjusted.get(claim)) for claim, of in measured.items()}
 
 
-def _measure(claim: Claim, results: ModelResults) -> Measured | str:
-    """The claim's effect, or what it needs."""
-    better = [results.variant(row) for row in claim.better]
-    worse = [results.variant(row) for row in claim.worse]
-    if claim.equal_size:
-        pair = _equal_size(results, claim.better[0], claim.worse[0])
-        if pair is None:
-            rows = f"row={claim.better[0]} and row={claim.worse[0]}"
-            return f"{rows} calibrated on as many samples or tokens (a control)"
-        better, worse = [pair[0]], [pair[1]]
-    missing = _missing([*better, *worse], (*claim.tasks, *claim.beside))
-    if missing:
-        return missing
-    main, beside = (_effect(better, worse, tasks) for tasks in (claim.tasks, claim.beside))
-    if main is None or (claim.beside and beside is None):
-        return "the same items and seeds in all of its rows"
-    found = main if beside is None else _contrast(main, beside)
-    n = sum(better[0].entry(label).n for label in (*claim.tasks, *claim.beside))
-    return Measured(found, n, f"{_names(better)} - {_names(worse)}")
+def _kind(claim: AnyClaim) -> str:
+    """The family of tests that a claim belongs to, whatever else was measured."""
+    return "size" if isinstance(claim, Claim) and claim.equal_size else type(claim).__name__
 
 
-def _names(variants: Sequence[Variant]) -> str:
-    texts = [v.row + (f" ({v.difference})" if v.difference else "") for v in variants]
-    return texts[0] if len(texts) == 1 else f"mean({', '.join(texts)})"
-
-
-def _missing(variants: Iterable[Variant], labels: Sequence[str]) -> str:
-    """Cells that are not there, as `row=awq_tmas (Hum., GSM8K)`."""
-    lacking = []
-    for variant in variants:
-        absent = [label for label in labels if variant.entry(label).sample is None]
-        if absent:
-            nine = len(absent) == len(PAPER_COLUMNS)
-            where = "nine tasks" if nine else ", ".join(absent)
-            lacking.append(f"row={variant.row} ({where})")
-    return "; ".join(lacking)
-
-
-def _effect(
-    better: Sequence[Variant], worse: Sequence[Variant], labels: Sequence[str]
-) -> SeededAverage | None:
-    if not labels:
-        return None
-    samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
-    references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
-    return difference(samples, references)
-
-
-def _mean(samples: Sequence[Sample | None]) -> Sample | None:
-    """Item by item over rows, on the seeds that all of them have; None where items differ."""
-    present = [sample for sample in samples if sample is not None]
-    if len(present) == 1:
-        return present[0]
-    seeds = shared_seeds(present)
-    if not seeds or any(sample.items != present[0].items for sample in present):
-        return None
-    scores = np.mean([sample.at(seeds) for sample in present], axis=0)
-    return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
-
-
-def _contrast(first: SeededAverage, second: SeededAverage) -> SeededAverage:
-    """first - second of different tasks; the seeds' parts are added as if independent, too."""
-    a, b = first.estimate, second.estimate
-    value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    error = math.hypot(first.standard_error, second.standard_error)
-    return SeededAverage(Estimate(value, low, high), error, first.seeds, first.covers)
-
-
-def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
-    """Two rows as they were run with equally large calibration sets: most samples, then tokens."""
-    pairs = [
-        (size, a, b)
-        for a in results.rows.get(first, ())
-        for b in results.rows.get(second, ())
-        if _uncalibrated(a) == _uncalibrated(b)
-        for size in _sizes(a) & _sizes(b)
-    ]
-    return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
-
-
-def _sizes(variant: Variant) -> set[tuple[bool, int]]:
-    """(True, samples) of a set that was not cut, and (False, tokens) where they are known."""
-    samples, tokens, length = (
-        int(str(value)) if (value := variant.settings.get(f"calibration.{name}")) is not None else 0
-        for name in ("samples", "tokens", "length")
-    )
-    if tokens:
-        return {(False, tokens)}
-    return {(True, samples)} | ({(False, samples * length)} if length else set())
-
-
-def _uncalibrated(variant: Variant) -> dict[str, object]:
-    return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
+def _p(claim: AnyClaim, measured: Measured) -> float:
+    return measured.found.p_beyond(claim.threshold) if measured.p is None else measured.p
 
 
 def _unit(claim: AnyClaim) -> str:
@@ -204,31 +120,36 @@ def _counted(claim: AnyClaim) -> bool:
 
 
 def _verdict(
-    claim: AnyClaim,
-    measured: Measured | str,
-    p: Mapping[str, float],
-    adjusted: Mapping[str, float],
+    claim: AnyClaim, measured: Measured | str, adjusted: tuple[float, int] | None
 ) -> Verdict:
+    """adjusted: p after Holm and the size of its family; None where no chance is in it."""
     if isinstance(measured, str):
         return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
-    found = measured.found
-    decided = _counted(claim) or adjusted[claim.name] < ALPHA
-    below = isinstance(claim, FigureClaim) and claim.below
-    beyond = (found.estimate.value > claim.threshold) != below
-    return Verdict(
+    found, effect = measured.found, measured.effect
+    verdict = Verdict(
         claim.name,
         claim.sentence,
-        UNDECIDED if not decided else HOLDS if beyond else FAILS,
+        UNDECIDED,
         comparison=measured.what,
         unit=_unit(claim),
-        effect=found.estimate,
-        threshold=claim.threshold,
+        effect=effect,
+        threshold=measured.shown(claim.threshold),
         n=measured.n,
-        seeds=found.seeds,
-        p=p.get(claim.name),
-        adjusted=adjusted.get(claim.name),
-        detectable=None if _counted(claim) else found.detectable,
+        seeds=found.seeds if isinstance(claim, Claim) else 1,
         covers=found.covers,
+    )
+    below = isinstance(claim, FigureClaim) and claim.below
+    beyond = (found.value > claim.threshold) != below
+    if adjusted is None:
+        return replace(verdict, verdict=HOLDS if beyond else FAILS)
+    p, family = adjusted
+    return replace(
+        verdict,
+        verdict=UNDECIDED if p >= ALPHA else HOLDS if beyond else FAILS,
+        p=_p(claim, measured),
+        adjusted=p,
+        detectable=measured.shown(found.detectable()),
+        detectable_first=measured.shown(found.detectable(ALPHA / family)),
     )
 
 
@@ -248,13 +169,13 @@ def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
 def _best_on_nearly_all(results: ModelResults) -> Verdict:
     """In how many tasks DLLMQuant++ is the best quantized row.
 
-    At least where it beats every rival, at most where no rival beats it, by paired tests on the
-    seeds that were run, with Holm's correction over all of them.
+    At least where it beats every rival, at most where no rival beats it, by paired tests with
+    Holm's correction over all of them.
     """
     name = "best_on_nearly_all"
     sentence = f"DLLMQuant++ is best on nearly all tasks (at least {NEARLY_ALL} of nine)"
     rows = [results.variant(row) for row in (BEST, *RIVALS)]
-    missing = _missing(rows, PAPER_COLUMNS)
+    missing = missing_cells(rows, PAPER_COLUMNS)
     if missing:
         return Verdict(name, sentence, UNMEASURABLE, needs=missing)
     gains: dict[tuple[str, str], float] = {}
@@ -279,7 +200,7 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
         threshold=NEARLY_ALL,
         n=sum(rows[0].entry(label).n for label in PAPER_COLUMNS),
         seeds=min(len(entry.cells) for entry in rows[0].entries.values()),
-        covers="other items of these tasks, with the calibration seeds that were run",
+        covers="other items of these tasks and, with several seeds, other seeds",
     )
 
 

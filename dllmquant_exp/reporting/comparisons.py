@@ -5,22 +5,22 @@ Two methods are compared on the same items, so every test is paired and two-side
 - one task of 0/1 outcomes: McNemar's exact test
 - anything else, and averages over tasks: a sign-flip permutation test, stratified by task
 - several comparisons: Holm's correction
-- an average over tasks and calibration seeds: `average_over_seeds`, whose interval counts the
-  seeds as a random sample, as the tests above do not: they speak of the seeds that were run
+- several seeds: `average_over_seeds`, whose intervals and p-values count the seeds as a random
+  sample, as the tests above do not: they speak of the seed that was run
 
-Power: the smallest difference that a comparison would find in 80 of 100 repetitions.
+Power: the smallest effect that a comparison would find in 80 of 100 repetitions.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, bdtrik, gammaln, xlog1py, xlogy
+from scipy.special import bdtr
 
 from dllmquant_exp.reporting.statistics import (
+    ALPHA,
     Estimate,
     adjusted_difference,
     average,
@@ -32,9 +32,9 @@ from dllmquant_exp.reporting.statistics import (
 )
 
 Array = NDArray[np.float64]
-ALPHA = 0.05  # two-sided
 POWER = 0.8
 ROUNDS = 9999
+SMALLEST = 100.0  # -log of the smallest p that is told from 0
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -118,57 +118,80 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def p_beyond(estimate: Estimate, threshold: float, *, ratio: bool = False) -> float:
-    """Two-sided p-value of "the effect is the threshold" that belongs to the 95% interval.
-
-    The confidence at which the interval, its side towards the threshold scaled like a normal
-    distribution's (of the logarithm of a ratio), would just reach it: below 5% exactly where the
-    95% interval excludes it.
-    """
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if ratio and low > 0:
-        value, low, high, threshold = (math.log(x) for x in (value, low, high, threshold))
-    if value == threshold:
-        return 1.0
-    margin = value - low if value > threshold else high - value
-    if margin == 0:
-        return 0.0
-    return 2 * NormalDist().cdf(-z_quantile() * abs(value - threshold) / margin)
-
-
 @dataclass(frozen=True)
 class SeededAverage:
-    """An average over tasks, or an average difference, with what its interval covers."""
+    """A value, its interval at any confidence, and what that covers.
 
-    estimate: Estimate
-    standard_error: float
-    seeds: int
-    covers: str
+    Attributes:
+        items: the value with the 95% interval of its items (prompts, rounds), the seeds taken as
+            they are; its limits lie further out at more confidence as a normal distribution's do.
+        seed_error: standard error that comes from the choice of seeds, estimated from `seeds` of
+            them: its part of the interval is Student's t on seeds - 1 degrees.
+        bounds: that no limit passes.
+    """
+
+    items: Estimate
+    seed_error: float = 0.0
+    seeds: int = 1
+    covers: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
-    def detectable(self) -> float:
-        """The true difference that such an interval would tell from 0 in 80 of 100 repetitions."""
-        return self.estimate.half_width + NormalDist().inv_cdf(POWER) * self.standard_error
+    def value(self) -> float:
+        return self.items.value
+
+    @property
+    def estimate(self) -> Estimate:
+        """The 95% interval."""
+        below, above = self._margins(ALPHA)
+        low, high = self.value - below, self.value + above
+        return Estimate(self.value, max(self.bounds[0], low), min(self.bounds[1], high))
+
+    def _margins(self, alpha: float) -> tuple[float, float]:
+        """How far the limits of an interval at confidence 1 - alpha lie below and above: both
+        parts' distances, added in squares (MOVER, see statistics.py)."""
+        z = z_quantile(alpha) / z_quantile()
+        t = t_quantile(self.seeds - 1, alpha) * self.seed_error if self.seed_error else 0.0
+        below, above = self.value - self.items.low, self.items.high - self.value
+        return math.hypot(z * below, t), math.hypot(z * above, t)
+
+    def p_beyond(self, threshold: float) -> float:
+        """Two-sided p-value of "the true value is the threshold": the alpha of the interval that
+        just reaches it, so that it is below 5% where the 95% interval excludes it."""
+        distance, side = abs(self.value - threshold), int(self.value < threshold)
+        least, most = -SMALLEST, 0.0  # logarithms of p
+        while most - least > 1e-9:
+            middle = (least + most) / 2
+            reached = self._margins(math.exp(middle))[side] >= distance
+            least, most = (middle, most) if reached else (least, middle)
+        return math.exp(most)
+
+    def detectable(self, alpha: float = ALPHA) -> float:
+        """Distance between the true value and a threshold that a test at `alpha` would find in 80
+        of 100 repetitions: the margin at that level, and the one-sided margin of 80%."""
+        at_level, at_power = self._margins(alpha), self._margins(2 * (1 - POWER))
+        return (sum(at_level) + sum(at_power)) / 2
 
 
 def average_over_seeds(
-    scores: Sequence[ArrayLike], reference: Sequence[ArrayLike] | None = None
+    scores: Sequence[ArrayLike],
+    reference: Sequence[ArrayLike] | None = None,
+    weights: Sequence[float] | None = None,
 ) -> SeededAverage:
     """Average over tasks, or average difference from a reference, with items and seeds at random.
 
-    The tasks are fixed. Items are a random sample of their task; calibration seeds are a random
-    sample too, shared by the tasks, so that one unlucky calibration set may hurt all of them. With
-    one seed their spread is unknown and the interval is for this seed only: `covers` says which.
+    The tasks are fixed. Items are a random sample of their task; seeds are a random sample too,
+    shared by the tasks, so that one unlucky calibration set may hurt all of them. With one seed
+    their spread is unknown and the interval is for this seed only: `covers` says which.
 
     The variance of a two-way layout (seeds x items): that of the items' means over seeds, plus that
-    of the seeds' averages, less the residual that both contain; at least 0 for the seeds. The
-    distances to the limits then add in squares as in `statistics.average`, the seeds' part with
-    Student's t on seeds - 1 degrees.
+    of the seeds' averages, less the residual that both contain; at least 0 for the seeds.
 
     Args:
         scores: per task [seeds, items], the same seeds in each.
         reference: per task [seeds or 1, items] on the same items; seeds are paired, and a single
-            run (full precision has no seed) is compared with each.
+            run is compared with each.
+        weights: of the tasks, see `statistics.average`.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -179,24 +202,21 @@ def average_over_seeds(
             "scores must be [seeds, items] per task with the same seeds in each, got "
             f"{[t.shape for t in tasks]}"
         )
+    shares = np.full(len(tasks), 1 / len(tasks)) if weights is None else np.asarray(weights, float)
     if reference is None:
         parts = [_score_interval(task) for task in tasks]
     else:
         pairs = _pairs(tasks, [np.asarray(task, float) for task in reference])
-        parts = [_difference_interval(*pair) for pair in pairs]
+        parts = [paired_difference(*pair) for pair in pairs]
         tasks = [first - second for first, second in pairs]
     seeds = len(tasks[0])
-    items = average(parts)
-    seed_variance = _seed_variance(tasks) if seeds > 1 else 0.0
-    seed_margin = t_quantile(seeds - 1) * math.sqrt(seed_variance) if seeds > 1 else 0.0
-    low = items.value - math.hypot(items.value - items.low, seed_margin)
-    high = items.value + math.hypot(items.high - items.value, seed_margin)
-    bounds = (0.0, 1.0) if reference is None else (-1.0, 1.0)
+    furthest = float(np.abs(shares).sum())
     return SeededAverage(
-        Estimate(items.value, max(bounds[0], low), min(bounds[1], high)),
-        math.hypot(items.half_width / z_quantile(), math.sqrt(seed_variance)),
+        average(parts, shares.tolist()),
+        math.sqrt(_seed_variance(tasks, shares)) if seeds > 1 else 0.0,
         seeds,
         _covers(len(tasks), seeds),
+        (0.0 if reference is None else -furthest, furthest),
     )
 
 
@@ -218,82 +238,39 @@ def _score_interval(scores: Array) -> Estimate:
     return averaged_proportion(means) if np.isin(scores, (0, 1)).all() else score_interval(means)
 
 
-def _difference_interval(scores: Array, reference: Array) -> Estimate:
-    differences = (scores - reference).mean(axis=0).tolist()
-    if np.isin(scores, (0, 1)).all() and np.isin(reference, (0, 1)).all():
+def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
+    """Mean of scores - reference over the same items, with the 95% interval of these seeds.
+
+    scores: [items] or [seeds, items]; reference: [items] or [seeds or 1, items].
+
+    Raises:
+        ValueError: other items than the reference's, or none.
+    """
+    first, second = np.atleast_2d(np.asarray(scores, float)), np.atleast_2d(reference)
+    if first.shape[1] != second.shape[1] or not first.size:
+        raise ValueError(
+            f"a paired difference needs the same items, got {first.shape}, {second.shape}"
+        )
+    differences = (first - second).mean(axis=0).tolist()
+    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
         return adjusted_difference(differences)
     return mean_interval(differences, (-1.0, 1.0))
 
 
-def _seed_variance(tasks: Sequence[Array]) -> float:
+def _seed_variance(tasks: Sequence[Array], shares: Array) -> float:
     """Variance of the average over tasks and seeds that comes from the choice of seeds."""
     seeds = len(tasks[0])
-    averages = np.mean([task.mean(axis=1) for task in tasks], axis=0)  # [seeds]
+    averages = np.stack([task.mean(axis=1) for task in tasks], axis=1) @ shares  # [seeds]
     residual = 0.0
-    for task in tasks:
+    for task, share in zip(tasks, shares, strict=True):
         left = task - task.mean(axis=0) - task.mean(axis=1, keepdims=True) + task.mean()
         degrees = (seeds - 1) * max(1, task.shape[1] - 1)
-        residual += float((left**2).sum()) / degrees / task.size / len(tasks) ** 2
+        residual += share**2 * float((left**2).sum()) / degrees / task.size
     return max(0.0, float(averages.var(ddof=1)) / seeds - residual)
 
 
 def _covers(tasks: int, seeds: int) -> str:
     where = "this task" if tasks == 1 else f"these {tasks} tasks"
     if seeds == 1:
-        return f"other items of {where}, with the one calibration seed that was run"
-    return f"other items of {where} and other calibration seeds ({seeds} were run)"
-
-
-def mcnemar_power(n: int, discordance: float, difference: float) -> float:
-    """Chance that McNemar's exact test finds a true difference at 5%, two-sided.
-
-    Args:
-        n: items.
-        discordance: share of items on which the two methods differ; at least `difference`.
-        difference: of the two methods' accuracies, in [0, 1].
-
-    Raises:
-        ValueError: no items, or a difference above the discordance.
-    """
-    if n < 1 or not 0 <= difference <= discordance <= 1:
-        raise ValueError(
-            f"n = {n}, discordance = {discordance}, difference = {difference}: needs items, and a "
-            "difference of at most the discordance"
-        )
-    if discordance == 0:
-        return 0.0
-    spread = 9 * math.sqrt(n * discordance * (1 - discordance)) + 9
-    changed = np.arange(
-        max(1, math.floor(n * discordance - spread)),
-        min(n, math.ceil(n * discordance + spread)) + 1,
-    )
-    choose = gammaln(n + 1) - gammaln(changed + 1) - gammaln(n - changed + 1)
-    chance = np.exp(choose + xlogy(changed, discordance) + xlog1py(n - changed, -discordance))
-    gain = (1 + difference / discordance) / 2  # chance that a changed item is a gained one
-    edge = _rejection_edge(changed)
-    found = bdtr(np.maximum(edge, 0), changed, gain) + bdtr(np.maximum(edge, 0), changed, 1 - gain)
-    return float((chance * np.where(edge >= 0, found, 0)).sum())
-
-
-def _rejection_edge(changed: NDArray[np.int_]) -> Array:
-    """The largest count on the smaller side that McNemar's test rejects; -1 where it never does."""
-    edge = np.floor(np.maximum(bdtrik(ALPHA / 2, changed, 0.5), 0))
-    return np.where(bdtr(edge, changed, 0.5) <= ALPHA / 2, edge, edge - 1)
-
-
-def detectable_difference(n: int, discordance: float) -> float:
-    """Smallest true difference that McNemar's exact test finds with 80% power, two-sided 5%.
-
-    `discordance` is the observed share of items on which the methods differ. A difference above it
-    raises it: every change then goes one way. Infinite where n items can show no difference.
-    """
-    if mcnemar_power(n, 1.0, 1.0) < POWER:
-        return math.inf
-    low, high = 0.0, 1.0
-    while high - low > 1e-5:
-        middle = (low + high) / 2
-        if mcnemar_power(n, max(discordance, middle), middle) < POWER:
-            low = middle
-        else:
-            high = middle
-    return high
+        return f"other items of {where}, with the one seed that was run"
+    return f"other items of {where} and other seeds ({seeds} were run)"

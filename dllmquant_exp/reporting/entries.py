@@ -30,16 +30,11 @@ class Sample:
     scores: Array  # [seeds, items]
     seeds: tuple[int, ...]
     items: tuple[tuple[str, str], ...]  # (subtask, doc id), sorted
-    calibrated: bool  # a seed chose a calibration set, so that one run does not stand for all
+    calibrated: bool  # a seed chose a calibration set, and not only masks and noise
 
     def at(self, seeds: Sequence[int]) -> Array:
         """The runs of these seeds only, in this order."""
         return self.scores[[self.seeds.index(seed) for seed in seeds]]
-
-    @property
-    def by_item(self) -> Array:
-        """[items] averaged over the seeds."""
-        return self.scores.mean(axis=0)
 
 
 @dataclass(frozen=True)
@@ -99,39 +94,51 @@ def average(samples: Sequence[Sample | None]) -> SeededAverage | None:
 
 
 def difference(
-    samples: Sequence[Sample | None], references: Sequence[Sample | None]
+    samples: Sequence[Sample | None],
+    references: Sequence[Sample | None],
+    weights: Sequence[float] | None = None,
 ) -> SeededAverage | None:
-    """Average over tasks of sample - reference, paired by item and seed.
+    """Average over tasks of sample - reference, paired by item and seed; see average_over_seeds.
 
-    A reference that calibrates nothing stands with its first run for every seed that it lacks;
-    other rows are compared on the seeds that both have. None where a task is missing, where the
-    items differ, or where no seed is shared.
+    A reference that calibrates nothing stands with its first run for the seeds that it lacks; other
+    rows are compared on the seeds that both have. None where a task is missing, where the items
+    differ, or where no seed is shared.
     """
+    pairs = _paired(samples, references)
+    if not pairs:
+        return None
+    return average_over_seeds([own for own, _ in pairs], [other for _, other in pairs], weights)
+
+
+def _paired(
+    samples: Sequence[Sample | None], references: Sequence[Sample | None]
+) -> list[tuple[Array, Array]]:
+    """Per task the scores [seeds, items] and those of the reference [seeds or 1, items]."""
     pairs = [
         (sample, reference)
         for sample, reference in zip(samples, references, strict=True)
         if sample is not None and reference is not None and sample.items == reference.items
     ]
     if not pairs or len(pairs) < len(samples):
-        return None
+        return []
     seeds = shared_seeds(sample for sample, _ in pairs)
     both = shared_seeds(sample for pair in pairs for sample in pair)
     if seeds and seeds != both and not any(reference.calibrated for _, reference in pairs):
-        return average_over_seeds([s.at(seeds) for s, _ in pairs], [r.scores[:1] for _, r in pairs])
-    if not both:
-        return None
-    return average_over_seeds([s.at(both) for s, _ in pairs], [r.at(both) for _, r in pairs])
+        return [(sample.at(seeds), reference.scores[:1]) for sample, reference in pairs]
+    return [(sample.at(both), reference.at(both)) for sample, reference in pairs if both]
 
 
-def p_value(samples: Sequence[Sample], references: Sequence[Sample]) -> float:
-    """Of a paired test over the items, averaged over the seeds that were run; 1 without pairs.
+def p_value(samples: Sequence[Sample | None], references: Sequence[Sample | None]) -> float:
+    """Two-sided, of samples against references on the same items; 1 without pairs.
 
-    One task: `comparisons.paired_test` (McNemar's for right-or-wrong items); several: the
-    stratified sign-flip test.
+    Of one seed by a paired test: McNemar's (one task of right-or-wrong items) or sign flips; of
+    several seeds by their `difference`, which counts them as a random sample.
     """
-    if any(s.items != r.items for s, r in zip(samples, references, strict=True)):
+    pairs = _paired(samples, references)
+    if not pairs:
         return 1.0
-    pairs = [(s.by_item, r.by_item) for s, r in zip(samples, references, strict=True)]
+    if len(pairs[0][0]) > 1:
+        return average_over_seeds(*map(list, zip(*pairs, strict=True))).p_beyond(0.0)
     if len(pairs) == 1:
-        return paired_test(*pairs[0])
-    return stratified_test([first - second for first, second in pairs])
+        return paired_test(*(scores[0] for scores in pairs[0]))
+    return stratified_test([own[0] - other[0] for own, other in pairs])

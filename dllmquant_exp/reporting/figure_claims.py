@@ -4,13 +4,14 @@ Where the paper gives no number ("a main source", "do not propagate") our readin
 threshold here, and the effect with its interval stands beside the verdict.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.figure_data import FigureData, most_prompts
-from dllmquant_exp.reporting.statistics import Estimate, z_quantile
+from dllmquant_exp.reporting.statistics import Estimate
 
 MAIN_SOURCE = 1 / 3  # of QuaRot's error, that goes when the post-softmax product is not quantized
 PROPAGATES = 0.1  # of what the same noise does at positions that are decoded next
@@ -42,6 +43,17 @@ class Measured:
     found: SeededAverage
     n: int
     what: str
+    p: float | None = None  # of the claim's own test; None = that of `found`
+    logarithm: bool = False  # whether `found` and the threshold are logarithms of what is shown
+
+    @property
+    def effect(self) -> Estimate:
+        of = self.found.estimate
+        return Estimate(self.shown(of.value), self.shown(of.low), self.shown(of.high))
+
+    def shown(self, value: float) -> float:
+        """A value of `found` as it is shown."""
+        return math.exp(value) if self.logarithm else value
 
 
 def _growth(bits: str, row: str) -> Callable[[FigureData], Number]:
@@ -142,8 +154,7 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
     if number["value"] is None or number["low"] is None:
         return f"{command} with more prompts"
     estimate = Estimate(number["value"], number["low"], number["high"])
-    error = estimate.half_width / z_quantile()
-    found = SeededAverage(estimate, error, 1, "other prompts of the same task")
+    found = SeededAverage(estimate, covers="other prompts of the same task")
     return Measured(found, int(number["n"]), best.folder.name)
 
 

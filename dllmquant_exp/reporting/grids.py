@@ -1,5 +1,6 @@
 """Parts of a table as text, and how a terminal shows them."""
 
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,12 +45,19 @@ class Grid:
 
 
 def points(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """`88.7 ±0.9` in percent, or `-1.3* ±0.4` in points, starred where the interval excludes 0."""
+    """`88.7 ±0.9` in percent, or `-1.3* ±0.4` in points, starred where the interval excludes 0.
+
+    A score so near to 0 or 100 that ± would pass it has two distances: `0.0 -0.0 +2.5`.
+    """
     if estimate is None:
         return "-"
     value = f"{100 * estimate.value:+.1f}" if sign else f"{100 * estimate.value:.1f}"
     star = "*" if sign and estimate.excludes_zero else ""
-    return f"{value}{star} ±{100 * estimate.half_width:.1f}"
+    half = estimate.half_width
+    if not sign and not half <= estimate.value <= 1 - half:
+        below, above = estimate.value - estimate.low, estimate.high - estimate.value
+        return f"{value} -{100 * below:.1f} +{100 * above:.1f}"
+    return f"{value}{star} ±{100 * half:.1f}"
 
 
 def to_rich(grid: Grid, name_width: int = NAME_WIDTH) -> RichTable:
@@ -77,7 +85,7 @@ def _stacked(text: str) -> str:
     """A number over its interval; prose in lines of its own."""
     if len(text) > PROSE:
         return _wrapped(text, PROSE)
-    return text.replace(" ±", "\n±").replace(" (", "\n(")
+    return re.sub(r" (?=[±(])|(?<=\d) (?=[-+]\d)", "\n", text)
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -7,7 +7,7 @@ and why; nothing stands in for it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dllmquant_exp.reporting.comparisons import ALPHA, SeededAverage, holm
+from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
 from dllmquant_exp.reporting.paper import (
     AVERAGE,
@@ -19,7 +19,8 @@ from dllmquant_exp.reporting.paper import (
 from dllmquant_exp.reporting.presets import expected_models
 from dllmquant_exp.reporting.remarks import seed_note, source_notes
 from dllmquant_exp.reporting.results import CellResult
-from dllmquant_exp.reporting.selection import ModelResults, Variant
+from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
+from dllmquant_exp.reporting.statistics import ALPHA
 from dllmquant_exp.reporting.tables import (
     PAPER_COLUMNS,
     REFERENCE,
@@ -261,20 +262,16 @@ def _remarks(
         notes.append(f"95% intervals cover {' or '.join(sorted(covers))}.")
     if best:
         notes.append(
-            "best quantized row of a column marked where a paired test against the runner-up, on "
-            "the seeds that were run, has p < 0.05 after Holm's correction over the columns."
+            "best quantized row of a column marked where a paired test against the runner-up has "
+            "p < 0.05 after Holm's correction over the columns."
         )
     return notes
 
 
 def _calibration(variant: Variant) -> str:
-    """`random, 128 samples` or `tmas, 512 samples, at most 8192 tokens`; empty without one."""
+    """`random (128 states, 8,192 tokens)`; empty without a calibration set."""
     name = variant.settings.get("calibration.name")
-    if name is None:
-        return ""
-    tokens = variant.settings.get("calibration.tokens")
-    limit = "" if tokens is None else f", at most {tokens} tokens"
-    return f"{name}, {variant.settings.get('calibration.samples')} samples{limit}"
+    return "" if name is None else f"{name} ({collected(variant)})"
 
 
 def _gaps(results: ModelResults, labels: Sequence[str], rows: Iterable[str]) -> Iterable[Gap]:

@@ -52,6 +52,7 @@ class CellResult:
     hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
     checkpoint_digest: str = ""  # of the weights; empty: not known, as of failed cells
+    calibrated_on: tuple[int, int] | None = None  # states and tokens that were collected
 
 
 def canonical_json(value: Any) -> str:
@@ -200,7 +201,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     cell, config, finished = value["cell"], value["config"], value["status"] == "finished"
     if not isinstance(config["model"]["checkpoint"], str):
         raise ValueError("config.model.checkpoint is not the name of a checkpoint")
-    source = value.get("source", {})
+    source, collected = value.get("source", {}), (value.get("calibration") or {}).get("report")
     return CellResult(
         folder=folder,
         status=value["status"],
@@ -227,6 +228,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
         checkpoint_digest=value.get("checkpoint_digest") or "",
+        calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
     )
 
 

@@ -8,6 +8,7 @@ named in the notes.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
@@ -30,6 +31,24 @@ class Variant:
 
     def entry(self, label: str) -> Entry:
         return self.entries.get(label, MISSING)
+
+    @property
+    def calibrated_on(self) -> tuple[float, float] | None:
+        """States and tokens that were collected, averaged over seeds; None where none were."""
+        cells = (cell for entry in self.entries.values() for cell in entry.cells)
+        sets = {cell.seed: cell.calibrated_on for cell in cells if cell.calibrated_on}
+        if not sets:
+            return None
+        states, tokens = zip(*sets.values(), strict=True)
+        return fmean(states), fmean(tokens)
+
+
+def collected(variant: Variant) -> str:
+    """`520 states, 32,432 tokens`; empty without a calibration set."""
+    if variant.calibrated_on is None:
+        return ""
+    states, tokens = variant.calibrated_on
+    return f"{states:,.0f} states, {tokens:,.0f} tokens"
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.figure_claims import Measured
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.speed_results import SpeedBlock, low_bits, row_name, variants
-from dllmquant_exp.reporting.statistics import Estimate, mean_interval, z_quantile
+from dllmquant_exp.reporting.statistics import Estimate
 
 ROW = (
     "dllmquant_plusplus"  # the paper does not say of which method its Table 4 is; this is its best
@@ -27,7 +28,7 @@ class SpeedClaim:
     name: str
     sentence: str
     ratio: Callable[[CellResult], Measured | str]
-    threshold: float
+    threshold: float  # of the ratio's logarithm
     counted: bool = False
 
 
@@ -37,28 +38,34 @@ def _speed(cell: CellResult) -> Measured | str:
     logs = [math.log(a / b) for a, b in zip(full["seconds"], low["seconds"], strict=True)]
     if len(logs) < 2:
         return f"{NEEDS} with more rounds"
-    of_logs = mean_interval(logs, (-math.inf, math.inf))
-    value, below, above = map(math.exp, (of_logs.value, of_logs.low, of_logs.high))
-    estimate = Estimate(value, below, above)
-    error = estimate.half_width / z_quantile()
+    mean = fmean(logs)
     star = ", extrapolated" if full["extrapolated"] else ""
-    covers = f"other rounds of this decode on this machine{star}"
+    found = SeededAverage(
+        Estimate(mean, mean, mean),
+        stdev(logs) / math.sqrt(len(logs)),
+        len(logs),
+        f"other rounds of this decode on this machine{star}",
+    )
     what = f"{row_name(cell)}: {low['name']} over {cell.speed['full_precision']}"
-    return Measured(SeededAverage(estimate, error, 1, covers), len(logs), what)
+    return Measured(found, len(logs), what, logarithm=True)
 
 
 def _memory(cell: CellResult) -> Measured:
     """Bytes of the weights, which are counted."""
     full, low = variants(cell)[0], low_bits(cell)[0]
-    ratio = full["weight_bytes"] / low["weight_bytes"]
-    found = SeededAverage(Estimate(ratio, ratio, ratio), 0.0, 1, "every model of this shape")
-    return Measured(found, 1, f"{row_name(cell)}: bytes of the weights")
+    ratio = math.log(full["weight_bytes"] / low["weight_bytes"])
+    found = SeededAverage(Estimate(ratio, ratio, ratio), covers="every model of this shape")
+    return Measured(found, 1, f"{row_name(cell)}: bytes of the weights", logarithm=True)
 
 
 SPEED_CLAIMS = (
-    SpeedClaim("speed_up", "4 bits are over 1.6 times as fast", _speed, 1.6),
+    SpeedClaim("speed_up", "4 bits are over 1.6 times as fast", _speed, math.log(1.6)),
     SpeedClaim(
-        "memory_saving", "4 bits save over 3.2 times the memory", _memory, 3.2, counted=True
+        "memory_saving",
+        "4 bits save over 3.2 times the memory",
+        _memory,
+        math.log(3.2),
+        counted=True,
     ),
 )
 

@@ -21,7 +21,7 @@ from statistics import NormalDist, fmean, pvariance, stdev
 
 from scipy.special import stdtrit  # not scipy.stats: its import takes longer than a report
 
-CONFIDENCE = 0.95
+ALPHA = 0.05  # two-sided
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def z_quantile(confidence: float = CONFIDENCE) -> float:
-    """Two-sided quantile of the normal distribution, 1.96 at 95%."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+def z_quantile(alpha: float = ALPHA) -> float:
+    """Two-sided quantile of the normal distribution, 1.96 at 5%."""
+    return -NormalDist().inv_cdf(alpha / 2)
 
 
-def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+def t_quantile(degrees: int, alpha: float = ALPHA) -> float:
     """Two-sided quantile of Student's t with `degrees` degrees of freedom."""
     if degrees < 1:
         raise ValueError(f"degrees of freedom = {degrees} must be at least 1")
-    return float(stdtrit(degrees, (1 + confidence) / 2))
+    return -float(stdtrit(degrees, alpha / 2))
 
 
 def wilson(successes: float, n: float) -> Estimate:
@@ -95,22 +95,6 @@ def score_interval(scores: Sequence[float]) -> Estimate:
     return mean_interval(scores, (0.0, 1.0))
 
 
-def paired_difference(scores: Sequence[float], reference: Sequence[float]) -> Estimate:
-    """Mean of scores - reference over the same items, item by item, with its interval.
-
-    Raises:
-        ValueError: the two sequences differ in length or are empty.
-    """
-    if len(scores) != len(reference) or not scores:
-        raise ValueError(
-            f"a paired difference needs the same items, got {len(scores)} and {len(reference)}"
-        )
-    differences = [a - b for a, b in zip(scores, reference, strict=True)]
-    if all(value in (0, 1) for value in (*scores, *reference)):
-        return adjusted_difference(differences)
-    return mean_interval(differences, (-1.0, 1.0))
-
-
 def adjusted_difference(differences: Sequence[float]) -> Estimate:
     """Bonett and Price's interval of a mean of differences between 0/1 outcomes.
 
@@ -128,12 +112,28 @@ def adjusted_difference(differences: Sequence[float]) -> Estimate:
     )
 
 
-def average(estimates: Sequence[Estimate]) -> Estimate:
-    """Unweighted mean of independent estimates; see MOVER in the module docstring."""
-    if not estimates:
-        raise ValueError("an average needs at least one task")
-    n = len(estimates)
-    mean = fmean(e.value for e in estimates)
-    below = math.sqrt(sum((e.value - e.low) ** 2 for e in estimates)) / n
-    above = math.sqrt(sum((e.high - e.value) ** 2 for e in estimates)) / n
-    return Estimate(mean, mean - below, mean + above)
+def average(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
+    """Mean of independent estimates; see MOVER in the module docstring.
+
+    weights: of each estimate, below 0 where it is taken off; None = equal ones that add up to 1.
+
+    Raises:
+        ValueError: no estimate, or another number of weights.
+    """
+    if weights is None:
+        weights = [1 / max(1, len(estimates))] * len(estimates)
+    if not estimates or len(weights) != len(estimates):
+        raise ValueError(
+            f"an average needs at least one task and a weight for each, got {len(estimates)} and "
+            f"{len(weights)}"
+        )
+    parts = [_scaled(estimate, weight) for estimate, weight in zip(estimates, weights, strict=True)]
+    value = math.fsum(part.value for part in parts)
+    below = math.hypot(*(part.value - part.low for part in parts))
+    above = math.hypot(*(part.high - part.value for part in parts))
+    return Estimate(value, value - below, value + above)
+
+
+def _scaled(estimate: Estimate, weight: float) -> Estimate:
+    low, high = sorted((weight * estimate.low, weight * estimate.high))
+    return Estimate(weight * estimate.value, low, high)

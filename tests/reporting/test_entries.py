@@ -93,7 +93,10 @@ def test_p_of_one_task_is_the_binomial_test_of_changed_items() -> None:
     assert p_value([better], [worse]) == pytest.approx(stats.binomtest(7, 8).pvalue)
 
 
-def test_p_of_several_tasks_is_the_stratified_test_of_seed_averages() -> None:
+def test_p_of_several_tasks_is_the_stratified_test_and_of_seeds_that_of_the_interval() -> None:
     better, worse = sample([1, 1, 0], [1, 0, 1]), sample([0, 1, 0], [0, 0, 0])
-    gaps = [np.array([1.0, 0.0, 0.5])] * 2
-    assert p_value([better, better], [worse, worse]) == stratified_test(gaps)
+    expected = average_over_seeds([better.scores] * 2, [worse.scores] * 2)
+    assert p_value([better] * 2, [worse] * 2) == expected.p_beyond(0)
+    once = sample([1, 1, 0])
+    gaps = [np.array([1.0, 0.0, 0.0])] * 2  # of the seed that both have
+    assert p_value([once] * 2, [worse] * 2) == stratified_test(gaps)

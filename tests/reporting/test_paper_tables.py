@@ -183,7 +183,8 @@ def test_controls_are_rows_of_their_own_and_never_missing(made: Made) -> None:
     variants = long_frame([table]).query("column == 'Hum.'").set_index("variant")
     assert variants.loc["calibration.samples=128", "state"] == "missing"
     assert any(
-        "tmas, 128 samples; tmas, 512 samples" in note for note in table.blocks[0].table.notes
+        "tmas (136 states, 8,432 tokens); tmas (520 states" in note
+        for note in table.blocks[0].table.notes
     )
 
 
@@ -252,7 +253,7 @@ def test_captions_say_what_a_reader_must_know(made: Made) -> None:
     notes = " ".join(third.blocks[0].table.notes)
     assert "embedded stand-in" in notes and "Outlier channels" in notes and "limit=20" in notes
     assert "full precision was not run in this sweep" in notes
-    assert "tmas, 512 samples" in notes and "the one calibration seed" in notes
+    assert "tmas (520 states, 32,240 tokens)" in notes and "the one seed" in notes
     sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
     assert "static" in sixth.caption and "cannot depend on a calibration set" in sixth.caption
 

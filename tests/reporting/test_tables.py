@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dllmquant_exp.reporting.comparisons import SeededAverage
+from dllmquant_exp.reporting.comparisons import SeededAverage, paired_difference
 from dllmquant_exp.reporting.results import CellResult
-from dllmquant_exp.reporting.statistics import Estimate, average, paired_difference, wilson
+from dllmquant_exp.reporting.statistics import Estimate, average, wilson
 from dllmquant_exp.reporting.tables import Table, build_tables, print_tables, to_csv
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
@@ -120,7 +120,7 @@ def test_other_items_give_no_difference_and_a_note() -> None:
 def test_seeds_are_averaged_item_by_item() -> None:
     table = only([cell("fp", scores=(1, 0)), cell("fp", scores=(1, 1), seed=1)])
     entry = table.rows[0].entries[0]
-    assert entry.sample is not None and entry.sample.by_item.tolist() == [1.0, 0.5]
+    assert entry.sample is not None and entry.sample.scores.tolist() == [[1, 0], [1, 1]]
     assert entry.score is not None and entry.score.estimate.value == 0.75
 
 

@@ -1,0 +1,149 @@
+"""The paper's claims about scores: the difference between rows, on what both of them have."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from dllmquant_exp.reporting.claim_list import Claim
+from dllmquant_exp.reporting.comparisons import SeededAverage
+from dllmquant_exp.reporting.entries import Sample, difference, shared_seeds
+from dllmquant_exp.reporting.figure_claims import Measured
+from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+
+NEARLY_EQUAL = 0.02  # TMAS' quotas, each rounded up, make 520 states of 512
+FLOOR = 0.02  # above chance, on average: rows that score less have nothing to tell
+
+
+def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | str:
+    """The claim's effect, or what it needs."""
+    better = [results.variant(row) for row in claim.better]
+    worse = [results.variant(row) for row in claim.worse]
+    if claim.equal_size:
+        pair = _equal_size(results, claim.better[0], claim.worse[0])
+        if pair is None:
+            needed = f"row={claim.better[0]} and row={claim.worse[0]}"
+            return f"{needed} calibrated on as many states or tokens (a control)"
+        better, worse = [pair[0]], [pair[1]]
+    labels = (*claim.tasks, *claim.beside)
+    rows = [*better, *worse]
+    unfit = missing_cells(rows, labels) or _unlike(rows) or _at_the_floor(rows, labels, results)
+    if unfit:
+        return unfit
+    found = _effect(better, worse, labels, _weights(claim))
+    if found is None:
+        return "the same items and seeds in all of its rows"
+    n = sum(better[0].entry(label).n for label in labels)
+    names = [_names(variants, sizes=claim.equal_size) for variants in (better, worse)]
+    return Measured(found, n, " - ".join(names))
+
+
+def _weights(claim: Claim) -> list[float]:
+    """Of the tasks in the effect: their average, less the average of those beside."""
+    beside = [-1 / len(claim.beside)] * len(claim.beside) if claim.beside else []
+    return [1 / len(claim.tasks)] * len(claim.tasks) + beside
+
+
+def _names(variants: Sequence[Variant], *, sizes: bool) -> str:
+    texts = [
+        v.row
+        + (f" ({v.difference})" if v.difference else "")
+        + (f" on {collected(v)}" if sizes else "")
+        for v in variants
+    ]
+    return texts[0] if len(texts) == 1 else f"mean({', '.join(texts)})"
+
+
+def missing_cells(variants: Iterable[Variant], labels: Sequence[str]) -> str:
+    """Cells that are not there, as `row=awq_tmas (Hum., GSM8K)`."""
+    lacking = []
+    for variant in variants:
+        absent = [label for label in labels if variant.entry(label).sample is None]
+        if absent:
+            nine = len(absent) == len(PAPER_COLUMNS)
+            where = "nine tasks" if nine else ", ".join(absent)
+            lacking.append(f"row={variant.row} ({where})")
+    return "; ".join(lacking)
+
+
+def _unlike(variants: Sequence[Variant]) -> str:
+    """Settings in which rows differ that should not: a row changes only what its name says."""
+    unlike = {
+        key
+        for a, b in pairwise(variants)
+        for key in a.settings.keys() & b.settings.keys()
+        if a.settings[key] != b.settings[key] and not _of_a_row(key, a, b)
+    }
+    return f"rows with equal settings of {', '.join(sorted(unlike))}" if unlike else ""
+
+
+def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
+    """Whether rows may differ in a setting: in calibration, in the parts of CGQ, in what another
+    method has, or in how quantized layers are executed where one of them has none."""
+    if key == "execution":
+        return "weight_bits" not in a.settings.keys() & b.settings.keys()
+    other_method = a.settings["method.name"] != b.settings["method.name"]
+    own = key.startswith("calibration.") or key in ("cgq.score", "cgq.mask")
+    return own or (other_method and key.startswith("method."))
+
+
+def _at_the_floor(variants: Sequence[Variant], labels: Sequence[str], results: ModelResults) -> str:
+    """Where none of the rows scores above chance, a difference between them says nothing."""
+    chance = [results.chance.get(label) for label in labels]
+    known = [value for value in chance if value is not None]
+    samples = [[v.entry(label).sample for label in labels] for v in variants]
+    scores = [float(np.mean([s.scores.mean() for s in own if s is not None])) for own in samples]
+    if len(known) < len(chance) or max(scores) > float(np.mean(known)) + FLOOR:
+        return ""
+    found = ", ".join(f"{100 * score:.1f}%" for score in scores)
+    return f"rows above chance: these score {found}"
+
+
+def _effect(
+    better: Sequence[Variant],
+    worse: Sequence[Variant],
+    labels: Sequence[str],
+    weights: Sequence[float],
+) -> SeededAverage | None:
+    samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
+    references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
+    return difference(samples, references, weights)
+
+
+def _mean(samples: Sequence[Sample | None]) -> Sample | None:
+    """Item by item over rows, on the seeds that all of them have; None where items differ."""
+    present = [sample for sample in samples if sample is not None]
+    if len(present) == 1:
+        return present[0]
+    seeds = shared_seeds(present)
+    if not seeds or any(sample.items != present[0].items for sample in present):
+        return None
+    scores = np.mean([sample.at(seeds) for sample in present], axis=0)
+    return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
+
+
+def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
+    """Two rows as they were run with equally large calibration sets: by states, else by tokens,
+    the largest."""
+    pairs = [
+        (size, a, b)
+        for a in results.rows.get(first, ())
+        for b in results.rows.get(second, ())
+        if _uncalibrated(a) == _uncalibrated(b) and (size := _shared_size(a, b)) is not None
+    ]
+    return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
+
+
+def _shared_size(a: Variant, b: Variant) -> tuple[bool, float] | None:
+    """(True, states) or (False, tokens) where both collected as many, up to a few."""
+    if a.calibrated_on is None or b.calibrated_on is None:
+        return None
+    for of_states, one, other in zip((True, False), a.calibrated_on, b.calibrated_on, strict=True):
+        if abs(one - other) <= NEARLY_EQUAL * max(one, other):
+            return of_states, min(one, other)
+    return None
+
+
+def _uncalibrated(variant: Variant) -> dict[str, object]:
+    return {k: v for k, v in variant.settings.items() if not k.startswith("calibration.")}
