@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.grids import NAME_WIDTH, show
 from dllmquant_exp.reporting.presets import Presets
 from dllmquant_exp.reporting.reports import Report, claims_report, tables_report
@@ -50,8 +49,9 @@ def report_tables(
     """
     kinds = check_formats(formats)
     report = tables_report(name, runs_dir, sweep, presets)
-    frames = {document.name: document.frame for document in report.documents}
-    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames | report.cells)
+    pages = {document.name: document.frame for document in report.documents}
+    frames = {**pages, **report.cells}
+    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
     return _deliver(report, sweep, folder, kinds, NAME_WIDTH)
 
 
@@ -100,6 +100,9 @@ def report_audit(folder: Path) -> int:
     Raises:
         ResultError: a folder that cannot be written to.
     """
+    # Reports of results do not wait for these.
+    from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
+
     findings = audit()
     console = Console()
     for severity, heading in HEADINGS.items():

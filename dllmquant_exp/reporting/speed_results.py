@@ -122,7 +122,8 @@ def speed_frame(blocks: Iterable[SpeedBlock]) -> pd.DataFrame:
         lines += [_line(block, cell, variant) for cell in block.cells for variant in variants(cell)]
         states = {row: "missing" for row in block.missing}
         states |= {row_name(cell): "failed" for cell in block.failed}
-        lines += [_head(block, row, state) for row, state in states.items()]
+        nothing = dict.fromkeys(COLUMNS)
+        lines += [{**nothing, **_head(block, row, state)} for row, state in states.items()]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 

@@ -172,7 +172,7 @@ def test_claims_that_lack_controls_or_figures_or_speed_are_not_complete(
     write_all_rows(write_cell, "micro")
     status, out, _ = call("claims", "format=csv")
     (line,) = [line for line in out.splitlines() if line.startswith("not measured: ")]
-    assert status == 1 and "row=quarot_tmas and row=quarot calibrated on as many samples" in line
+    assert status == 1 and "row=quarot_tmas and row=quarot calibrated on as many states" in line
     assert "the command figures figure=2; the command figures figure=6" in line
     assert "table=table4 (row=dllmquant_plusplus)" in line
     assert "(Hum." not in line and "nine tasks" not in line, "all rows of the tables are there"
