@@ -8,17 +8,11 @@ from pathlib import Path
 from dllmquant_exp import cli
 from dllmquant_exp.all_tables import sweeps
 from dllmquant_exp.allocator import keep_freed_memory
+from dllmquant_exp.config_folder import config_folder
 from dllmquant_exp.schema import ConfigError
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
-
-
-def config_folder() -> Path:
-    """conf/ inside the installed package, else beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -140,12 +140,19 @@ def report(words: Sequence[str], config_folder: Path) -> int:
         return report_audit(_report_folder(values))
     if words[:1] == ["claims"]:
         from dllmquant_exp.reporting.commands import report_claims
+        from dllmquant_exp.reporting.presets import read_presets
 
         values = read_settings("report claims", words[1:], {**_PAPER_REPORT, "format": "all"})
-        folder = _report_folder(values)
-        return report_claims(Path(values["runs_dir"]), values["sweep"], folder, values["format"])
+        return report_claims(
+            Path(values["runs_dir"]),
+            values["sweep"],
+            _report_folder(values),
+            values["format"],
+            read_presets(config_folder),
+        )
     if any(word.startswith("table=") for word in words):
         from dllmquant_exp.reporting.commands import report_tables
+        from dllmquant_exp.reporting.presets import read_presets
 
         defaults = {"table": None, **_PAPER_REPORT, "format": "all", "tracking": "off"}
         values = read_settings("report", words, defaults)
@@ -155,7 +162,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
             values["sweep"],
             _report_folder(values),
             values["format"],
-            _presets(config_folder),
+            read_presets(config_folder),
             _tracking(config_folder, values["tracking"]),
         )
     return _report_sweep(words)
@@ -167,16 +174,6 @@ _PAPER_REPORT = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
 def _report_folder(values: Mapping[str, str]) -> Path:
     """Where files go; by default beside the cells, where no sweep looks for results."""
     return Path(values["folder"] or Path(values["runs_dir"], values["sweep"], "report"))
-
-
-def _presets(config_folder: Path) -> list[dict[str, list[str]]]:
-    """The models of each option of `models`: of Table 1 (all), and of the other tables (first).
-
-    Not of an option that widens another one: results do not say which of the two was meant.
-    """
-    texts = [path.read_text("utf-8") for path in sorted((config_folder / "models").glob("*.yaml"))]
-    options = [option for text in texts if "all" in (option := yaml.safe_load(text))]
-    return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
 
 
 def _tracking(config_folder: Path, name: str) -> TrackingSettings:

@@ -56,7 +56,6 @@ class Verdict:
     detectable_first: float | None = None  # were it the first of its family that Holm tests
     covers: str = ""
     needs: str = ""  # where nothing was measured
-    in_tables: bool = True  # the tables' own cells decide it, without controls or figures
 
 
 def verdicts(
@@ -125,8 +124,7 @@ def _verdict(
 ) -> Verdict:
     """adjusted: p after Holm and the size of its family; None where no chance is in it."""
     if isinstance(measured, str):
-        own = isinstance(claim, Claim) and not claim.equal_size
-        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured, in_tables=own)
+        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
     found, effect = measured.found, measured.effect
     verdict = Verdict(
         claim.name,

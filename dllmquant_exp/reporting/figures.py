@@ -4,6 +4,7 @@ Figures 1-6 are the paper's; 7 (ablation), 8 (paper and ours) and 9 (layer sensi
 The probes record 1-6 and 9; 7 and 8 are drawn from the results of a sweep.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from dllmquant_exp.reporting.figure_style import styled, write_pictures
 from dllmquant_exp.reporting.results import ResultError, read_sweep
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 
+logger = logging.getLogger(__name__)
 MEASURED: dict[str, Callable[[FigureData], Figure]] = {
     "figure1": draw_ranges,
     "figure2": draw_errors,
@@ -63,9 +65,11 @@ def draw_results(name: str, runs_dir: Path, sweep: str, model: str) -> tuple[lis
     """
     table, make = FROM_RESULTS[name]
     try:
-        cells, _ = read_sweep(runs_dir, sweep)
+        cells, problems = read_sweep(runs_dir, sweep)
     except ResultError as error:
         return [], f"{error}; run table={table} first"
+    for problem in problems:
+        logger.warning("unreadable: %s", problem)
     found = next((r for r in model_results(cells) if r.model == model), None)
     with styled():
         figure = None if found is None else make(found)

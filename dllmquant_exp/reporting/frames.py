@@ -1,45 +1,41 @@
-"""Tables of the paper and verdicts on its claims as pandas data frames, from a sweep's files."""
+"""Tables of the paper and verdicts on its claims as pandas data frames, from a sweep's files.
 
+They hold what the commands write: `report table=...` and `report claims`.
+"""
+
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
-from dllmquant_exp.reporting.claim_pages import claims_frame
-from dllmquant_exp.reporting.claims import verdicts
-from dllmquant_exp.reporting.figure_claims import of_model
-from dllmquant_exp.reporting.figure_data import recorded_figures
-from dllmquant_exp.reporting.paper_pages import long_frame, page
-from dllmquant_exp.reporting.paper_tables import paper_table, table_number
-from dllmquant_exp.reporting.results import read_sweep
+from dllmquant_exp.config_folder import config_folder
+from dllmquant_exp.reporting.presets import read_presets
+from dllmquant_exp.reporting.reports import TABLE_NAMES, Report, claims_report, tables_report
+from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SWEEP
-from dllmquant_exp.reporting.selection import ModelResults, model_results
-
-
-def _results(runs_dir: str | Path, sweep: str) -> list[ModelResults]:
-    return model_results(read_sweep(Path(runs_dir), sweep)[0])
 
 
 def table(name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
-    """A table of the paper as text, from our result files; see paper_pages.page.
+    """A table of the paper as text; see paper_pages.page, and speed_document for Table 4.
+
+    Rows and models that are missing have `-`; files that cannot be read are warned of.
 
     Args:
-        name: table1, table2, table3, table5 or table6.
+        name: table1, ..., table6.
 
     Raises:
         ResultError: no such table or sweep.
     """
-    number = table_number(name)
-    return page(paper_table(number, _results(runs_dir, sweep)))
+    return _table(name, runs_dir, sweep).documents[0].frame
 
 
 def table_cells(name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
-    """The numbers behind a table, one line per cell; see paper_pages.long_frame.
+    """The numbers behind a table, one line each; see paper_pages.long_frame and speed_frame.
 
     Raises:
         ResultError: no such table or sweep.
     """
-    number = table_number(name)
-    return long_frame([paper_table(number, _results(runs_dir, sweep))])
+    return _table(name, runs_dir, sweep).cells[f"{name}_cells"]
 
 
 def claim_verdicts(runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
@@ -48,6 +44,19 @@ def claim_verdicts(runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.Data
     Raises:
         ResultError: no such sweep.
     """
-    figures, _ = recorded_figures(Path(runs_dir))
-    results = _results(runs_dir, sweep)
-    return claims_frame({of.title: verdicts(of, of_model(figures, of.model)) for of in results})
+    report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()))
+    _warn(report)
+    return report.documents[0].frame.reset_index()
+
+
+def _table(name: str, runs_dir: str | Path, sweep: str) -> Report:
+    if name not in TABLE_NAMES:
+        raise ResultError(f"table = {name!r} is not one of: {', '.join(TABLE_NAMES)}")
+    report = tables_report(name, Path(runs_dir), sweep, read_presets(config_folder()))
+    _warn(report)
+    return report
+
+
+def _warn(report: Report) -> None:
+    for problem in report.unreadable:
+        warnings.warn(f"unreadable: {problem}", stacklevel=4)

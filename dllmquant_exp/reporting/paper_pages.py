@@ -10,6 +10,7 @@ from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.grids import Grid
 from dllmquant_exp.reporting.paper import paper_model
 from dllmquant_exp.reporting.paper_tables import Block, Gap, PaperTable
+from dllmquant_exp.reporting.remarks import average_seeds
 from dllmquant_exp.reporting.tables import change_grid, score_grid
 from dllmquant_exp.reporting.writers import Document, Section
 
@@ -18,6 +19,7 @@ COLUMNS = (  # of `long_frame`
     "score", "low", "high", "change", "change_low", "change_high", "covers", "best", "best_p",
     "paper", "paper_difference", "config_hash", "commit",
 )  # fmt: skip
+STATES = ("failed", "missing", "partial", "finished")  # the worst first
 
 
 def grids(block: Block) -> dict[str, Grid]:
@@ -82,7 +84,8 @@ def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
 
     Scores and their limits are in percent, changes and differences in points. `seeds`,
     `config_hash` and `commit` list the runs that were averaged, joined by spaces; an average over
-    tasks has the seeds and names no runs.
+    tasks has the seeds that every task has, and names no runs. `state` is partial where seeds are
+    missing or failed, and that of the worst task for an average.
     """
     lines = [
         _line(table, block, row, column)
@@ -96,13 +99,13 @@ def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
 
 def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, Any]:
     variant, entries = block.variants[row], block.entries(row, column)
-    states = {entry.state for entry in entries}
+    states = block.states(row, column)
     runs = entries[0].cells if len(entries) == 1 else ()
     score, change = block.value(row, column), block.change(row, column)
     best_row, best_p = block.best.get(column, (None, None))
     cell = block.printed[row].get(column)
     task = dict((label, name) for name, label in block.table.columns).get(column, "average")
-    seeds = {seed for entry in entries if entry.sample for seed in entry.sample.seeds}
+    seeds = average_seeds(entry.sample for entry in entries)
     return {
         "table": table.number,
         "model": block.model,
@@ -112,9 +115,9 @@ def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, A
         "variant": variant.difference,
         "task": task,
         "column": column,
-        "state": next(s for s in ("failed", "missing", "finished") if s in states),
+        "state": next(s for s in STATES if s in states),
         "n": sum(entry.n for entry in entries),
-        "seeds": " ".join(map(str, sorted(seeds))),
+        "seeds": " ".join(map(str, seeds)),
         **_numbers("score", "low", "high", score),
         **_numbers("change", "change_low", "change_high", change),
         "covers": score.covers if score else "",
@@ -139,26 +142,45 @@ def gap_lines(tables: Iterable[PaperTable]) -> list[str]:
     """What is missing and what failed, a line per row, or one for a model without any result."""
     lines: list[str] = []
     for table, block in ((of, block) for of in tables for block in of.blocks):
-        rows = {variant.row for variant in block.variants}
-        if len(block.gaps) == len(rows) * len(block.table.columns) and not any(
-            variant.entries for variant in block.variants
-        ):
+        if _is_empty(block):
             lines.append(f"missing: {block.model}: every cell of {table.name}")
-            continue
-        grouped: dict[tuple[str, str, str], list[Gap]] = {}
-        for gap in block.gaps:
-            grouped.setdefault((gap.state, gap.row, gap.reason), []).append(gap)
-        for (state, row, reason), gaps in grouped.items():
-            everywhere = len(gaps) == len(block.table.columns)
-            where = "every task" if everywhere else ", ".join(gap.label for gap in gaps)
-            lines.append(f"{state}: {block.model}, {row}: {where}{f': {reason}' if reason else ''}")
+        else:
+            lines += [f"{state}: {block.model}, {text}" for state, text in _gap_texts(block)]
     return list(dict.fromkeys(lines))
+
+
+def _is_empty(block: Block) -> bool:
+    rows = {variant.row for variant in block.variants}
+    everything = len(block.gaps) == len(rows) * len(block.table.columns)
+    return everything and not any(variant.entries for variant in block.variants)
+
+
+def _gap_texts(block: Block) -> list[tuple[str, str]]:
+    """The state of a gap, and its row, tasks and reason; one per row, state and reason."""
+    grouped: dict[tuple[str, str, str], list[Gap]] = {}
+    for gap in block.gaps:
+        grouped.setdefault((gap.state, gap.row, gap.reason), []).append(gap)
+    texts = []
+    for (state, row, reason), gaps in grouped.items():
+        everywhere = len(gaps) == len(block.table.columns)
+        where = "every task" if everywhere else ", ".join(gap.label for gap in gaps)
+        texts.append((state, f"{row}: {where}{f': {reason}' if reason else ''}"))
+    return texts
+
+
+def _notes(block: Block) -> tuple[str, ...]:
+    """The block's notes, and in one more what of it is missing or failed."""
+    gaps = "; ".join(f"{state}: {text}" for state, text in _gap_texts(block))
+    return (
+        *block.table.notes,
+        *([f"incomplete: {gaps}."] if gaps and not _is_empty(block) else []),
+    )
 
 
 def table_document(table: PaperTable) -> Document:
     """What the files of `report table=...` say."""
     sections = [
-        Section(block.table.title, tuple(grids(block).values()), block.table.notes)
+        Section(block.table.title, tuple(grids(block).values()), _notes(block))
         for block in table.blocks
     ]
     return Document(f"table{table.number}", table.name, table.caption, tuple(sections), page(table))

@@ -17,7 +17,9 @@ from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
 from dllmquant_exp.reporting.grids import AVERAGE
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_rows
-from dllmquant_exp.reporting.results import ResultError
+from dllmquant_exp.reporting.presets import expected_models
+from dllmquant_exp.reporting.remarks import seed_note, source_notes
+from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.statistics import ALPHA
 from dllmquant_exp.reporting.tables import (
@@ -83,6 +85,18 @@ class Block:
         line, place = self.table.rows[row], self._place(label)
         return line.entries if place is None else line.entries[place : place + 1]
 
+    def states(self, row: int, label: str) -> set[str]:
+        """Of these entries; `partial` where a seed is missing or failed and others are there."""
+        variant, place = self.variants[row], self._place(label)
+        labels = [name for _, name in self.table.columns] if place is None else [label]
+        gaps = set() if variant.difference else {(gap.row, gap.label) for gap in self.gaps}
+        return {
+            "partial"
+            if entry.state == "finished" and (entry.failed or (variant.row, name) in gaps)
+            else entry.state
+            for name, entry in zip(labels, self.entries(row, label), strict=True)
+        }
+
     def _place(self, label: str) -> int | None:
         labels = [name for _, name in self.table.columns]
         return labels.index(label) if label in labels else None
@@ -106,19 +120,6 @@ class PaperTable:
         return [gap for block in self.blocks for gap in block.gaps]
 
 
-def table_number(name: str) -> int:
-    """1 for `table1`.
-
-    Raises:
-        ResultError: no table that result files can fill.
-    """
-    if name not in TABLES:
-        known = ", ".join([*TABLES, "all"])
-        reason = "; table4 has no scores, see speed_results.py" if name == "table4" else ""
-        raise ResultError(f"table = {name!r} is not one of: {known}{reason}")
-    return TABLES[name]
-
-
 def paper_table(
     number: int,
     results: Sequence[ModelResults],
@@ -128,15 +129,13 @@ def paper_table(
 
     Args:
         results: see selection.model_results.
-        presets: as conf/models has them, `all` for Table 1 and `first` for the others. Where the
-            results hold one model of a preset, the preset's other models are missed.
+        presets: `all` counts for Table 1 and `first` for the others. Where the results hold one
+            model of a preset, the preset's other models are missed; see presets.expected_models.
     """
     by_name = {found.model: found for found in results}
-    models: dict[str, ModelResults] = {}
-    for preset in presets:
-        there = [by_name[model] for model in preset["all"] if model in by_name]
-        for model in preset["all" if number == 1 else "first"] if there else ():
-            models[model] = by_name.get(model) or ModelResults(model, there[0].embedded)
+    present = {found.model: found.embedded for found in results}
+    expected = expected_models(presets, "all" if number == 1 else "first", present)
+    models = {name: by_name.get(name) or ModelResults(name, expected[name]) for name in expected}
     own = _own_rows(number)
     models |= {found.model: found for found in results if own & found.rows.keys()}
     return PaperTable(number, tuple(_block(number, found) for found in models.values()))
@@ -165,6 +164,9 @@ def _block(number: int, results: ModelResults) -> Block:
     rows = tuple(
         _row(variant, labels, names[variant.row], reference, notes) for variant in variants
     )
+    if AVERAGE in columns:
+        notes += [note for row in rows for note in seed_note(row)]
+    notes += source_notes(_cells(labels, (*variants, reference)))
     best = _best(rows, variants, columns, labels)
     printed = tuple(printed_cells(number, results, variant) for variant in variants)
     unlike = unlike_the_paper(results) if any(printed) else ""
@@ -190,6 +192,17 @@ def _row(
     others = [reference.entry(label) for label in labels]
     full_name = "\n".join(filter(None, (name, variant.difference)))
     return make_row(full_name, entries, None if variant.row == REFERENCE else others, notes)
+
+
+def _cells(labels: Sequence[str], variants: Iterable[Variant]) -> list[CellResult]:
+    """Every result behind these columns, once."""
+    found = {
+        cell.folder: cell
+        for variant in variants
+        for label in labels
+        for cell in variant.entry(label).cells
+    }
+    return list(found.values())
 
 
 def _names(number: int) -> dict[str, str]:

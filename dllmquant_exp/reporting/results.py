@@ -51,6 +51,7 @@ class CellResult:
     speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
     hardware: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
+    checkpoint_digest: str = ""  # of the weights; empty: not known, as of failed cells
     calibrated_on: tuple[int, int] | None = None  # states and tokens that were collected
 
 
@@ -226,6 +227,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
+        checkpoint_digest=value.get("checkpoint_digest") or "",
         calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
     )
 

@@ -1,7 +1,8 @@
 """What a sweep holds of each model, sorted into the rows of the paper's tables.
 
 Only what may be compared comes together: of one model, the largest group of results that agree in
-everything but row, task and seed, and in bits. What is left out is named in the notes.
+everything but row, task and seed, in the weights that were loaded, and in bits. What is left out is
+named in the notes.
 """
 
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
 from dllmquant_exp.reporting.results import CellResult, canonical_json
 from dllmquant_exp.reporting.rows import bits_of, row_of, usual_size
@@ -66,6 +68,12 @@ class ModelResults:
         return self.rows[row][0] if row in self.rows else Variant(row, {}, "", {})
 
     @property
+    def cells(self) -> list[CellResult]:
+        """The finished results behind all entries."""
+        entries = (e for of in self.rows.values() for v in of for e in v.entries.values())
+        return [cell for entry in entries for cell in entry.cells]
+
+    @property
     def title(self) -> str:
         """As `micro_llada (embedded stand-in), W4A4`."""
         bits = f", {bits_text(self.bits)}" if self.bits else ""
@@ -113,6 +121,7 @@ def _model_results(cells: list[CellResult]) -> ModelResults:
         if group is not kept:
             own, main = conditions(group[0]), conditions(kept[0])
             notes.append(f"left out: {len(group)} results with {_difference(own, main)}.")
+    kept = one_checkpoint(kept, notes)
     by_bits: dict[Bits, list[CellResult]] = {}
     for cell in kept:
         found = bits_of(cell.config)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dllmquant_exp.reporting.grids import Grid, Line, show
 from dllmquant_exp.reporting.paper import paper_model
+from dllmquant_exp.reporting.remarks import source_notes
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.speed_results import (
     PARTS,
@@ -40,9 +41,9 @@ GIB = 2**30
 
 def speed_grids(block: SpeedBlock) -> dict[str, Grid]:
     """A model's parts: speed, paper (its models only), block, parts, resident, counted."""
-    if not block.cells:
-        return {}
     found = {"speed": _speed_grid(block)}
+    if not block.cells:
+        return found
     if block.printed:
         name = paper_model(block.model)
         printed = tuple(block.printed[column].printed for column in COLUMNS)
@@ -64,6 +65,8 @@ def _speed_grid(block: SpeedBlock) -> Grid:
         for cell in block.cells
         for variant in (low_bits(cell) or variants(cell))
     ]
+    lines += [(row, ("-",) * len(COLUMNS)) for row in block.missing]
+    lines += [(row_name(cell), ("failed",) * len(COLUMNS)) for cell in block.failed]
     return Grid("tokens per second, and memory of the weights, counted", COLUMNS, tuple(lines))
 
 
@@ -158,6 +161,7 @@ def notes(block: SpeedBlock) -> list[str]:
     found = [
         f"failed: {row_name(cell)}: {cell.error.partition(chr(10))[0]}" for cell in block.failed
     ]
+    found += [f"missing: {row}." for row in block.missing]
     if not block.cells:
         return found
     for cell in block.cells:
@@ -178,7 +182,7 @@ def notes(block: SpeedBlock) -> list[str]:
     if not all(cell.speed["machine"]["native_bfloat16"] for cell in block.cells):
         found.append("no instructions for bfloat16 on this processor, where it would be emulated.")
     found.append(f"weights: {block.cells[0].speed['weights']}.")
-    return found
+    return [*found, *source_notes(block.cells)]
 
 
 def speed_document(blocks: Iterable[SpeedBlock]) -> Document:

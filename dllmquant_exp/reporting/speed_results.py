@@ -12,18 +12,34 @@ from dllmquant_exp.reporting.rows import ROWS, row_of
 
 NUMBER = 4
 KIND = "speed"
-ROW = "quantized"  # the paper's only row per model
+PARTS = ("linears", "rotations", "attention", "head")
+TABLE_ROWS = ("rtn", "quarot", "dllmquant_plusplus")  # as conf/table/table4.yaml has them
+COLUMNS = (  # of `speed_frame`
+    "table", "model", "embedded", "row", "state", "variant", "type", "extrapolated",
+    "tokens_per_second", "tokens_per_second_low", "tokens_per_second_high",
+    "speedup", "speedup_low", "speedup_high",
+    "weight_bytes", "held_bytes", "resident_bytes", "peak_bytes",
+    *(f"share_{name}" for name in PARTS),
+    "cpu", "threads", "execution", "load_before", "load_after", "rounds", "config_hash", "commit",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SpeedBlock:
-    """One model's part of Table 4: the newest result of each row and quantization."""
+    """One model's part of Table 4: the newest result of each row and quantization.
+
+    Attributes:
+        failed: of the rows that have no finished result.
+        missing: rows that should be there and have no result.
+        printed: the paper's numbers by column; empty for other models.
+    """
 
     model: str
     embedded: bool
     cells: tuple[CellResult, ...]
     failed: tuple[CellResult, ...]
-    printed: Mapping[str, PaperCell]  # by column; empty for other models
+    missing: tuple[str, ...]
+    printed: Mapping[str, PaperCell]
 
     @property
     def title(self) -> str:
@@ -41,23 +57,49 @@ def row_name(cell: CellResult) -> str:
     return " ".join(filter(None, (row, "" if cell.quant in ("", "w4a4") else cell.quant)))
 
 
-def speed_blocks(cells: Iterable[CellResult]) -> list[SpeedBlock]:
-    """Results of speed tasks by model, in the order of conf/row."""
-    by_model: dict[str, list[CellResult]] = {}
+def speed_blocks(
+    cells: Iterable[CellResult], expected: Mapping[str, bool] | None = None
+) -> list[SpeedBlock]:
+    """Results of speed tasks by model, in the order of conf/row.
+
+    Args:
+        expected: models of which TABLE_ROWS are missed, and whether they are embedded; None: no
+            row of any model is.
+    """
+    by_model: dict[str, list[CellResult]] = {model: [] for model in expected or ()}
+    embedded = dict(expected or {})
     for cell in sorted(filter(is_speed, cells), key=lambda cell: cell.finished_at):
         by_model.setdefault(cell.model, []).append(cell)
-    return [_block(model, by_model[model]) for model in sorted(by_model)]
+        embedded[cell.model] = cell.embedded
+    rows = () if expected is None else TABLE_ROWS
+    return [_block(name, embedded[name], by_model[name], rows) for name in sorted(by_model)]
 
 
-def _block(model: str, cells: Sequence[CellResult]) -> SpeedBlock:
+def _block(
+    model: str, embedded: bool, cells: Sequence[CellResult], rows: Sequence[str]
+) -> SpeedBlock:
     finished = {row_name(cell): cell for cell in cells if cell.status == "finished"}
     failed = {row_name(cell): cell for cell in cells if row_name(cell) not in finished}
     order = {name: place for place, name in enumerate(ROWS)}
     names = sorted(finished, key=lambda name: (order.get(name.split()[0], len(order)), name))
-    embedded = cells[0].embedded
+    missing = tuple(row for row in rows if row not in finished and row not in failed)
     printed = {c.column: c for c in paper_cells(NUMBER) if c.model == model and not embedded}
     shown = tuple(finished[name] for name in names)
-    return SpeedBlock(model, embedded, shown, tuple(failed.values()), printed)
+    return SpeedBlock(model, embedded, shown, tuple(failed.values()), missing, printed)
+
+
+def speed_gaps(blocks: Iterable[SpeedBlock]) -> list[str]:
+    """What is missing and what failed, a line per row, or one for a model without any result."""
+    lines = []
+    for block in blocks:
+        if block.missing and not block.cells and not block.failed:
+            lines.append(f"missing: {block.model}: every cell of Table {NUMBER}")
+            continue
+        lines += [f"missing: {block.model}, {row}: speed" for row in block.missing]
+        for cell in block.failed:
+            reason = cell.error.partition("\n")[0]
+            lines.append(f"failed: {block.model}, {row_name(cell)}: speed: {reason}")
+    return lines
 
 
 def variants(cell: CellResult) -> list[Mapping[str, Any]]:
@@ -71,24 +113,35 @@ def low_bits(cell: CellResult) -> list[Mapping[str, Any]]:
 
 
 def speed_frame(blocks: Iterable[SpeedBlock]) -> pd.DataFrame:
-    """One line per model, row and variant; memory in bytes, shares of a decode."""
-    lines = [
-        _line(block, cell, variant)
-        for block in blocks
-        for cell in block.cells
-        for variant in variants(cell)
-    ]
-    return pd.DataFrame(lines)
+    """One line per model, row and variant; memory in bytes, shares of a decode.
+
+    A row that is missing or failed has one line that says so in `state`.
+    """
+    lines: list[dict[str, Any]] = []
+    for block in blocks:
+        lines += [_line(block, cell, variant) for cell in block.cells for variant in variants(cell)]
+        states = {row: "missing" for row in block.missing}
+        states |= {row_name(cell): "failed" for cell in block.failed}
+        nothing = dict.fromkeys(COLUMNS)
+        lines += [{**nothing, **_head(block, row, state)} for row, state in states.items()]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _head(block: SpeedBlock, row: str, state: str) -> dict[str, Any]:
+    return {
+        "table": NUMBER,
+        "model": block.model,
+        "embedded": block.embedded,
+        "row": row,
+        "state": state,
+    }
 
 
 def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> dict[str, Any]:
     machine, speedup = cell.speed["machine"], variant["speedup"] or {}
     parts = variant["parts"] or {}
     return {
-        "table": NUMBER,
-        "model": block.model,
-        "embedded": block.embedded,
-        "row": row_name(cell),
+        **_head(block, row_name(cell), "finished"),
         "variant": variant["name"],
         "type": cell.speed["full_precision" if variant["activation_bits"] is None else "low_type"],
         "extrapolated": variant["extrapolated"],
@@ -112,6 +165,3 @@ def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> di
         "config_hash": cell.config_hash,
         "commit": cell.commit,
     }
-
-
-PARTS = ("linears", "rotations", "attention", "head")

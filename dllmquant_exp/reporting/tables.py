@@ -14,6 +14,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.text import Text
 
+from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
@@ -73,7 +74,7 @@ def conditions(cell: CellResult) -> dict[str, object]:
 
 def _build(cells: list[CellResult]) -> Table:
     notes = labels(cells)
-    cells = newest(cells, notes)
+    cells = newest(one_checkpoint(cells, notes), notes)
     columns = _columns(cells)
     by_row: dict[RowKey, list[CellResult]] = {}
     for cell in cells:

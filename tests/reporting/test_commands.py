@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,10 +73,10 @@ def test_format_and_folder_are_chosen(call: Call, third: Path, tmp_path: Path) -
 def test_tables_go_to_wandb_where_that_is_asked_for(call: Call, third: Path) -> None:
     assert call("table=table3", "tracking=offline")[0] == 0
     (media,) = (third / "report").glob("wandb/offline-run-*/files/media/table")
-    files = {path.name.split("_")[0]: json.loads(path.read_text()) for path in media.iterdir()}
-    assert sorted(files) == ["cells", "table3"]
-    names = files["cells"]["columns"]
-    shown = [dict(zip(names, line, strict=True)) for line in files["cells"]["data"]]
+    files = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in media.iterdir()}
+    assert sorted(files) == ["table3", "table3_cells"]
+    names = files["table3_cells"]["columns"]
+    shown = [dict(zip(names, line, strict=True)) for line in files["table3_cells"]["data"]]
     assert sorted(cell["row"] for cell in shown) == sorted([*ROWS, *ROWS])
     assert {cell["score"] for cell in shown} == {50.0}  # percent, as in the table
     assert call("table=table3")[0] == 0, "the record beside the files is no result"
@@ -119,7 +120,7 @@ def test_all_tables_share_a_folder_and_one_list_of_cells(call: Call, third: Path
     status, out, _ = call("table=all")
     assert status == 1 and "missing: Table 1: no results" in out
     names = {path.name for path in (third / "report").iterdir()}
-    assert {"table1.md", "table6.tex", "cells.csv", "cells.parquet"} <= names
+    assert {"table1.md", "table4.html", "table6.tex", "cells.csv", "cells.parquet"} <= names
     assert set(pd.read_parquet(third / "report" / "cells.parquet")["table"]) == {3}
 
 
@@ -150,17 +151,66 @@ def test_claims_are_printed_and_written(call: Call, third: Path) -> None:
     assert "the command figures figure=2" in text
 
 
-def test_claims_need_no_controls_to_be_complete(
-    call: Call, write_cell: WriteCell, tmp_path: Path
+def test_all_tables_are_complete_with_table_4_only(
+    call: Call, write_cell: WriteCell, write_speed: WriteCell
 ) -> None:
+    write_all_rows(write_cell, "micro")
+    status, out, _ = call("table=all", "format=csv")
+    missing = [line for line in out.splitlines() if line.startswith("missing: ")]
+    assert (status, missing) == (1, ["missing: Table 4: no results"])
+    for row in ("rtn", "quarot"):
+        write_speed(row, "micro")
+    status, out, _ = call("table=all", "format=csv")
+    assert status == 1 and "missing: micro, dllmquant_plusplus: speed" in out
+    write_speed("dllmquant_plusplus", "micro")
+    assert call("table=all", "format=csv")[0] == 0
+
+
+def test_claims_that_lack_controls_or_figures_or_speed_are_not_complete(
+    call: Call, write_cell: WriteCell
+) -> None:
+    write_all_rows(write_cell, "micro")
+    status, out, _ = call("claims", "format=csv")
+    (line,) = [line for line in out.splitlines() if line.startswith("not measured: ")]
+    assert status == 1 and "row=quarot_tmas and row=quarot calibrated on as many states" in line
+    assert "the command figures figure=2; the command figures figure=6" in line
+    assert "table=table4 (row=dllmquant_plusplus)" in line
+    assert "(Hum." not in line and "nine tasks" not in line, "all rows of the tables are there"
+
+
+def test_claims_name_unfinished_cells(call: Call, third: Path) -> None:
+    (third / "micro-awq-piqa-s0-0123abcd").mkdir()
+    assert "unfinished: micro-awq-piqa-s0-0123abcd: no result yet" in call("claims")[1]
+
+
+def test_written_files_say_which_seeds_are_not_in_a_number(
+    call: Call, third: Path, write_cell: WriteCell
+) -> None:
+    for row in ROWS:
+        for task in ("gsm8k", "humaneval"):
+            write_cell(row, task, [1, 0] * 5, seed=1)
+    write_cell(ROWS[1], "gsm8k", None, seed=1)
+    shutil.rmtree(next(third.glob(f"micro-{ROWS[2]}-humaneval-s1-*")))
+    assert call("table=table3")[0] == 1
+    failed = f"failed: {ROWS[1]}: GSM8K: seed 1: ValueError: it broke"
+    missing = f"missing: {ROWS[2]}: Hum.: seed 1"
+    text = (third / "report" / "table3.md").read_text(encoding="utf-8")
+    assert f"- incomplete: {failed}; {missing}." in text
+    cells = pd.read_parquet(third / "report" / "table3_cells.parquet").set_index(["row", "column"])
+    partial = cells[cells["state"] == "partial"]
+    assert set(partial.index) == {(ROWS[1], "GSM8K"), (ROWS[2], "Hum.")}
+    assert set(partial["seeds"]) == {"0"}
+    assert set(cells["state"].drop(partial.index)) == {"finished"}
+    assert set(cells["seeds"].drop(partial.index)) == {"0 1"}
+
+
+def write_all_rows(write_cell: WriteCell, model: str) -> None:
+    """Every cell of Tables 1, 2, 3, 5 and 6."""
     tasks = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
              "gsm8k")  # fmt: skip
     for row in {row for number in (1, 2, 3, 5, 6) for row in paper_rows(number)}:
         for task in tasks:
-            write_cell(row, task, [1, 0])
-    status, out, _ = call("claims", "format=csv")
-    assert status == 0 and "(a control)" in out and "not measured:" not in out
-    assert call("table=all", "format=csv")[0] == 0
+            write_cell(row, task, [1, 0], model=model)
 
 
 def test_claims_of_an_empty_sweep(call: Call, tmp_path: Path) -> None:
@@ -179,12 +229,49 @@ def test_the_audit_needs_no_results(call: Call, tmp_path: Path) -> None:
     assert (tmp_path / "paper" / "audit.md").read_text(encoding="utf-8").startswith("# What does")
 
 
-def test_frames_are_what_the_commands_write(call: Call, third: Path) -> None:
-    call("table=table3")
-    written = pd.read_parquet(third / "report" / "table3_cells.parquet")
-    pd.testing.assert_frame_equal(table_cells("table3"), written, check_dtype=False)
-    text = pd.read_csv(third / "report" / "table3.csv", index_col=[0, 1, 2], dtype=str)
-    pd.testing.assert_frame_equal(table("table3"), text, check_dtype=False)
-    assert claim_verdicts().set_index("claim").loc["both_beat_score", "n"] == 20
+@pytest.fixture
+def mixed(third: Path, write_cell: WriteCell, write_speed: WriteCell) -> Path:
+    """Table 3 of `micro` without one cell, a preset's model without most, speed, a corrupt file."""
+    write_cell("rtn", "gsm8k", [1, 0], model="micro_llada")
+    write_speed("rtn", "micro_llada")
+    write_speed("dllmquant_plusplus", "micro")
+    cut = write_cell("quarot_tmas", "humaneval", [1, 0] * 5)
+    cut.write_text(cut.read_text()[:500])
+    return third / "report"
+
+
+@pytest.mark.parametrize("name", ["table1", "table3", "table4"])
+def test_frames_of_tables_are_what_the_commands_write(call: Call, mixed: Path, name: str) -> None:
+    assert call(f"table={name}")[0] == 1
+    with pytest.warns(UserWarning, match="unreadable: .*not a readable result file"):
+        cells, text = table_cells(name), table(name)
+    written = pd.read_parquet(mixed / f"{name}_cells.parquet")
+    pd.testing.assert_frame_equal(cells, written, check_dtype=False)
+    index = list(range(text.index.nlevels))
+    written = pd.read_csv(mixed / f"{name}.csv", index_col=index, dtype=str)
+    pd.testing.assert_frame_equal(text, written, check_dtype=False)
+    expected = {"micro_llada"} | ({"micro_dream", "micro_llada_1_5"} if name != "table3" else set())
+    assert expected <= set(cells["model"]), "what a preset spans is there, be it missing"
+
+
+def test_the_frame_of_claims_is_what_the_command_writes(call: Call, mixed: Path) -> None:
+    assert call("claims")[0] == 1
+    with pytest.warns(UserWarning, match="unreadable: .*not a readable result file"):
+        found = claim_verdicts()
+    written = pd.read_csv(mixed / "claims.csv", keep_default_na=False, na_values=[""])
+    texts = {"unit": "", "comparison": "", "covers": "", "needs": ""}
+    pd.testing.assert_frame_equal(found, written.fillna(texts), check_dtype=False)
+    measured = found.set_index(["model", "claim"])["effect"]
+    assert measured["micro (embedded stand-in), W4A4", "both_beat_score"] == 0
+    assert measured["micro (embedded stand-in), W4A4", "speed_up"] == pytest.approx(2)
+    assert set(found["model"]) == {
+        "micro (embedded stand-in), W4A4", "micro_llada (embedded stand-in), W4A4",
+        "micro_llada_1_5 (embedded stand-in)", "micro_dream (embedded stand-in)",
+    }  # fmt: skip
+
+
+def test_frames_refuse_what_is_not_there(third: Path, call: Call) -> None:
     with pytest.raises(ResultError, match="no sweep 'nope'"):
         table("table3", sweep="nope")
+    with pytest.raises(ResultError, match=r"is not one of: table1, .*, table4, table5, table6$"):
+        table("all")

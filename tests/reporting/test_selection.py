@@ -1,12 +1,14 @@
 """What of a sweep is compared with what, and that everything left out is named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, bits_text, model_results, of_no_row
+from dllmquant_exp.reporting.tables import build_tables
 
 Made = Callable[..., CellResult]
 
@@ -51,6 +53,35 @@ def test_the_largest_comparable_group_is_kept_and_the_other_named(made: Made) ->
     results = only([*cells, stray])
     assert set(results.rows) == {"fp", "awq"}
     assert any(note == "left out: 1 results with limit=1." for note in results.notes)
+
+
+def test_other_weights_of_the_same_name_are_left_out(made: Made) -> None:
+    """The failed cell names no weights and stays; what most results are of is kept."""
+    first, second = "sha256:" + 32 * "1a", "sha256:" + 32 * "2b"
+    cells = [
+        replace(made("awq", "piqa", [1, 1], seed=seed), checkpoint_digest=first) for seed in (0, 1)
+    ]
+    cells += [
+        replace(made("awq", "piqa", [0, 0], seed=2), checkpoint_digest=second),
+        made("awq", "piqa", None, seed=3),
+    ]
+    results = only(cells)
+    entry = results.variant("awq").entry("PIQA")
+    assert [cell.seed for cell in (*entry.cells, *entry.failed)] == [0, 1, 3]
+    note = "left out: 1 results of another checkpoint (sha256:2b2b2b2b; shown: sha256:1a1a1a1a)."
+    assert note in results.notes
+    (table,) = build_tables(cells)
+    assert note in table.notes and [c.seed for c in table.rows[0].entries[0].cells] == [0, 1]
+    newer = replace(cells[2], finished_at="2026-02-01")
+    assert [c.seed for c in only([cells[0], newer]).cells] == [2], "the newest of equally many"
+
+
+def test_saved_models_are_told_apart_by_their_recipe(made: Made) -> None:
+    cells = [
+        replace(made(row, "piqa", [1], change=setting("saved", row)), checkpoint_digest=row)
+        for row in ("awq", "quarot")
+    ]
+    assert set(only(cells).rows) == {"awq", "quarot"}
 
 
 def test_full_precision_belongs_to_the_bits_that_are_kept(made: Made) -> None:

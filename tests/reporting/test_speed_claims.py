@@ -65,7 +65,6 @@ def test_other_rows_one_round_or_nothing_decide_nothing(write_speed: Write) -> N
     assert single["speed_up"].needs == "table=table4 with more rounds"
     nothing = {v.name: v for v in verdicts(ModelResults("micro", embedded=True))}
     assert nothing["memory_saving"].verdict == "not measured"
-    assert not nothing["memory_saving"].in_tables
 
 
 def test_the_command_decides_them_for_shapes_and_beside_scores(

@@ -1,6 +1,7 @@
 """Table 4 from made-up results: the paper's columns, what is extrapolated, and what failed."""
 
 import csv
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
+from dllmquant_exp.config_folder import config_folder
 from dllmquant_exp.reporting.results import CellResult, read_result
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
-from dllmquant_exp.reporting.speed_results import speed_blocks, speed_frame
+from dllmquant_exp.reporting.speed_results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.reporting.writers import FORMATS
 
@@ -82,7 +84,7 @@ def test_every_format_holds_the_numbers(cells: list[CellResult], name: str) -> N
 
 def test_a_line_per_variant_with_what_stands_behind_it(cells: list[CellResult]) -> None:
     frame = speed_frame(speed_blocks(cells))
-    assert len(frame) == 9
+    assert len(frame) == 9 and set(frame["state"]) == {"finished"}
     line = frame[(frame.model == "llada_8b") & (frame.row == "quarot") & (frame.variant == "W4A4")]
     (found,) = line.to_dict("records")
     assert found["tokens_per_second"] == 4 and found["speedup"] == 2
@@ -93,8 +95,17 @@ def test_the_command_writes_table_4(
     cells: list[CellResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["report", "table=table4"]) == 0
+    assert main(["report", "table=table4"]) == 1  # of nine cells one is there, and two of llada_8b
     out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("missing: ")][-7:] == [
+        "missing: dream_7b: every cell of Table 4",
+        "missing: llada_1_5: every cell of Table 4",
+        "missing: llada_8b, dllmquant_plusplus: speed",
+        "missing: micro_dream: every cell of Table 4",
+        "missing: micro_llada, quarot: speed",
+        "missing: micro_llada, dllmquant_plusplus: speed",
+        "missing: micro_llada_1_5: every cell of Table 4",
+    ]
     assert "Table 4." in out and "llada_8b (its shape, random weights)" in out
     folder = tmp_path / "runs" / "tables" / "report"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -102,7 +113,9 @@ def test_the_command_writes_table_4(
         "table4_cells.csv", "table4_cells.parquet",
     ]  # fmt: skip
     with (folder / "table4_cells.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == 9
+        lines = list(csv.DictReader(file))
+    # Nine lines of what was measured; 3 * 3 rows of models without any, 1 + 2 of the others.
+    assert Counter(line["state"] for line in lines) == {"finished": 9, "missing": 15}
     assert main(["report", "sweep=tables"]) == 0
     assert "what the paper prints for LLADA" in capsys.readouterr().out
 
@@ -114,3 +127,33 @@ def test_a_sweep_without_speed_has_no_table_4(
     monkeypatch.chdir(tmp_path)
     assert main(["report", "table=table4"]) == 1
     assert "missing: Table 4: no results" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_rows_of_the_preset_that_are_missing_or_failed_are_seen(
+    write_speed: Callable[..., Path], embedded: bool
+) -> None:
+    model = "micro_llada" if embedded else "llada_8b"
+    cells = [
+        read_result(write_speed("rtn", model)),
+        read_result(write_speed("quarot", model, None)),
+    ]
+    (block,) = speed_blocks(cells, {model: embedded})
+    assert speed_gaps([block]) == [
+        f"missing: {model}, dllmquant_plusplus: speed",
+        f"failed: {model}, quarot: speed: ValueError: it broke",
+    ]
+    lines = dict(speed_grids(block)["speed"].lines)
+    assert set(lines["dllmquant_plusplus"]) == {"-"} and set(lines["quarot"]) == {"failed"}
+    states = speed_frame([block]).set_index("row")["state"]
+    assert states.groupby(level=0).first().to_dict() == {
+        "rtn": "finished", "quarot": "failed", "dllmquant_plusplus": "missing",
+    }  # fmt: skip
+    (without,) = speed_blocks([], {model: embedded})
+    assert without.embedded == embedded
+    assert speed_gaps([without]) == [f"missing: {model}: every cell of Table 4"]
+
+
+def test_the_rows_are_those_of_the_preset() -> None:
+    preset = (config_folder() / "table" / "table4.yaml").read_text(encoding="utf-8")
+    assert f"row: {','.join(TABLE_ROWS)}\n" in preset
