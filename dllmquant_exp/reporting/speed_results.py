@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
 from dllmquant_exp.reporting.rows import ROWS, row_of
 
 NUMBER = 4
@@ -17,18 +17,24 @@ ROW = "quantized"  # the paper's only row per model
 
 @dataclass(frozen=True)
 class SpeedBlock:
-    """One model's part of Table 4: the newest result of each row and quantization."""
+    """One model's part of Table 4: the newest result of each row, its settings and its machine."""
 
     model: str
     embedded: bool
     cells: tuple[CellResult, ...]
     failed: tuple[CellResult, ...]
     printed: Mapping[str, PaperCell]  # by column; empty for other models
+    differences: Mapping[str, str]  # by result: what sets it apart from others of its row
+    repeated: int  # results that newer ones of the same settings replace
 
     @property
     def title(self) -> str:
         what = "embedded stand-in" if self.embedded else "its shape, random weights"
         return f"{self.model} ({what})"
+
+    def name(self, cell: CellResult) -> str:
+        """The row, and on lines of their own the settings that others of this row do not share."""
+        return "\n".join(filter(None, (row_name(cell), self.differences.get(_key(cell)))))
 
 
 def is_speed(cell: CellResult) -> bool:
@@ -36,7 +42,7 @@ def is_speed(cell: CellResult) -> bool:
 
 
 def row_name(cell: CellResult) -> str:
-    """The row of conf/row, or the method where it is none; and what is not W4A4."""
+    """The row of conf/row, or the method where it is none; and the quantization if not W4A4."""
     row = row_of(cell.config) or cell.method
     return " ".join(filter(None, (row, "" if cell.quant in ("", "w4a4") else cell.quant)))
 
@@ -50,14 +56,47 @@ def speed_blocks(cells: Iterable[CellResult]) -> list[SpeedBlock]:
 
 
 def _block(model: str, cells: Sequence[CellResult]) -> SpeedBlock:
-    finished = {row_name(cell): cell for cell in cells if cell.status == "finished"}
-    failed = {row_name(cell): cell for cell in cells if row_name(cell) not in finished}
+    finished = {_key(cell): cell for cell in cells if cell.status == "finished"}
+    done = {cell.config_hash for cell in finished.values()}
+    failed = {c.config_hash: c for c in cells if c.config_hash not in done}
     order = {name: place for place, name in enumerate(ROWS)}
-    names = sorted(finished, key=lambda name: (order.get(name.split()[0], len(order)), name))
+    differences = _differences(finished)
+
+    def place(key: str) -> tuple[int, str, str]:
+        name = row_name(finished[key])
+        return order.get(name.split()[0], len(order)), name, differences[key]
+
     embedded = cells[0].embedded
     printed = {c.column: c for c in paper_cells(NUMBER) if c.model == model and not embedded}
-    shown = tuple(finished[name] for name in names)
-    return SpeedBlock(model, embedded, shown, tuple(failed.values()), printed)
+    shown = tuple(finished[key] for key in sorted(finished, key=place))
+    repeated = sum(cell.status == "finished" for cell in cells) - len(finished)
+    return SpeedBlock(
+        model, embedded, shown, tuple(failed.values()), printed, differences, repeated
+    )
+
+
+def _settings(cell: CellResult) -> dict[str, object]:
+    """Everything that a measurement of speed depends on; quant's settings have no prefix."""
+    config = {key: value for key, value in cell.config.items() if key != "quant"}
+    machine = {"cpu": cell.hardware.get("cpu"), "threads": cell.hardware.get("threads")}
+    execution = {"execution": cell.speed["machine"]["execution"]}
+    return flat("", config) | flat("", cell.config.get("quant") or {}) | machine | execution
+
+
+def _key(cell: CellResult) -> str:
+    return canonical_json(_settings(cell))
+
+
+def _differences(cells: Mapping[str, CellResult]) -> dict[str, str]:
+    """By key: the settings that set a result apart from others of its row, as `head_bits=8`."""
+    settings = {key: _settings(cell) for key, cell in cells.items()}
+    found = {}
+    for key, own in settings.items():
+        twins = [settings[k] for k in cells if row_name(cells[k]) == row_name(cells[key])]
+        names = dict.fromkeys(name for twin in twins for name in twin)
+        different = [n for n in names if any(twin.get(n) != own.get(n) for twin in twins)]
+        found[key] = "\n".join(f"{name}={own.get(name)}" for name in different)
+    return found
 
 
 def variants(cell: CellResult) -> list[Mapping[str, Any]]:
@@ -89,6 +128,7 @@ def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> di
         "model": block.model,
         "embedded": block.embedded,
         "row": row_name(cell),
+        "settings": ", ".join(block.differences[_key(cell)].split("\n")),
         "variant": variant["name"],
         "type": cell.speed["full_precision" if variant["activation_bits"] is None else "low_type"],
         "extrapolated": variant["extrapolated"],
