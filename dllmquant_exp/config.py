@@ -6,7 +6,7 @@ that says which setting, what it is and what would work.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,7 +206,10 @@ def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experim
     check_effects(overrides, tasks)
     if any(task.kind == SPEED for task in tasks):
         fake = making.quant is not None and common.execution == "fake"
-        check_speed(overrides, device=common.device, fake=fake)
+        saved = making.saved is not None
+        check_speed(overrides, device=common.device, fake=fake, saved=saved)
+        if all(task.kind == SPEED for task in tasks):
+            common = replace(common, shards=1, shard=None)  # meant for the scores of table=all
     return Experiment(
         **vars(making),
         tasks=tasks,

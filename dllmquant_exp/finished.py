@@ -1,8 +1,13 @@
 """Which cells of a job are finished; asked before anything is submitted, locked or loaded."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from dllmquant_exp import provenance
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
@@ -10,6 +15,7 @@ from dllmquant_exp.models.checkpoints import (
     resolve_checkpoint,
 )
 from dllmquant_exp.reporting.results import config_hash, finished_result
+from dllmquant_exp.speed.machine import abilities
 from dllmquant_exp.task_config import Task
 
 logger = logging.getLogger(__name__)
@@ -42,7 +48,8 @@ def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
 
 
 def is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
-    """Whether the task's cell has a result of this configuration and checkpoint.
+    """Whether the task's cell has a result of this configuration and checkpoint; one of speed also
+    of this processor, so many threads, and these kernels.
 
     Args:
         digest: see `local_digest`.
@@ -54,4 +61,20 @@ def is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
     if digest is not None and result["checkpoint_digest"] != digest:
         logger.info("%s: the checkpoint has changed since, so it runs again", folder.name)
         return False
-    return True
+    changed = [] if task.speed is None else _differences(result, experiment.common.threads)
+    if changed:
+        logger.info(
+            "%s: measured with %s, and this machine has %s, so it runs again",
+            folder.name,
+            ", ".join(f"{name} {before}" for name, before, _ in changed),
+            ", ".join(f"{name} {now}" for name, _, now in changed),
+        )
+    return not changed
+
+
+def _differences(result: Mapping[str, Any], threads: int | None) -> list[tuple[str, Any, Any]]:
+    """What decides speed and was otherwise in a measurement: its name, then and now."""
+    here = provenance.hardware(torch.device("cpu"))
+    now = {"cpu": here["cpu"], "threads": threads or here["threads"], **abilities()}
+    then = {**result["hardware"], **result["speed"]["machine"]}
+    return [(name, then.get(name), own) for name, own in now.items() if then.get(name) != own]

@@ -7,7 +7,7 @@ from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.schema import ConfigError, read
 from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
 
-IGNORED = ("dtype", "limit", "batch_size", "data_root")
+IGNORED = ("dtype", "limit", "batch_size", "data_root", "shards", "shard")
 
 
 def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -> SpeedSettings:
@@ -37,12 +37,13 @@ def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -
         raise ConfigError(f"{where}.measure.{kind}: {error}") from error
 
 
-def check_speed(overrides: Sequence[str], *, device: str, fake: bool) -> None:
+def check_speed(overrides: Sequence[str], *, device: str, fake: bool, saved: bool) -> None:
     """Refuse what a measurement of speed cannot do, or would ignore.
 
     Args:
         overrides: of the command line.
         fake: quantized layers would run in floating point.
+        saved: the model is a saved one.
 
     Raises:
         ConfigError: what cannot be, and what would work.
@@ -54,11 +55,19 @@ def check_speed(overrides: Sequence[str], *, device: str, fake: bool) -> None:
             "execution = fake quantizes in floating point, whose speed means nothing; use "
             "execution=packed with task=speed"
         )
-    if any(word.startswith("table=") for word in overrides):
+    if saved:
+        raise ConfigError(
+            "model=saved with task=speed: speed is measured beside full precision, which a saved "
+            "model does not hold, and the values of weights do not change it; choose the model, "
+            "method and quant that it was made with"
+        )
+    chosen = [(word.lstrip("+").partition("=")[0], word) for word in overrides]
+    if "table" in dict(chosen):
         return  # what one table has no use for may be meant for the others of table=all
-    for word in overrides:
-        if word.partition("=")[0] in IGNORED:
+    for name, word in chosen:
+        if name in IGNORED:
             raise ConfigError(
                 f"{word} would change nothing in task=speed, which takes the fastest type of each "
-                "side and has no items; task.tasks.speed.measure says what it decodes at once"
+                "side, has no items and is measured in one process; task.tasks.speed.measure says "
+                "what it decodes at once"
             )

@@ -23,6 +23,7 @@ from dllmquant_exp.config import (
 from dllmquant_exp.diffusion.settings import REMASKING
 from dllmquant_exp.evaluation.settings import OVERRIDES
 from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.speed_config import check_speed
 from dllmquant_exp.surroundings import check_device, check_surroundings, check_writable
 from dllmquant_exp.task_config import DecodingOverrides
 from dllmquant_exp.tracking import TrackingSettings
@@ -370,6 +371,9 @@ def test_a_speed_cells_hash_moves_with_what_is_measured() -> None:
         ("device=cuda", "use device=cpu|on the CPU"),
         ("limit=3", "limit=3 would change nothing"),
         ("dtype=bfloat16", "takes the fastest type of each side"),
+        ("+limit=3", "limit=3 would change nothing"),
+        ("++dtype=bfloat16", "takes the fastest type of each side"),
+        ("shards=4", "shards=4 would change nothing.*one process"),
         ("batch_size=4", "says what it decodes at once"),
         ("decoding.suppress_eos=false", "suppress_eos to true"),
         ("task.tasks.speed.measure.micro.rounds=0", "rounds = 0 must be at least 1"),
@@ -389,6 +393,18 @@ def test_what_is_meant_for_other_tables_does_not_matter_to_table_4() -> None:
         return experiment.cell_name(task)
 
     assert cell() == cell("limit=5", "dtype=bfloat16", "batch_size=4")
+
+
+def test_speed_of_a_saved_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="choose the model, method and quant that it was made"):
+        check_speed([], device="cpu", fake=False, saved=True)
+
+
+def test_speed_is_one_job_where_other_tables_have_shards() -> None:
+    words = ["table=table4", "row=quarot", "task=speed", "shards=4"]
+    assert resolve(composed(*words), words).common.shards == 1
+    scored = ["table=table1", "row=quarot", "task=micro_arc", "shards=4"]
+    assert resolve(composed(*scored), scored).common.shards == 4
 
 
 def test_full_precision_alone_needs_no_packed_execution() -> None:

@@ -11,7 +11,7 @@ import torch
 from made_experiments import option, small_config
 
 from dllmquant_exp import experiment as module
-from dllmquant_exp import preparation
+from dllmquant_exp import finished, preparation
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.experiment import Outcome, run
@@ -383,3 +383,14 @@ def test_a_speed_cell_is_measured_once_and_holds_no_score(
     forbid(monkeypatch, module, "measure_speed_cell")
     (again,) = run(make("quarot", **words), keep_going=False)
     assert again.status == "skipped"
+    # What was measured with another processor or other kernels is measured again.
+    experiment, here = make("quarot", **words), finished.abilities()
+    for name in here:
+        with monkeypatch.context() as patch:
+            patch.setattr(finished, "abilities", lambda own=name: {**here, own: "another"})
+            assert not finished.is_finished(experiment, experiment.tasks[0], None), name
+    with monkeypatch.context() as patch:
+        other = {**value["hardware"], "cpu": "another"}
+        patch.setattr(finished.provenance, "hardware", lambda device: other)
+        assert not finished.is_finished(experiment, experiment.tasks[0], None)
+    assert finished._differences(value, 3) == [("threads", 1, 3)]

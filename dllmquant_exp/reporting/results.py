@@ -55,6 +55,14 @@ class CellResult:
     calibrated_on: tuple[int, int] | None = None  # states and tokens that were collected
 
 
+def flat(name: str, value: object) -> dict[str, object]:
+    """Values of nested mappings by their path, as `name.inner.key`."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = (flat(f"{name}.{key}" if name else key, part) for key, part in value.items())
+    return {key: part for found in parts for key, part in found.items()}
+
+
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN."""
     return json.dumps(

@@ -74,7 +74,9 @@ def measure_speed_claim(claim: SpeedClaim, block: SpeedBlock | None) -> Measured
     """The claim's ratio, or what it needs.
 
     Args:
-        block: the model's part of Table 4.
+        block: the model's part of Table 4; of several results of the row the newest decides.
     """
     cells = [cell for cell in block.cells if row_name(cell) == ROW] if block else []
-    return claim.ratio(cells[0]) if cells else f"{NEEDS} (row={ROW})"
+    if not cells:
+        return f"{NEEDS} (row={ROW})"
+    return claim.ratio(max(cells, key=lambda cell: cell.finished_at))

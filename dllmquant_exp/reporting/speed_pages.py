@@ -50,7 +50,7 @@ def speed_grids(block: SpeedBlock) -> dict[str, Grid]:
         title = f"what the paper prints for {name} (A6000; it does not say of which method)"
         found["paper"] = Grid(title, COLUMNS, ((name, printed),))
     found["block"] = _block_grid(block)
-    lines = tuple(_part_line(c, v) for c in block.cells for v in low_bits(c) if v["parts"])
+    lines = tuple(_part_line(block, c, v) for c in block.cells for v in low_bits(c) if v["parts"])
     if lines:
         title = "where the time of a decode goes, in %; rotations are a part of the linears"
         found["parts"] = Grid(title, (*PARTS, "rest"), lines)
@@ -61,20 +61,24 @@ def speed_grids(block: SpeedBlock) -> dict[str, Grid]:
 
 def _speed_grid(block: SpeedBlock) -> Grid:
     lines = [
-        _speed_line(cell, variant)
+        _speed_line(block, cell, variant)
         for cell in block.cells
         for variant in (low_bits(cell) or variants(cell))
     ]
     lines += [(row, ("-",) * len(COLUMNS)) for row in block.missing]
     lines += [(row_name(cell), ("failed",) * len(COLUMNS)) for cell in block.failed]
-    return Grid("tokens per second, and memory of the weights, counted", COLUMNS, tuple(lines))
+    title = (
+        "tokens per second, and memory of the weights: full precision counted at 16 bits, low bits "
+        "as the timed model holds them (counted where that has one block)"
+    )
+    return Grid(title, COLUMNS, tuple(lines))
 
 
-def _speed_line(cell: CellResult, variant: Mapping[str, Any]) -> Line:
+def _speed_line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> Line:
     full = variants(cell)[0]
     own, saved = variant["weight_bytes"], full["weight_bytes"] / variant["weight_bytes"]
     quantized = variant is not full
-    return _name(cell, variant), (
+    return _name(block, cell, variant), (
         _spread(full["tokens_per_second"], full["extrapolated"]),
         _spread(variant["tokens_per_second"], variant["extrapolated"]) if quantized else "-",
         _spread(variant["speedup"], False) if quantized else "-",
@@ -84,9 +88,9 @@ def _speed_line(cell: CellResult, variant: Mapping[str, Any]) -> Line:
     )
 
 
-def _name(cell: CellResult, variant: Mapping[str, Any]) -> str:
+def _name(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> str:
     low = variant["activation_bits"] is not None
-    return f"{row_name(cell)}\n{variant['name']}" if low else row_name(cell)
+    return f"{block.name(cell)}\n{variant['name']}" if low else block.name(cell)
 
 
 def _spread(found: Mapping[str, float], extrapolated: bool) -> str:
@@ -113,7 +117,7 @@ def _block_grid(block: SpeedBlock) -> Grid:
         for name, found in cell.speed["block"].items():
             low = name.startswith("W")
             if low or not any(other == name for other, _ in lines):
-                title = f"{row_name(cell)}\n{name}" if low else name
+                title = f"{block.name(cell)}\n{name}" if low else name
                 milliseconds = {k: 1e3 * v for k, v in found["seconds"].items()}
                 texts = (_spread(milliseconds, False), _spread(found["speedup"], False))
                 lines.append((title, texts))
@@ -122,11 +126,11 @@ def _block_grid(block: SpeedBlock) -> Grid:
     return Grid(title, ("ms", "Speed Up"), tuple(lines))
 
 
-def _part_line(cell: CellResult, variant: Mapping[str, Any]) -> Line:
+def _part_line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> Line:
     parts = variant["parts"]
     rest = 1 - sum(parts[name] for name in ("linears", "attention", "head"))
     shares = (*(parts[name] for name in PARTS), rest)
-    return _name(cell, variant), tuple(f"{100 * share:.1f}" for share in shares)
+    return _name(block, cell, variant), tuple(f"{100 * share:.1f}" for share in shares)
 
 
 def _memory_grid(block: SpeedBlock) -> Grid:
@@ -134,15 +138,26 @@ def _memory_grid(block: SpeedBlock) -> Grid:
         (cell, variant)
         for cell in block.cells
         for variant in variants(cell)
-        if variant["peak_bytes"] is not None
+        if variant["resident_bytes"] is not None
     ]
     keys = ("held_bytes", "resident_bytes", "peak_bytes")
     lines = tuple(
-        (f"{row_name(cell)}\n{variant['name']}", tuple(_size(variant[key]) for key in keys))
+        (f"{block.name(cell)}\n{_form(cell, variant)}", tuple(_measured(variant, k) for k in keys))
         for cell, variant in measured
     )
     title = "memory as measured: tensors, resident above the process without it, peak of a decode"
     return Grid(title, ("tensors", "resident", "peak"), lines)
+
+
+def _form(cell: CellResult, variant: Mapping[str, Any]) -> str:
+    low = variant["activation_bits"] is not None
+    return variant["name"] if low else f"{variant['name']}, {cell.speed['full_precision']}"
+
+
+def _measured(variant: Mapping[str, Any], key: str) -> str:
+    """Of an extrapolated variant: measured with one block, and the bytes of the others added."""
+    known = variant[key] is not None
+    return _size(variant[key]) + ("*" if known and variant["extrapolated"] else "")
 
 
 def _counted_grid(cell: CellResult) -> Grid:
@@ -166,10 +181,11 @@ def notes(block: SpeedBlock) -> list[str]:
         return found
     for cell in block.cells:
         hardware, machine = cell.hardware, cell.speed["machine"]
+        name = block.name(cell).replace("\n", ", ")
         how = machine["execution"]
         packed = "reference execution (no kernels here)" if how == "reference" else f"{how} kernels"
         text = (
-            f"{row_name(cell)}: {hardware.get('cpu')}, {hardware.get('threads')} threads, "
+            f"{name}: {hardware.get('cpu')}, {hardware.get('threads')} threads, "
             f"{packed}; full precision: {cell.speed['full_precision']}; load of the machine before "
             f"and after: {machine['load'][0]:g}, {machine['load'][1]:g}"
         )
@@ -177,8 +193,10 @@ def notes(block: SpeedBlock) -> list[str]:
     if any(v["extrapolated"] for cell in block.cells for v in variants(cell)):
         found.append(
             "* extrapolated: measured with one block, whose time counts as often as the model has "
-            "blocks."
+            "blocks; the bytes of the other blocks are added to its memory."
         )
+    if block.repeated:
+        found.append(f"{block.repeated} results have newer ones of the same settings, shown here.")
     if not all(cell.speed["machine"]["native_bfloat16"] for cell in block.cells):
         found.append("no instructions for bfloat16 on this processor, where it would be emulated.")
     found.append(f"weights: {block.cells[0].speed['weights']}.")

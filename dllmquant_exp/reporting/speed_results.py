@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
 from dllmquant_exp.reporting.rows import ROWS, row_of
 
 NUMBER = 4
@@ -15,7 +15,7 @@ KIND = "speed"
 PARTS = ("linears", "rotations", "attention", "head")
 TABLE_ROWS = ("rtn", "quarot", "dllmquant_plusplus")  # as conf/table/table4.yaml has them
 COLUMNS = (  # of `speed_frame`
-    "table", "model", "embedded", "row", "state", "variant", "type", "extrapolated",
+    "table", "model", "embedded", "row", "state", "settings", "variant", "type", "extrapolated",
     "tokens_per_second", "tokens_per_second_low", "tokens_per_second_high",
     "speedup", "speedup_low", "speedup_high",
     "weight_bytes", "held_bytes", "resident_bytes", "peak_bytes",
@@ -26,12 +26,14 @@ COLUMNS = (  # of `speed_frame`
 
 @dataclass(frozen=True)
 class SpeedBlock:
-    """One model's part of Table 4: the newest result of each row and quantization.
+    """One model's part of Table 4: the newest result of each row, its settings and its machine.
 
     Attributes:
-        failed: of the rows that have no finished result.
+        failed: of settings that have no finished result.
         missing: rows that should be there and have no result.
         printed: the paper's numbers by column; empty for other models.
+        differences: by result: what sets it apart from others of its row.
+        repeated: results that newer ones of the same settings replace.
     """
 
     model: str
@@ -40,11 +42,17 @@ class SpeedBlock:
     failed: tuple[CellResult, ...]
     missing: tuple[str, ...]
     printed: Mapping[str, PaperCell]
+    differences: Mapping[str, str]
+    repeated: int
 
     @property
     def title(self) -> str:
         what = "embedded stand-in" if self.embedded else "its shape, random weights"
         return f"{self.model} ({what})"
+
+    def name(self, cell: CellResult) -> str:
+        """The row, and on lines of their own the settings that others of this row do not share."""
+        return "\n".join(filter(None, (row_name(cell), self.differences.get(_key(cell)))))
 
 
 def is_speed(cell: CellResult) -> bool:
@@ -52,7 +60,7 @@ def is_speed(cell: CellResult) -> bool:
 
 
 def row_name(cell: CellResult) -> str:
-    """The row of conf/row, or the method where it is none; and what is not W4A4."""
+    """The row of conf/row, or the method where it is none; and the quantization if not W4A4."""
     row = row_of(cell.config) or cell.method
     return " ".join(filter(None, (row, "" if cell.quant in ("", "w4a4") else cell.quant)))
 
@@ -78,14 +86,27 @@ def speed_blocks(
 def _block(
     model: str, embedded: bool, cells: Sequence[CellResult], rows: Sequence[str]
 ) -> SpeedBlock:
-    finished = {row_name(cell): cell for cell in cells if cell.status == "finished"}
-    failed = {row_name(cell): cell for cell in cells if row_name(cell) not in finished}
+    finished = {_key(cell): cell for cell in cells if cell.status == "finished"}
+    done = {cell.config_hash for cell in finished.values()}
+    failed = {c.config_hash: c for c in cells if c.config_hash not in done}
     order = {name: place for place, name in enumerate(ROWS)}
-    names = sorted(finished, key=lambda name: (order.get(name.split()[0], len(order)), name))
-    missing = tuple(row for row in rows if row not in finished and row not in failed)
-    printed = {c.column: c for c in paper_cells(NUMBER) if c.model == model and not embedded}
-    shown = tuple(finished[name] for name in names)
-    return SpeedBlock(model, embedded, shown, tuple(failed.values()), missing, printed)
+    differences = _differences(finished)
+
+    def place(key: str) -> tuple[int, str, str]:
+        name = row_name(finished[key])
+        return order.get(name.split()[0], len(order)), name, differences[key]
+
+    there = {row_name(cell) for cell in cells}
+    return SpeedBlock(
+        model,
+        embedded,
+        cells=tuple(finished[key] for key in sorted(finished, key=place)),
+        failed=tuple(failed.values()),
+        missing=tuple(row for row in rows if row not in there),
+        printed={c.column: c for c in paper_cells(NUMBER) if c.model == model and not embedded},
+        differences=differences,
+        repeated=sum(cell.status == "finished" for cell in cells) - len(finished),
+    )
 
 
 def speed_gaps(blocks: Iterable[SpeedBlock]) -> list[str]:
@@ -100,6 +121,30 @@ def speed_gaps(blocks: Iterable[SpeedBlock]) -> list[str]:
             reason = cell.error.partition("\n")[0]
             lines.append(f"failed: {block.model}, {row_name(cell)}: speed: {reason}")
     return lines
+
+
+def _settings(cell: CellResult) -> dict[str, object]:
+    """Everything that a measurement of speed depends on; quant's settings have no prefix."""
+    config = {key: value for key, value in cell.config.items() if key != "quant"}
+    machine = {"cpu": cell.hardware.get("cpu"), "threads": cell.hardware.get("threads")}
+    execution = {"execution": cell.speed["machine"]["execution"]}
+    return flat("", config) | flat("", cell.config.get("quant") or {}) | machine | execution
+
+
+def _key(cell: CellResult) -> str:
+    return canonical_json(_settings(cell))
+
+
+def _differences(cells: Mapping[str, CellResult]) -> dict[str, str]:
+    """By key: the settings that set a result apart from others of its row, as `head_bits=8`."""
+    settings = {key: _settings(cell) for key, cell in cells.items()}
+    found = {}
+    for key, own in settings.items():
+        twins = [settings[k] for k in cells if row_name(cells[k]) == row_name(cells[key])]
+        names = dict.fromkeys(name for twin in twins for name in twin)
+        different = [n for n in names if any(twin.get(n) != own.get(n) for twin in twins)]
+        found[key] = "\n".join(f"{name}={own.get(name)}" for name in different)
+    return found
 
 
 def variants(cell: CellResult) -> list[Mapping[str, Any]]:
@@ -142,6 +187,7 @@ def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> di
     parts = variant["parts"] or {}
     return {
         **_head(block, row_name(cell), "finished"),
+        "settings": ", ".join(block.differences[_key(cell)].split("\n")),
         "variant": variant["name"],
         "type": cell.speed["full_precision" if variant["activation_bits"] is None else "low_type"],
         "extrapolated": variant["extrapolated"],

@@ -18,7 +18,7 @@ from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
-from dllmquant_exp.reporting.results import CellResult, canonical_json
+from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
 from dllmquant_exp.reporting.speed_results import is_speed
 
 PAPER_COLUMNS = (
@@ -69,7 +69,7 @@ def conditions(cell: CellResult) -> dict[str, object]:
     """What must be equal in results that are compared, beside the row, the task and the seed."""
     shared = {key: value for key, value in cell.config.items() if key not in ROW_KEYS}
     named = {"model.name": cell.model, "kind": cell.kind, "decoding": cell.decoding}
-    return named | _flat("", shared)
+    return named | flat("", shared)
 
 
 def _build(cells: list[CellResult]) -> Table:
@@ -114,15 +114,8 @@ def recipe(cell: CellResult) -> dict[str, object]:
     found: dict[str, object] = {}
     for section in RECIPE:
         if section in cell.config:
-            found |= _flat("" if section == "quant" else section, cell.config[section])
+            found |= flat("" if section == "quant" else section, cell.config[section])
     return found
-
-
-def _flat(name: str, value: object) -> dict[str, object]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    parts = (_flat(f"{name}.{key}" if name else key, part) for key, part in value.items())
-    return {key: part for flat in parts for key, part in flat.items()}
 
 
 def _row_names(by_row: Mapping[RowKey, Sequence[CellResult]]) -> dict[RowKey, str]:

@@ -1,6 +1,7 @@
 """The yardstick: the fastest full precision that this machine has.
 
     float32            F.linear: MKL's product with the weight as it is
+    float32 MKL packed MKL, weight packed beforehand for the number of rows
     float32 packed     oneDNN, weight packed beforehand
     bfloat16           F.linear: oneDNN, only where the processor multiplies it natively
     bfloat16 packed    the same with the weight packed beforehand
@@ -9,11 +10,13 @@ Where a processor has no instructions for bfloat16, torch emulates it at a tenth
 float32: that would be no yardstick, and is left out. Memory is always counted at 16 bits.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
-PACKED = " packed"
+PACKED, MKL_PACKED = " packed", " MKL packed"
 DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
 
 
@@ -31,13 +34,14 @@ def types() -> tuple[str, ...]:
 
 def candidates() -> tuple[str, ...]:
     """The forms that this machine can run, see the module's docstring."""
-    packs = torch.backends.mkldnn.is_available()
-    return tuple(t + suffix for t in types() for suffix in ("", PACKED) if packs or not suffix)
+    packs = (PACKED,) if torch.backends.mkldnn.is_available() else ()
+    by_mkl = (FLOAT32 + MKL_PACKED,) if torch.backends.mkl.is_available() else ()
+    return (*(t + suffix for t in types() for suffix in ("", *packs)), *by_mkl)
 
 
 def dtype_of(form: str) -> torch.dtype:
     """Of weights and activations."""
-    return DTYPES[form.removesuffix(PACKED)]
+    return DTYPES[form.partition(" ")[0]]
 
 
 class PrepackedLinear(nn.Module):
@@ -59,10 +63,43 @@ class PrepackedLinear(nn.Module):
         return y
 
 
+class MklLinear(nn.Module):
+    """A linear in float32 whose weight stands in the order in which MKL reads it.
+
+    Args:
+        rows: of the batches to come; the order is for this number only.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        self.weight = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.rows = rows
+        # Torch takes the plain weight for its shape, and multiplies with it where rows differ,
+        # which is refused here: this one has the shape and no memory, so no weight is held twice.
+        self.shape = weight.new_empty(1).expand(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in_features] -> [..., out_features].
+
+        Raises:
+            ValueError: another number of rows.
+        """
+        if x.numel() != self.rows * x.shape[-1]:
+            raise ValueError(
+                f"x has shape {list(x.shape)}, and MKL packed this weight for {self.rows} rows"
+            )
+        y: Tensor = torch.ops.mkl._mkl_linear(x, self.weight, self.shape, self.bias, self.rows)
+        return y
+
+
 def prepack(module: nn.Module, form: str, rows: int) -> nn.Module:
     """The module in this form; its linears are replaced where the form is a packed one."""
     if form.endswith(PACKED):
+        by_mkl = form.endswith(MKL_PACKED)
+        made: Callable[[nn.Linear, int], nn.Module] = MklLinear if by_mkl else PrepackedLinear
         for name, linear in list(module.named_modules()):
             if isinstance(linear, nn.Linear):
-                module.set_submodule(name, PrepackedLinear(linear, rows))
+                module.set_submodule(name, made(linear, rows))
     return module

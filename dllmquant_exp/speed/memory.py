@@ -71,14 +71,16 @@ def resident_bytes() -> int | None:
     return _status("VmRSS:")
 
 
-def restart_peak() -> None:
-    """Start measuring the peak anew, where the system allows it."""
+def restart_peak() -> bool:
+    """Start measuring the peak anew; whether the system allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+        return True
+    return False
 
 
 def peak_bytes() -> int | None:
-    """Highest resident memory of this process since `restart_peak`; Linux only."""
+    """Highest resident memory of this process, since `restart_peak` if that worked; Linux only."""
     return _status("VmHWM:")
 
 

@@ -2,7 +2,7 @@
 
 How long a decode takes depends on the shape and on what is computed, not on the weights' values.
 Low-bit models are made block by block from random whole numbers, so that no weight ever stands
-there in full precision: one of LLaDA-8B's shape needs 6 GB instead of 32.
+there in full precision: one of LLaDA-8B's shape needs 5.6 GB (5.2 GiB) instead of 32.
 """
 
 import math
@@ -13,14 +13,14 @@ from torch import nn
 from dllmquant_exp.models.transformer import Block, RMSNorm, Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention import QuantizedAttention
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.hadamard import OnlineHadamard
 from dllmquant_exp.quantization.linear import Padding
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
-from dllmquant_exp.quantization.rotation import RotatedAttention
+from dllmquant_exp.quantization.rotation import RotatedAttention, online_rotations
 from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
 from dllmquant_exp.quantization.settings import QuantSettings, RotationSettings
+from dllmquant_exp.speed.half_ends import HALF
 
 
 def random_full(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
@@ -44,10 +44,10 @@ def random_packed_block(
     settings: QuantSettings,
     rotation: RotationSettings | None,
     iaaq: IaaqSettings | None,
-    dtype: torch.dtype,
     generator: torch.Generator,
 ) -> Block:
-    """A block as `quantize` and `pack_model` make it: the same modules, with random numbers.
+    """A block as `quantize` and `pack_model` make it: the same modules, with random numbers, and
+    norms and biases in 16 bits.
 
     Raises:
         QuantizationError: a size without a Hadamard matrix, or settings that cannot be packed.
@@ -55,19 +55,19 @@ def random_packed_block(
     with torch.device("meta"):
         block = Block(config)
     for norm in (block.attention_norm, block.ffn_norm):
-        _set_norm(norm, dtype)
+        _set_norm(norm)
     activation, padding = settings.activation, None
     assert activation is not None and settings.weight is not None
     if activation.granularity == "per_request":
         padding = Padding()
         block.register_forward_pre_hook(padding.read)
-    online = {} if rotation is None else _rotations(config)
+    online = {} if rotation is None else online_rotations(block)
     for name in BLOCK_LINEARS:
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         rows, inputs = linear.weight.shape
         weight = _random_numbers(rows, inputs, settings.weight, generator)
-        bias = None if linear.bias is None else torch.zeros(rows, dtype=dtype)
+        bias = None if linear.bias is None else torch.zeros(rows, dtype=HALF)
         made = PackedLinear(weight, bias, activation, padding, rotation=online.get(name))
         setattr(block, name, made)
     if settings.attention is not None:
@@ -82,25 +82,24 @@ def random_packed(
     settings: QuantSettings,
     rotation: RotationSettings | None,
     iaaq: IaaqSettings | None,
-    dtype: torch.dtype,
     seed: int,
 ) -> Transformer:
-    """A whole packed model; see `random_packed_block`."""
+    """A whole packed model; see `random_packed_block`. What is not in low bits is in 16."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         model = Transformer(config)
     for n in range(config.n_layers):
-        made = random_packed_block(config, settings, rotation, iaaq, dtype, generator)
+        made = random_packed_block(config, settings, rotation, iaaq, generator)
         model.blocks[n] = made
-    _set_norm(model.final_norm, dtype)
+    _set_norm(model.final_norm)
     for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
         quantizer, module = settings.rows(bits), model.get_submodule(name)
         if quantizer is None:
-            random_full(module, dtype, seed)
+            random_full(module, HALF, seed)
         else:
             rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
             made_rows = QuantizedEmbedding if name == "embedding" else QuantizedHead
-            model.set_submodule(name, made_rows(rows, dtype))
+            model.set_submodule(name, made_rows(rows, HALF))
     return model.eval()
 
 
@@ -116,13 +115,5 @@ def _random_numbers(
     return QuantizedWeight(numbers, torch.full((rows, 1), 1 / (deviation * math.sqrt(inputs))))
 
 
-def _rotations(config: TransformerConfig) -> dict[str, OnlineHadamard]:
-    """In front of which linears, see rotation.py."""
-    return {
-        "o_proj": OnlineHadamard(config.n_heads, inner=config.head_dim, name="n_heads"),
-        "down_proj": OnlineHadamard(config.d_ffn, name="d_ffn"),
-    }
-
-
-def _set_norm(norm: RMSNorm, dtype: torch.dtype) -> None:
-    norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=dtype), requires_grad=False)
+def _set_norm(norm: RMSNorm) -> None:
+    norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=HALF), requires_grad=False)

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+SHORTEST = 5e-3  # seconds of one sample; shorter calls are repeated within it
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -53,6 +55,13 @@ def seconds(run: Callable[[], Any], calls: int = 1) -> float:
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
+
+
+def sampled(run: Callable[[], Any]) -> Callable[[], float]:
+    """A sample long enough to be timed; the warm-up is done here."""
+    run()
+    calls = max(1, round(SHORTEST / seconds(run)))
+    return lambda: seconds(run, calls)
 
 
 class Stopwatch:

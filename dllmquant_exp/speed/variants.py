@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
@@ -15,6 +16,7 @@ from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.speed.full_precision import dtype_of, prepack
+from dllmquant_exp.speed.half_ends import with_half_ends
 from dllmquant_exp.speed.memory import available_bytes, weight_bytes
 from dllmquant_exp.speed.random_models import random_full, random_packed, random_packed_block
 from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
@@ -102,13 +104,13 @@ def full_block(subject: Subject, form: str) -> nn.Module:
     return prepack(random_full(block, dtype_of(form), subject.seed), form, subject.rows)
 
 
-def low_block(subject: Subject, dtype: torch.dtype) -> Block:
-    """One packed block with random numbers; what is not quantized is in `dtype`."""
+def low_block(subject: Subject) -> Block:
+    """One packed block with random numbers; it computes in the type of its input."""
     assert subject.quant is not None
     generator = torch.Generator().manual_seed(subject.seed)
     method = subject.method
     return random_packed_block(
-        subject.config, subject.quant, method.rotation, subject.iaaq, dtype, generator
+        subject.config, subject.quant, method.rotation, subject.iaaq, generator
     )
 
 
@@ -127,26 +129,33 @@ def full_model(subject: Subject, form: str) -> Transformer:
 
 
 def low_model(subject: Subject, dtype: torch.dtype) -> Transformer:
-    """The model quantized and packed; a random one is of a single block where it does not fit."""
+    """The model quantized and packed, computing in `dtype`; see half_ends.py. A random one is of a
+    single block where it does not fit."""
     assert subject.quant is not None
     if subject.load is not None:
         model = subject.load(dtype)
         quantize(model, subject.runtime_method, subject.quant, iaaq=subject.iaaq)
         pack_model(model)
-        return model
+        return with_half_ends(model, dtype)
     free = available_bytes()
     needed = low_bytes(subject.config, subject.quant)
     layers = 1 if free is not None and needed > MEMORY_SHARE * free else subject.config.n_layers
-    return random_packed(
-        subject.with_layers(layers), subject.quant, subject.method.rotation, subject.iaaq, dtype,
+    model = random_packed(
+        subject.with_layers(layers), subject.quant, subject.method.rotation, subject.iaaq,
         subject.seed,
     )  # fmt: skip
+    return with_half_ends(model, dtype)
 
 
 def low_bytes(config: TransformerConfig, quant: QuantSettings) -> int:
-    """Bytes of the weights; see memory.weight_bytes."""
+    """Bytes of a low-bit model's weights, whatever type it computes in; see memory.weight_bytes."""
     head, embedding = (min(max(bits, 8), 16) for bits in (quant.head_bits, quant.embedding_bits))
     return weight_bytes(config, 4, head, embedding)
+
+
+def full_bytes(config: TransformerConfig, form: str) -> int:
+    """Bytes that the weights take in a form of full precision."""
+    return weight_bytes(config, 16, 16, 16) // 2 * dtype_of(form).itemsize
 
 
 def with_bits(module: Module, bits: int) -> Module:
@@ -159,8 +168,14 @@ def with_bits(module: Module, bits: int) -> Module:
     return other
 
 
+def decode(subject: Subject, model: Transformer) -> None:
+    """Decode all responses to their end."""
+    count = subject.settings.responses
+    generate(model, random_prompts(subject), subject.decoding, seeds=range(count), batch_size=count)
+
+
 def random_prompts(subject: Subject) -> Sequence[Sequence[int]]:
-    """Tokens other than the special ones: ids behind the largest of them, or before the least."""
+    """Tokens at random, other than the special ones, of the vocabulary's first 4096."""
     config, settings = subject.config, subject.settings
     special = {config.mask_token_id, config.eos_token_id, config.pad_token_id}
     plain = torch.tensor([i for i in range(min(config.vocab_size, 4096)) if i not in special])

@@ -3,6 +3,7 @@ r"""Packed 4-bit linears against full precision and fake quantization, side by s
     python tests/benchmarks/packed_linear.py --shapes 2048x192x512 2048x512x192 1x192x192
     python tests/benchmarks/packed_linear.py --shapes 256x4096x4096 --seconds 20
     python tests/benchmarks/packed_linear.py --block 256x4096x12288
+    python tests/benchmarks/packed_linear.py --shapes 256x4096x4096 --profile
 
 Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
 whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
@@ -14,36 +15,45 @@ processor without AVX-512 would do shows
         DLLMQUANT_KERNELS=avx2 python tests/benchmarks/packed_linear.py --shapes 256x4096x4096
 
     float32    F.linear, MKL's product with its weight as it is
-    mkl        MKL, weight packed beforehand for this number of rows
-    onednn     oneDNN, weight packed beforehand
-    bfloat16   F.linear; ..._packed: oneDNN, weight packed beforehand. Both only where the processor
-               multiplies it: emulated, it is no yardstick
+    ..._MKL_packed  MKL, weight packed beforehand for this number of rows
+    ..._packed      oneDNN, weight packed beforehand
+    bfloat16   F.linear, and packed by oneDNN; both only where the processor multiplies it:
+               emulated, it is no yardstick
     fake       QuantizedLinear, activations of 4 bits
     a4, a8     PackedLinear, activations of 4 and 8 bits
     hadamard   the online rotation of the inputs alone, by the fast transform
     ..._torch  and by products with small matrices
 
-`--block` times a transformer block of LLaDA's shape, rows x d_model x d_ffn, heads of 128: float32,
-bfloat16, both with packed weights too, low bits, and those with QuaRot's online rotations in front
-of o and down.
+`--block` times a transformer block of LLaDA's shape, rows x d_model x d_ffn, heads of 128: the same
+forms of full precision, low bits, and those with QuaRot's online rotations in front of o and down.
+
+`--profile` prints instead where the time of a4 and a8 goes, in % of the time of all threads:
+rounding activations, unpacking weights, multiplying, scaling the sums; the rest is between these,
+and waiting. It compiles the kernels anew, with timed_parts.c in front of their parts.
 """
 
 import argparse
 import copy
+import ctypes
 import json
+import os
 import random
+import shlex
 import statistics
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Block, TransformerConfig, rotary_angles
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
-from dllmquant_exp.quantization.kernels import execution
+from dllmquant_exp.quantization.kernels import build, execution
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.packed import PackedLinear, pack_linear
@@ -58,7 +68,11 @@ from dllmquant_exp.speed.full_precision import candidates, dtype_of, native_bflo
 
 A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
 W4 = Quantizer(4, True, "per_channel")
-FULL = ("float32", "mkl", "onednn", "packed", "bfloat16", "bfloat16_packed")  # where they ran
+FULL = {form: form.replace(" ", "_") for form in candidates()}
+PARTS = ("rounding", "unpacking", "multiplying", "scaling")  # as in timed_parts.c
+WRAPPED = (
+    "quantize_rows", "unpack", "multiply_avx2", "multiply_avx512", "multiply_amx", "scale_sums",
+)  # fmt: skip
 SHORTEST = 2e-4  # seconds of one sample; shorter calls are repeated within it
 Variants = dict[str, Callable[[], Any]]
 
@@ -66,6 +80,12 @@ Variants = dict[str, Callable[[], Any]]
 def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
+    if arguments.profile:
+        with tempfile.TemporaryDirectory() as folder:
+            library = timed_kernels(Path(folder))
+            for shape in arguments.shapes:
+                profile(shape, library, arguments.seconds)
+        return
     where = {
         "execution": execution(),
         "threads": arguments.threads,
@@ -83,6 +103,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="*", default=[])
     parser.add_argument("--block", nargs="*", default=[])
     parser.add_argument("--seconds", type=float, default=10, help="per shape")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser.parse_args()
 
@@ -100,23 +121,12 @@ def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
     fake = QuantizedLinear(weight, None, A4)
     a4, a8 = (PackedLinear(weight, None, activation) for activation in (A4, A8))
     assert torch.equal(a4(x), fake(x))
-    by_mkl = torch.ops.mkl._mkl_reorder_linear_weight(values, rows)
-    by_onednn = torch.ops.mkldnn._reorder_linear_weight(values, rows)
-    found: Variants = {
-        "float32": lambda: F.linear(x, values),
-        "mkl": lambda: torch.ops.mkl._mkl_linear(x, by_mkl, values, None, rows),
-        "onednn": lambda: torch.ops.mkldnn._linear_pointwise(x, by_onednn, None, "none", [], ""),
-        "fake": lambda: fake(x),
-        "a4": lambda: a4(x),
-        "a8": lambda: a8(x),
-    }
-    if native_bfloat16():
-        half, x_half = values.bfloat16(), x.bfloat16()
-        half_by_onednn = torch.ops.mkldnn._reorder_linear_weight(half, rows)
-        found["bfloat16"] = lambda: F.linear(x_half, half)
-        found["bfloat16_packed"] = lambda: torch.ops.mkldnn._linear_pointwise(
-            x_half, half_by_onednn, None, "none", [], ""
-        )
+    found: Variants = {"fake": lambda: fake(x), "a4": lambda: a4(x), "a8": lambda: a8(x)}
+    for form, name in FULL.items():
+        plain = nn.Linear(inputs, outputs, bias=False)
+        plain.weight = nn.Parameter(values.to(dtype_of(form)))
+        full = prepack(nn.Sequential(plain), form, rows)
+        found[name] = partial(full, x.to(dtype_of(form)))
     try:
         rotation = OnlineHadamard(inputs)
     except QuantizationError:
@@ -163,17 +173,16 @@ def of_block(rows: int, d_model: int, d_ffn: int) -> tuple[Variants, float]:
         return lambda: block(x, cos, sin, None)
 
     variants: Variants = {"a4": run(packed), "a4_online": run(turned)}
-    for form in candidates():
+    for form, name in FULL.items():
         dtype = dtype_of(form)
         full = prepack(copy.deepcopy(plain).to(dtype), form, rows)
-        variants[form.replace(" ", "_")] = run(full, x.to(dtype))
+        variants[name] = run(full, x.to(dtype))
     return variants, 2.0 * rows * (4 * d_model**2 + 3 * d_model * d_ffn)
 
 
 def report(title: str, variants: Variants, operations: float, seconds: float) -> None:
     times = interleaved(variants, seconds)
-    full = [name for name in times if name.replace("float32_", "") in FULL]
-    best = min(full, key=lambda name: statistics.median(times[name]))
+    best = min(FULL.values(), key=lambda name: statistics.median(times[name]))
     for name, found in times.items():
         low, middle, high = statistics.quantiles(found, n=4)
         ratios = [a / b for a, b in zip(times[best], found, strict=True)]
@@ -188,6 +197,38 @@ def report(title: str, variants: Variants, operations: float, seconds: float) ->
         }
         if not name.startswith("hadamard"):
             line["Gop/s"] = significant(operations / middle / 1e9)
+        print(json.dumps(line), flush=True)
+
+
+def timed_kernels(folder: Path) -> ctypes.CDLL:
+    """The kernels, compiled into a folder with counters in front of their parts; this process uses
+    them from now on."""
+    compiler, made = os.environ.get("CC", "cc"), folder / "timed_parts.o"
+    options = ["-O2", "-fPIC", "-I", str(Path(build.__file__).parent), "-c", "-o", str(made)]
+    source = Path(__file__).with_name("timed_parts.c")
+    subprocess.run([*shlex.split(compiler), *options, str(source)], check=True)
+    wraps = ",".join(f"--wrap={name}" for name in WRAPPED)
+    os.environ |= {"CC": f"{compiler} -Wl,{made},{wraps}", build.CACHE_VARIABLE: str(folder)}
+    library = ctypes.CDLL(str(build.library_path()))
+    library.ticks.restype = ctypes.c_uint64
+    return library
+
+
+def profile(shape: str, library: ctypes.CDLL, seconds: float) -> None:
+    """Print where the time of a linear goes."""
+    variants, _ = of_linear(*sizes(shape))
+    spent = (ctypes.c_uint64 * len(PARTS)).in_dll(library, "spent")
+    for name in ("a4", "a8"):
+        timed(variants[name], 1)  # warm-up
+        before, start = list(spent), library.ticks()
+        calls = max(1, round(seconds / timed(variants[name], 1)))
+        microseconds = 1e6 * timed(variants[name], calls)
+        total = (library.ticks() - start) * torch.get_num_threads()
+        shares = [(a - b) / total for a, b in zip(spent, before, strict=True)]
+        found = dict(zip((*PARTS, "rest"), (*shares, 1 - sum(shares)), strict=True))
+        line = {"shape": shape, "variant": name, "us": significant(microseconds)}
+        line |= {"threads": torch.get_num_threads(), "execution": execution()}
+        line |= {part: significant(100 * share) for part, share in found.items()}
         print(json.dumps(line), flush=True)
 
 

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,38 @@ def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
     assert grids["parts"].columns == ("linears", "rotations", "attention", "head", "rest")
     assert grids["parts"].lines[0] == ("rtn\nW4A4", ("50.0", "6.0", "20.0", "10.0", "20.0"))
     names = [name for name, _ in grids["resident"].lines]
-    assert names[:2] == ["rtn\nfull precision", "rtn\nW4A4"] and len(names) == 4
+    assert names[:2] == ["rtn\nfull precision, bfloat16", "rtn\nW4A4"] and len(names) == 4
+    # Of full precision there was one block: what was added for the others is marked.
+    assert grids["resident"].lines[0][1] == ("15.00 GiB*", "22.50 GiB*", "30.00 GiB*")
     assert grids["resident"].lines[1][1] == ("5.00 GiB", "7.50 GiB", "10.00 GiB")
     assert [texts[2] for _, texts in grids["counted"].lines] == ["1.00", "3.00", "3.75", "5.00"]
+
+
+def test_cells_of_one_row_that_differ_are_lines_of_their_own(
+    write_speed: Callable[..., Path],
+) -> None:
+    def read(machine: dict[str, Any], **quant: int) -> CellResult:
+        measured = {**MEASURED, "machine": {**MEASURED["machine"], **machine}}
+        cell = read_result(write_speed("rtn", "llada_8b", measured))
+        config = {**cell.config, "quant": {**cell.config["quant"], **quant}}
+        return replace(cell, config=config, config_hash=str(quant))
+
+    usual, narrow, slow = read({}), read({}, head_bits=8), read({"execution": "reference"})
+    other = read_result(write_speed("quarot", "llada_8b"))
+    (block,) = speed_blocks([usual, narrow, other])
+    grid = speed_grids(block)["speed"]
+    assert [name for name, _ in grid.lines[::2]] == [
+        "rtn\nhead_bits=16\nW4A4", "rtn\nhead_bits=8\nW4A4", "quarot\nW4A4",
+    ]  # fmt: skip
+    frame = speed_frame([block])
+    assert list(dict.fromkeys(frame.settings)) == ["head_bits=16", "head_bits=8", ""]
+    assert any(note.startswith("rtn, head_bits=8: A CPU") for note in notes(block))
+    (by_machine,) = speed_blocks([usual, slow, usual])
+    assert [by_machine.name(cell) for cell in by_machine.cells] == [
+        "rtn\nexecution=avx2", "rtn\nexecution=reference",
+    ]  # fmt: skip
+    assert by_machine.repeated == 1
+    assert "1 results have newer ones of the same settings, shown here." in notes(by_machine)
 
 
 def test_notes_say_how_it_was_measured(write_speed: Callable[..., Path]) -> None:

@@ -2,6 +2,7 @@
 
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from dllmquant_exp.quantization.gptq import GptqSettings
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
-from dllmquant_exp.speed import full_precision, measure, variants
-from dllmquant_exp.speed.full_precision import PrepackedLinear, candidates, prepack
-from dllmquant_exp.speed.memory import weight_bytes
+from dllmquant_exp.speed import full_precision, half_ends, measure, memory, parts, variants
+from dllmquant_exp.speed.full_precision import MklLinear, PrepackedLinear, candidates, prepack
+from dllmquant_exp.speed.half_ends import with_half_ends
+from dllmquant_exp.speed.memory import held_bytes, weight_bytes
 from dllmquant_exp.speed.random_models import random_packed
 from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
 from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved
@@ -40,7 +42,8 @@ def test_a_random_packed_model_is_built_as_the_pipeline_builds_one(
     made = random_model(shape, seed=0)
     quantize(made, MethodSettings(method, rotation=rotation), settings, iaaq=IaaqSettings())
     pack_model(made)
-    random = random_packed(shape, settings, rotation, IaaqSettings(), torch.float32, 0)
+    random = random_packed(shape, settings, rotation, IaaqSettings(), 0)
+    made, random = (with_half_ends(model, torch.float32) for model in (made, random))
     assert described(random) == described(made)
     sizes, expected = (
         {n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (random, made)
@@ -59,13 +62,21 @@ def test_prepacked_linears_compute_the_same(form):
     x = torch.randn(5, 48).to(full_precision.dtype_of(form))
     expected = block(x)
     torch.testing.assert_close(prepack(block, form, 5)(x), expected, rtol=2e-2, atol=2e-2)
-    packed = [m for m in block.modules() if isinstance(m, PrepackedLinear)]
+    packed = [m for m in block.modules() if isinstance(m, PrepackedLinear | MklLinear)]
     assert len(packed) == (2 if form.endswith("packed") else 0)
+
+
+@pytest.mark.skipif("float32 MKL packed" not in candidates(), reason="torch without MKL")
+def test_a_weight_that_mkl_packed_is_for_one_number_of_rows():
+    layer = MklLinear(torch.nn.Linear(48, 31), 6)
+    assert layer(torch.randn(2, 3, 48)).shape == (2, 3, 31)
+    with pytest.raises(ValueError, match="for 6 rows"):
+        layer(torch.randn(5, 48))
 
 
 def test_emulated_types_are_no_yardstick(monkeypatch):
     monkeypatch.setattr(full_precision, "native_bfloat16", lambda: False)
-    assert set(candidates()) <= {"float32", "float32 packed"}
+    assert set(candidates()) <= {"float32", "float32 packed", "float32 MKL packed"}
     monkeypatch.setattr(full_precision, "native_bfloat16", lambda: True)
     assert "bfloat16" in candidates()
 
@@ -122,6 +133,28 @@ def check(found, names, rounds, extrapolated):
     assert min(b["seconds"]["median"] for b in found["block"].values()) > 0
 
 
+@pytest.mark.parametrize("fastest", candidates())
+def test_the_fastest_forms_are_found_and_built(subject, monkeypatch, fastest):
+    low = full_precision.types()[candidates().index(fastest) % len(full_precision.types())]
+    times = {name: 3.0 for name in candidates()}
+    times |= {f"W4A{bits}, {dtype}": 2.0 for dtype in full_precision.types() for bits in (4, 8)}
+    times |= {fastest: 2.5, f"W4A4, {low}": 1.0}
+    timed = iter(times)  # of the race: one sample of each, made in this order
+    monkeypatch.setattr(measure, "sampled", lambda run: partial(times.get, next(timed)))
+    built = {}
+    for name in ("full_model", "low_model"):
+        made = getattr(variants, name)
+        monkeypatch.setattr(
+            measure, name, lambda s, form, n=name, f=made: f(s, built.setdefault(n, form))
+        )
+    found = measure.measure_speed(subject(settings=SpeedSettings(6, 2, 1, 8)))
+    assert (found["full_precision"], found["low_type"]) == (fastest, low)
+    assert built == {"full_model": fastest, "low_model": full_precision.dtype_of(low)}
+    seconds = {name: entry["seconds"]["median"] for name, entry in found["block"].items()}
+    assert seconds == times
+    assert found["block"][f"W4A4, {low}"]["speedup"]["median"] == 2.5
+
+
 def test_a_shape_is_measured_with_full_precision_on_one_block(subject):
     made = subject()
     found = measure.measure_speed(made)
@@ -129,13 +162,83 @@ def test_a_shape_is_measured_with_full_precision_on_one_block(subject):
     assert found["block"][found["full_precision"]]["speedup"]["median"] == 1
     assert all(v["parts"]["rotations"] > 0 for v in found["variants"][1:])
     assert found["weight_bytes"]["4 8 16"] == weight_bytes(made.config, 4, 8, 16)
-    assert found["variants"][1]["weight_bytes"] == found["weight_bytes"]["4 16 16"]
+    full, *low = found["variants"]
+    assert full["weight_bytes"] == found["weight_bytes"]["16 16 16"] and full["held_bytes"] is None
+    assert {v["weight_bytes"] for v in low} == {v["held_bytes"] for v in low}
 
 
 def test_a_model_that_does_not_fit_is_measured_on_one_block(subject, monkeypatch):
     monkeypatch.setattr(variants, "available_bytes", lambda: 1000)
     found = measure.measure_speed(subject(settings=SpeedSettings(6, 2, 2)))
     check(found, ["full precision", "W4A4"], 2, [True, True])
+    low = found["variants"][1]
+    assert low["weight_bytes"] == found["weight_bytes"]["4 16 16"] and low["held_bytes"] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [(16, 16), (8, 16), (16, 8)])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_timed_model_holds_what_is_counted(config, subject, dtype, bits, loaded):
+    shape = config(architecture="dream", n_kv_heads=2)
+    quant = replace(subject().quant, head_bits=bits[0], embedding_bits=bits[1])
+    load = (lambda dtype: random_model(shape, seed=0).to(dtype)) if loaded else None
+    made = subject(config=shape, method=MethodSettings("rtn"), quant=quant, load=load)
+    model = variants.low_model(made, dtype)
+    assert held_bytes(model) == weight_bytes(shape, 4, *bits)
+    inputs = []
+    model.blocks[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].dtype))
+    assert model(torch.arange(10)[None] + 3).dtype == dtype and inputs == [dtype]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_half_ends_compute_what_wide_ones_do(config, subject, monkeypatch, native):
+    monkeypatch.setattr(half_ends, "native_bfloat16", lambda: native)
+    monkeypatch.setattr(half_ends, "_AT_ONCE", 48 * 7)  # 7 rows of the vocabulary's 101
+    shape = config(architecture="dream")
+    whole = random_model(shape, seed=0)
+    for parameter in whole.parameters():  # values that 16 bits hold
+        parameter.data = parameter.data.bfloat16().float()
+    quantize(whole, MethodSettings("rtn"), subject().quant)
+    pack_model(whole)
+    tokens = torch.arange(10)[None] + 3
+    expected = whole(tokens)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if not native else {"rtol": 0.02, "atol": 0.02}
+    found = half_ends.with_half_ends(whole, torch.float32)(tokens)
+    torch.testing.assert_close(found, expected, **tolerance)
+
+
+def test_memory_of_blocks_that_are_not_there_is_added(config, subject, monkeypatch):
+    resident, peaks = iter([100, 300, 1000, 1010]), iter([700, 1500])
+    monkeypatch.setattr(memory, "resident_bytes", lambda: next(resident))
+    monkeypatch.setattr(memory, "peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr(memory, "restart_peak", lambda: True)
+    made = subject(method=MethodSettings("rtn"), settings=SpeedSettings(6, 2, 1))
+    block = 4 * 48 * 48 + 3 * 48 * 96 + 2 * 48  # parameters
+    full = measure._full_variant(made, "float32")
+    assert (full.resident, full.peak) == (200 + 2 * block * 4, 600 + 2 * block * 4)
+    (low,) = measure._low_variants(made, "float32")
+    assert (low.resident, low.peak) == (10, 500)
+
+
+def test_a_peak_that_could_not_be_restarted_is_not_known(subject, monkeypatch):
+    monkeypatch.setattr(memory, "restart_peak", lambda: False)
+    full = measure._full_variant(subject(), "float32")
+    assert full.peak is None
+
+
+def test_shares_of_a_decode_count_every_block(subject, monkeypatch):
+    monkeypatch.setattr(variants, "available_bytes", lambda: 1000)
+    made = subject(method=MethodSettings("rtn"))
+    model = variants.low_model(made, torch.float32)
+    (block,) = model.blocks
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for module, takes in ((block.q_proj, 2), (block.attention, 1), (block, 4), (model.head, 3)):
+        module.register_forward_hook(lambda *_, t=takes: clock.__setitem__(0, clock[0] + t))
+    whole = 3 * (2 + 1 + 4) + 3
+    expected = {"linears": 6 / whole, "attention": 3 / whole, "head": 3 / whole, "rotations": 0}
+    found = parts.parts(made, model, 3, torch.float32)
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_loaded_model_is_measured_whole(subject, config):
@@ -157,7 +260,7 @@ def test_extrapolation_counts_a_block_as_often_as_there_are_blocks(subject, monk
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     model.blocks[0].register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 5))
     model.head.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
-    variant = measure.Variant("full precision", None, model, 3, None, None)
+    variant = measure.Variant("full precision", None, torch.float32, model, 3)
     times = measure._decodes(made, [variant])
     assert times == {"full precision": [4 * (3 * 5 + 1)] * 2}  # 4 steps
 
