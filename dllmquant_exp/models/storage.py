@@ -166,9 +166,8 @@ def save_checkpoint(
         raise CheckpointError(f"dtype {dtype} is not one of: {', '.join(map(str, _FILE_DTYPES))}")
     if max_shard_bytes < 1:
         raise CheckpointError(f"max_shard_bytes = {max_shard_bytes} must be at least 1")
-    check_target(folder, overwrite)
     tensors = _official_tensors(model)
-    with replacing(folder) as temporary:
+    with replacing(folder, overwrite=overwrite) as temporary:
         _write_tensors(tensors, temporary, dtype, max_shard_bytes)
         stored = config_to_json(model.config) | {"torch_dtype": str(dtype).removeprefix("torch.")}
         write_json(temporary / "config.json", stored)
@@ -271,23 +270,30 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends without an error,
-    and vanishes otherwise."""
+    and vanishes otherwise.
+
+    Raises:
+        CheckpointError: the folder is taken, see `check_target`, before the block or by the time
+            that it ends; or it cannot be written.
+    """
+    check_target(folder, overwrite)
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         yield temporary
         temporary.chmod(0o755)  # mkdtemp makes it private
-        if folder.is_dir() and any(folder.iterdir()):
+        if overwrite and folder.is_dir() and any(folder.iterdir()):
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
             folder.rename(old)
             temporary.rename(folder)
             shutil.rmtree(old)
         else:
-            temporary.rename(folder)
+            temporary.rename(folder)  # of two writers the second fails: it is not empty any more
     except (OSError, SafetensorError) as error:
+        check_target(folder, overwrite)
         raise CheckpointError(f"{folder}: cannot be written ({error})") from error
     finally:
         if temporary is not None:

@@ -402,6 +402,17 @@ def test_an_existing_checkpoint_is_replaced_only_when_asked(tmp_path, model):
     assert torch.equal(load(folder).head.weight, model.head.weight)
 
 
+def test_of_two_writers_the_second_one_fails(tmp_path):
+    folder = tmp_path / "m"
+    refused = pytest.raises(CheckpointError, match="already holds a checkpoint")
+    with refused, storage.replacing(folder) as second:
+        (second / "config.json").write_text("second")
+        with storage.replacing(folder) as first:
+            (first / "config.json").write_text("first")
+    assert (folder / "config.json").read_text() == "first"
+    assert left_in(tmp_path) == ["m"]
+
+
 def test_a_folder_of_other_things_is_never_replaced(tmp_path, model):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.txt").write_text("ten years")

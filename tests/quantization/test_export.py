@@ -124,7 +124,9 @@ def test_the_folder_says_what_it_is(checkpoints, tmp_path):
     export_compressed_tensors(model, tmp_path / "m", made={"seed": 5}, **arguments)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
-    assert config["dllmquant_exp"] == {"seed": 5}
+    made = config["dllmquant_exp"]
+    assert made["seed"] == 5
+    assert {*made["files"], "config.json"} == {f.name for f in (tmp_path / "m").iterdir()}
     (group,) = config["quantization_config"]["config_groups"].values()
     assert group["input_activations"]["symmetric"] is True  # what vLLM needs
     assert group["input_activations"]["strategy"] == "token"

@@ -11,16 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.models.checkpoints import CheckpointError, load_tokenizer, random_checkpoint
 from dllmquant_exp.models.storage import load_model
-from dllmquant_exp.quantization import saving
 from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import GptqSettings
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
 from dllmquant_exp.quantization.quantizers import QuantizationError
+from dllmquant_exp.quantization.saved_files import config_digest, sha256
 from dllmquant_exp.quantization.saved_layout import from_codes, to_codes
 from dllmquant_exp.quantization.saving import (
-    config_digest,
     load_quantized,
     load_saved_tokenizer,
     read_saved,
@@ -182,7 +181,7 @@ def change_header(folder, change, *, sign=True):
     config = json.loads((folder / "config.json").read_text())
     change(config)
     if sign:
-        config["quantization_config"]["digest"] = config_digest(config)
+        config["quantization_config"]["digest"] = config_digest(config, "quantization_config")
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -191,7 +190,7 @@ def change_tensors(folder, change):
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata={"format": "pt"})
-    digest = saving._sha256(file)
+    digest = sha256(file)
     change_header(folder, lambda c: c["quantization_config"]["files"].update({file.name: digest}))
 
 
