@@ -10,8 +10,8 @@ from typing import Any
 from dllmquant_exp import provenance
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.making import described
+from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
-from dllmquant_exp.models.storage import check_target
 from dllmquant_exp.preparation import Prepared
 from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
 from dllmquant_exp.quantization.saved_files import CONFIG_FILE

@@ -13,6 +13,7 @@ from dllmquant_exp import preparation, provenance
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.experiment import run
 from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.quantization import kernels
 from dllmquant_exp.reporting.results import read_result
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.saving import identity
@@ -51,6 +52,7 @@ def test_a_saved_model_gives_the_answers_of_the_cell_that_saved_it(
     cgq = {**option("cgq", "on")}
     first = make("quarot", execution=execution, save=str(folder), cgq=cgq)
     before = result(first)
+    assert before["hardware"]["kernels"] == kernels.execution()  # rotations run on them
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it was quantized again")
@@ -85,7 +87,7 @@ def test_a_folder_keeps_what_it_holds(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
-    run(make(save=str(folder)), keep_going=False)
+    assert result(make(save=str(folder)))["hardware"]["kernels"] is None  # nothing ran on them
     config = (folder / "config.json").read_bytes()
 
     def refuse(*_: object, **__: object) -> None:

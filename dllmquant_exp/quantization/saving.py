@@ -12,21 +12,21 @@ is read is checked before it is used: version, digest, names, shapes, types, the
 every value's range. Nothing is pickled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
 from dllmquant_exp.models.invariance import blocks_of
-from dllmquant_exp.models.storage import read_tensors, replacing, shard_names
-from dllmquant_exp.models.tensor_files import INDEX_FILE, check_tensor_files, read_json
-from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_json, write_tokenizer
+from dllmquant_exp.models.storage import read_tensors
+from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
+from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.saved_files import (
@@ -37,7 +37,6 @@ from dllmquant_exp.quantization.saved_files import (
     write_signed,
 )
 from dllmquant_exp.quantization.saved_layout import (
-    Expected,
     Layout,
     empty_model,
     expected_tensors,
@@ -112,7 +111,7 @@ def save_quantized(
     dtype = model.final_norm.weight.dtype
     layout = Layout(model.config, method, quant, iaaq, dtype)
     with replacing(folder) as temporary:
-        _write_shards(model, layout, temporary, max_shard_bytes)
+        write_shards(model_tensors(model, layout), temporary, max_shard_bytes)
         write_tokenizer(tokenizer, temporary)
         header = {
             "quant_method": QUANT_METHOD,
@@ -227,41 +226,3 @@ def check_files(saved: SavedModel) -> dict[str, Path]:
     if problems:
         raise CheckpointError(joined(f"{saved.folder}: cannot be loaded", problems))
     return {name: file for file, names in found.names.items() for name in names}
-
-
-def _write_shards(model: Transformer, layout: Layout, folder: Path, max_shard_bytes: int) -> None:
-    """Tensors into files of at most `max_shard_bytes`, one file's in memory at a time."""
-    shards = list(_shards(expected_tensors(layout), max_shard_bytes))
-    files = shard_names(len(shards))
-    tensors = model_tensors(model, layout)
-    total = 0
-    where: dict[str, str] = {}
-    for file, names in zip(files, shards, strict=True):
-        held = {name: tensor.contiguous() for name, tensor in _take(tensors, names)}
-        save_file(held, folder / file, metadata={"format": "pt"})
-        total += sum(tensor.nbytes for tensor in held.values())
-        where |= dict.fromkeys(names, file)
-    if len(files) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_json(folder / INDEX_FILE, index)
-
-
-def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    for expected in names:
-        name, tensor = next(tensors)
-        assert name == expected
-        yield name, tensor
-
-
-def _shards(expected: Mapping[str, Expected], max_bytes: int) -> Iterator[list[str]]:
-    """Names of each file's tensors; a scale is counted in its narrowest type."""
-    names: list[str] = []
-    filled = 0
-    for name, tensor in expected.items():
-        size = tensor.nbytes
-        if names and filled + size > max_bytes:
-            yield names
-            names, filled = [], 0
-        names.append(name)
-        filled += size
-    yield names
