@@ -74,7 +74,7 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
         if task not in waiting
     }
     with torch_threads(common.threads):
-        if common.save is not None:
+        if common.save is not None and not common.shard:  # of shards, the first one saves
             save_model(experiment, digest, preparation.get)
         for wait in (False, True):
             for task in [task for task in waiting if task.name not in outcomes]:

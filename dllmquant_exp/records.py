@@ -9,6 +9,7 @@ from dllmquant_exp import provenance
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.preparation import Prepared
+from dllmquant_exp.quantization.kernels import execution
 from dllmquant_exp.reporting.results import SCHEMA_VERSION, config_hash
 from dllmquant_exp.reporting.statistics import score_interval
 from dllmquant_exp.surroundings import check_device
@@ -23,8 +24,10 @@ def finished_record(
     timing: dict[str, Any],
 ) -> dict[str, Any]:
     """Of a cell that was measured; `timing` is everything that a repetition may change."""
+    head = _head(experiment, task, "finished")
+    head["hardware"] |= {"kernels": _kernels(experiment)}
     return {
-        **_head(experiment, task, "finished"),
+        **head,
         **_measurements(measured),
         "quantization": dict(prepared.report),
         "calibration": prepared.calibration,
@@ -33,6 +36,14 @@ def finished_record(
         "error": None,
         "timing": timing,
     }
+
+
+def _kernels(experiment: Experiment) -> str | None:
+    """What packed layers and online rotations ran on; None where there are neither."""
+    if experiment.quant is None:
+        return None
+    packed = experiment.common.execution == "packed"
+    return execution() if packed or experiment.method.rotation is not None else None
 
 
 def speed_record(

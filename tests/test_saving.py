@@ -1,18 +1,22 @@
 """save= and model=saved: the same answers from a folder, and refusals with a way out."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_experiments import option, small_config
 
-from dllmquant_exp import preparation
+from dllmquant_exp import preparation, provenance
 from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.experiment import run
 from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.quantization import kernels
 from dllmquant_exp.reporting.results import read_result
 from dllmquant_exp.reporting.tables import build_tables
+from dllmquant_exp.saving import identity
 from dllmquant_exp.schema import ConfigError
 
 TASK = "micro_piqa"
@@ -48,6 +52,7 @@ def test_a_saved_model_gives_the_answers_of_the_cell_that_saved_it(
     cgq = {**option("cgq", "on")}
     first = make("quarot", execution=execution, save=str(folder), cgq=cgq)
     before = result(first)
+    assert before["hardware"]["kernels"] == kernels.execution()  # rotations run on them
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("it was quantized again")
@@ -82,17 +87,68 @@ def test_a_folder_keeps_what_it_holds(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
-    run(make(save=str(folder)), keep_going=False)
+    assert result(make(save=str(folder)))["hardware"]["kernels"] is None  # nothing ran on them
     config = (folder / "config.json").read_bytes()
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was made")
 
     monkeypatch.setattr(preparation, "quantize", refuse)
-    for change in ({"seed": 1}, {"method": "quarot_rtn"}):
-        with pytest.raises(CheckpointError, match="already holds a checkpoint"):
+    run(make(save=str(folder)), keep_going=False)  # holds it already
+    for change, named in (
+        ({"seed": 1}, "seed"),
+        ({"method": "quarot_rtn"}, "method"),
+        ({"method": "gptq", "data_root": "/elsewhere"}, "method, calibration"),
+    ):
+        with pytest.raises(CheckpointError, match=f"already holds .* made with another {named};"):
             run(make(save=str(folder), **change), keep_going=False)
+    monkeypatch.setattr(provenance, "code_digest", lambda: "of another version")
+    with pytest.raises(CheckpointError, match="made with another code;"):
+        run(make(save=str(folder)), keep_going=False)
     assert (folder / "config.json").read_bytes() == config
+
+
+def test_a_published_models_calibration_depends_on_the_data(make: Any, tmp_path: Path) -> None:
+    model = make("gptq", save="m", data_root="a")
+    published = replace(model.model, embedded=False)
+    found = [
+        identity(replace(model, model=published, common=replace(model.common, data_root=root)), "d")
+        for root in ("a", "b", "a")
+    ]
+    assert found[0] == found[2]
+    assert [name for name in found[0] if found[0][name] != found[1][name]] == ["data_root"]
+    assert identity(model, "d") == identity(make("gptq", save="m", data_root="b"), "d")
+
+
+@pytest.mark.parametrize("export", [None, "compressed-tensors"])
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("model.safetensors", b"garbage", r"model\.safetensors: .*(truncated|another sha256)"),
+        ("tokenizer.json", None, r"tokenizer\.json: this file is missing"),
+        ("config.json", b'"vocab_size": 7', "was changed since the model was (saved|exported)"),
+    ],
+)
+def test_what_is_left_of_a_model_is_not_taken_for_it(
+    make: Any, tmp_path: Path, export: str | None, file: str, content: bytes | None, named: str
+) -> None:
+    if export is not None:
+        pytest.importorskip("compressed_tensors")
+    folder = tmp_path / "m"
+    quant = {**option("quant", "w4a4"), "attention": None}
+    experiment = make(quant=quant, save=str(folder), export=export)
+    run(experiment, keep_going=False)
+    before = (folder / file).read_bytes()
+    if content is None:
+        (folder / file).unlink()
+    else:
+        changed = re.sub(rb'"vocab_size": \d+', content, before) if b"vocab" in content else content
+        assert changed != before
+        (folder / file).write_bytes(changed)
+    with pytest.raises(CheckpointError, match=rf"(?s){named}.*delete .* makes it again"):
+        run(experiment, keep_going=False)
+    (folder / file).write_bytes(before)
+    run(experiment, keep_going=False)
 
 
 def test_a_saved_model_can_be_saved_and_exported(make: Any, tmp_path: Path) -> None:

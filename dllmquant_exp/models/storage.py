@@ -10,20 +10,17 @@
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import (
     CheckpointError,
     config_to_json,
@@ -31,12 +28,7 @@ from dllmquant_exp.models.formats import (
     parse_config,
     tensor_names,
 )
-from dllmquant_exp.models.tensor_files import (
-    INDEX_FILE,
-    SINGLE_FILE,
-    check_tensor_files,
-    read_json,
-)
+from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
 from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_json, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
@@ -166,10 +158,12 @@ def save_checkpoint(
         raise CheckpointError(f"dtype {dtype} is not one of: {', '.join(map(str, _FILE_DTYPES))}")
     if max_shard_bytes < 1:
         raise CheckpointError(f"max_shard_bytes = {max_shard_bytes} must be at least 1")
-    check_target(folder, overwrite)
     tensors = _official_tensors(model)
-    with replacing(folder) as temporary:
-        _write_tensors(tensors, temporary, dtype, max_shard_bytes)
+    with replacing(folder, overwrite=overwrite) as temporary:
+        problems: list[str] = []
+        write_shards(_cast(tensors, dtype, problems), temporary, max_shard_bytes)
+        if problems:
+            raise CheckpointError(joined("cannot save: non-finite values", problems))
         stored = config_to_json(model.config) | {"torch_dtype": str(dtype).removeprefix("torch.")}
         write_json(temporary / "config.json", stored)
         if tokenizer is not None:
@@ -223,72 +217,11 @@ def _official_tensors(model: Transformer) -> dict[str, Tensor]:
     return tensors
 
 
-def _write_tensors(
-    tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype, max_shard_bytes: int
-) -> None:
-    shards: list[list[str]] = [[]]
-    filled = total = 0
+def _cast(
+    tensors: dict[str, Tensor], dtype: torch.dtype, problems: list[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in `dtype`; what is not finite then is added to `problems`."""
     for name, tensor in tensors.items():
-        size = tensor.numel() * dtype.itemsize
-        if shards[-1] and filled + size > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-        total += size
-    n = len(shards)
-    files = shard_names(n)
-    problems: list[str] = []
-    for file, names in zip(files, shards, strict=True):
-        held = {name: tensors[name].to("cpu", dtype).contiguous() for name in names}
-        for name, tensor in held.items():
-            problems += _non_finite(name, tensors[name], tensor)
-        if not problems:
-            save_file(held, folder / file, metadata={"format": "pt"})
-    if problems:
-        raise CheckpointError(joined("cannot save: non-finite values", problems))
-    if n > 1:
-        where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_json(folder / INDEX_FILE, index)
-
-
-def shard_names(n: int) -> list[str]:
-    """Official names of the tensor files of a checkpoint in n shards."""
-    if n == 1:
-        return [SINGLE_FILE]
-    return [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
-
-
-def check_target(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that is taken (CheckpointError)."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not folder.is_dir() or not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: exists and is not a checkpoint; choose another folder")
-    if not overwrite:
-        raise CheckpointError(f"{folder}: already holds a checkpoint; choose another folder")
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends without an error,
-    and vanishes otherwise."""
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        if folder.is_dir() and any(folder.iterdir()):
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        cast = tensor.to("cpu", dtype)
+        problems += _non_finite(name, tensor, cast)
+        yield name, cast

@@ -86,6 +86,8 @@ class QuantizedAttention(nn.Module):
 
         Returns [B, heads, T, D]; rows at padding are finite, but mean nothing.
         """
+        if not q.numel():
+            return torch.empty_like(q)
         if self.settings.probabilities is None and self.iaaq is None:
             values, scale = self._on_grid(v, mask, None)
             return attention(q, self._quantized_keys(k), (values * scale).to(v.dtype), mask)

@@ -20,17 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.models.formats import joined, tensor_names
-from dllmquant_exp.models.storage import check_target, replacing, shard_names
-from dllmquant_exp.models.tensor_files import INDEX_FILE
-from dllmquant_exp.models.tokenizer_files import write_json, write_tokenizer
+from dllmquant_exp.models.folders import replacing, write_shards
+from dllmquant_exp.models.formats import CheckpointError, joined, tensor_names
+from dllmquant_exp.models.tensor_files import read_json
+from dllmquant_exp.models.tokenizer_files import write_tokenizer
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.quantizers import OFF, QuantizationError, QuantizedWeight
+from dllmquant_exp.quantization.saved_files import (
+    CONFIG_FILE,
+    changed,
+    config_digest,
+    misplaced,
+    write_signed,
+)
 from dllmquant_exp.quantization.saved_layout import rounded_weight
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
@@ -93,7 +99,7 @@ def export_compressed_tensors(
 
     Args:
         method, quant, iaaq: what `quantize` was given.
-        made: how it was made, kept in config.json.
+        made: how it was made, kept in config.json with the files' hashes.
 
     Raises:
         QuantizationError: see `unsupported`, or the package compressed-tensors is missing.
@@ -104,15 +110,25 @@ def export_compressed_tensors(
         raise QuantizationError(joined("compressed-tensors cannot hold this model", problems))
     _require_package()
     folder = Path(folder).expanduser()
-    check_target(folder, overwrite=False)
     with replacing(folder) as temporary:
-        _write_shards(_tensors(model, quant), temporary, max_shard_bytes)
+        write_shards(_tensors(model, quant), temporary, max_shard_bytes)
         write_tokenizer(tokenizer, temporary)
         config = _config_json(model.config, model.final_norm.weight.dtype)
         config["quantization_config"] = quantization_config(quant)
         config[MADE] = dict(made or {})
-        write_json(temporary / "config.json", config)
+        write_signed(temporary, config, MADE)
     return folder
+
+
+def check_export(folder: Path) -> None:
+    """Check that an exported folder is byte for byte what was written (CheckpointError)."""
+    config = read_json(folder / CONFIG_FILE)
+    if config[MADE].get("digest") != config_digest(config, MADE):
+        raise CheckpointError(f"{folder / CONFIG_FILE}: was changed since the model was exported")
+    files = config[MADE]["files"]
+    problems = misplaced(folder, files) or changed(folder, files)
+    if problems:
+        raise CheckpointError(joined(f"{folder}: is damaged", problems))
 
 
 def quantization_config(quant: QuantSettings) -> dict[str, Any]:
@@ -223,32 +239,6 @@ def _static(
     if not quant.activation_symmetric:  # numbers there are signed
         signed = zero.reshape(1) - 2 ** (quant.activation_bits - 1)
         yield f"{stem}.input_zero_point", signed.to(torch.int8)
-
-
-def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path, max_bytes: int) -> None:
-    """Shards under temporary names, one in memory at a time, renamed when their number is known."""
-    parts: list[list[str]] = []
-    held: dict[str, Tensor] = {}
-    total = 0
-
-    def flush() -> None:
-        save_file(held, folder / f"part-{len(parts)}", metadata={"format": "pt"})
-        parts.append(list(held))
-        held.clear()
-
-    for name, tensor in tensors:
-        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > max_bytes:
-            flush()
-        held[name] = tensor.cpu().contiguous()
-        total += tensor.nbytes
-    flush()
-    files = shard_names(len(parts))
-    for n, file in enumerate(files):
-        (folder / f"part-{n}").rename(folder / file)
-    if len(files) > 1:
-        where = {name: file for file, names in zip(files, parts, strict=True) for name in names}
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_json(folder / INDEX_FILE, index)
 
 
 def _require_package() -> None:

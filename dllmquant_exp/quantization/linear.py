@@ -18,6 +18,8 @@ from dllmquant_exp.quantization.quantizers import (
     value_range,
 )
 
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # of activations; below, 1 / scale overflows
+
 
 class QuantizedLinear(nn.Module):
     """y = Q(R x) W^T + b, with W on its grid.
@@ -28,6 +30,8 @@ class QuantizedLinear(nn.Module):
     The integers of input and weight are multiplied, and their scales applied to the sums, as a
     low-bit kernel does. In floating point such sums are exact as long as they stay below 2^24
     (float32), so that they depend neither on the shape of the batch nor on the number of threads.
+    On the CPU they are summed in float32 in narrower types, too, and rounded once, when they are
+    scaled; on other devices, where that takes several times as long, in the type of x.
     Groups along the features have a scale per group; their values are multiplied instead.
 
     Args:
@@ -44,7 +48,8 @@ class QuantizedLinear(nn.Module):
         dtype: of the whole numbers of a quantized weight, which is the type of x.
 
     Raises:
-        QuantizationError: `measured` without a `per_tensor` quantizer, or of several values.
+        QuantizationError: `measured` without a `per_tensor` quantizer, of several values, or with a
+            scale too small to divide by.
     """
 
     numbers: Tensor  # the weight's whole numbers; the weight itself where it is not quantized
@@ -97,6 +102,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features]."""
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], self.out_features)
         if self.rotation is not None:
             x = rotated(x, self.rotation)
         scales = []  # of the sums
@@ -105,7 +112,7 @@ class QuantizedLinear(nn.Module):
             scales.append(self.weight_scale[:, 0])
         else:
             weight = self.weight
-        dtype = x.dtype
+        dtype = inside = x.dtype
         if self.activation is not None:
             measured = self._measure(x, self.activation)
             x = to_integers(x, self.activation, measured)
@@ -114,7 +121,9 @@ class QuantizedLinear(nn.Module):
                 scales.append(measured.scale)
             else:
                 x = from_integers(x, self.activation, measured)
-        y = F.linear(x.to(dtype), weight)
+        if len(scales) == 2 and x.is_cpu:  # both are whole numbers
+            inside = at_least_float32(dtype)
+        y = F.linear(x.to(inside), weight.to(inside))
         if scales:
             y = y.to(at_least_float32(dtype))
             for scale in scales:
@@ -205,4 +214,9 @@ def _require_static(activation: Quantizer | None, measured: Parameters) -> None:
         raise QuantizationError(
             f"a static range is one scale and one zero point, not of shapes "
             f"{tuple(measured.scale.shape)} and {tuple(measured.zero.shape)}"
+        )
+    if not bool(measured.scale >= SMALLEST_SCALE):
+        raise QuantizationError(
+            f"a static scale of {float(measured.scale)} cannot be divided by in float32; it must "
+            f"be at least {SMALLEST_SCALE:.3g}"
         )

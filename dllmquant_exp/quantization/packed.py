@@ -3,9 +3,10 @@ activations of up to 8 bits, in integers.
 
 A `PackedLinear` takes the place of a `QuantizedLinear` and computes the same numbers. Both round
 the same activations to the same integers, multiply and add them exactly, and scale the sums in the
-same order, so in float32 they agree to the last bit (as long as sums stay below 2^24, which
-floating point needs). An online Hadamard rotation in front is the same function in both (see
-kernels/fast_hadamard.py), so that this holds behind it too.
+same order, so they agree to the last bit, in float32 and in bfloat16 (as long as sums stay below
+2^24, which floating point needs, and scales are no wider than float32). An online Hadamard rotation
+in front is the same function in both (see kernels/fast_hadamard.py), so that this holds behind it
+too.
 
 The kernels are C (kernels/). Where they cannot run, a layer unpacks its weight on each call and
 multiplies as `QuantizedLinear` does; kernels/library.py logs that once.
@@ -82,7 +83,7 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.numbers.shape
         self.register_buffer("packed", pack(weight.numbers))
         self.register_buffer("weight_sums", weight.numbers.sum(1, dtype=torch.int32))
-        self.register_buffer("weight_scale", weight.scale.float())
+        self.register_buffer("weight_scale", weight.scale)
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.register_buffer("activation_scale", None if measured is None else measured.scale)
         self.register_buffer("activation_zero", None if measured is None else measured.zero)
@@ -115,6 +116,8 @@ class PackedLinear(nn.Module):
                 f"a packed layer of {self.in_features} inputs cannot take {x.shape[-1]} in "
                 f"{x.dtype} on {x.device.type}; it takes float32 and narrower types on the CPU"
             )
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], self.out_features)
         found = kernels()
         return self._reference(x.dtype)(x) if found is None else self._multiplied(x, found)
 
@@ -150,10 +153,10 @@ class PackedLinear(nn.Module):
 
     def _given(self, x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Scale and zero point, of one value or of one per row; none where the kernel measures."""
-        if self._kernel_measures and x.numel():
+        if self._kernel_measures:
             return None, None
         measured = static_ranges(self)
-        if measured is None:  # of several tokens, or of none: that is refused here
+        if measured is None:  # of several tokens
             keep = None if self.padding is None else self.padding.keep
             measured = parameters(x, self.activation, keep)
         scale, zero = measured.scale.float(), measured.zero.float()

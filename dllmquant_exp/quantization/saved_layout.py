@@ -15,7 +15,6 @@ Scales of rotations, AWQ and clip searches are inside these; what stays to be do
 runs follows from the settings. Nothing here depends on a processor or on a kernel's own layout.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from dllmquant_exp.models.formats import Shape
-from dllmquant_exp.models.tensor_files import ALL_DTYPE_BYTES
 from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention import QuantizedAttention
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.linear import SMALLEST_SCALE, QuantizedLinear
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, install
 from dllmquant_exp.quantization.quantizers import (
@@ -69,11 +67,6 @@ class Expected:
     shape: Shape
     dtypes: tuple[str, ...]
     limits: tuple[int, int] | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """In the first of its types."""
-        return math.prod(self.shape) * ALL_DTYPE_BYTES[self.dtypes[0]]
 
 
 def to_codes(numbers: Tensor) -> Tensor:
@@ -210,6 +203,8 @@ def value_problems(name: str, tensor: Tensor, expected: Expected) -> list[str]:
         return [f"{name}: holds NaN or infinite values"]
     if name.endswith("scale") and not bool((tensor > 0).all()):
         return [f"{name}: holds a scale that is not positive"]
+    if name.endswith("activation_scale") and float(tensor) < SMALLEST_SCALE:
+        return [f"{name}: holds a scale too small to divide by"]
     if expected.limits is None or not tensor.numel():
         return []
     low, high = expected.limits

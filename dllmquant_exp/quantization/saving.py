@@ -12,27 +12,31 @@ is read is checked before it is used: version, digest, names, shapes, types, the
 every value's range. Nothing is pickled.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
 from dllmquant_exp.models.invariance import blocks_of
-from dllmquant_exp.models.storage import check_target, read_tensors, replacing, shard_names
-from dllmquant_exp.models.tensor_files import INDEX_FILE, check_tensor_files, read_json
-from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_json, write_tokenizer
+from dllmquant_exp.models.storage import read_tensors
+from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
+from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.saved_files import (
+    CONFIG_FILE,
+    changed,
+    config_digest,
+    misplaced,
+    write_signed,
+)
 from dllmquant_exp.quantization.saved_layout import (
-    Expected,
     Layout,
     empty_model,
     expected_tensors,
@@ -46,10 +50,8 @@ from dllmquant_exp.schema import ConfigError, read
 
 FORMAT_VERSION = 1  # raised by any change that makes older folders mean something else
 QUANT_METHOD = "dllmquant_exp"
-CONFIG_FILE = "config.json"
 HEADER = "quantization_config"  # its key in config.json
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-_FILES = (".safetensors", ".json", ".txt", ".jinja")  # what a loader may read
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,10 @@ def save_quantized(
         QuantizationError: settings that are not those of this model.
     """
     folder = Path(folder).expanduser()
-    check_target(folder, overwrite=False)
     dtype = model.final_norm.weight.dtype
     layout = Layout(model.config, method, quant, iaaq, dtype)
     with replacing(folder) as temporary:
-        _write_shards(model, layout, temporary, max_shard_bytes)
+        write_shards(model_tensors(model, layout), temporary, max_shard_bytes)
         write_tokenizer(tokenizer, temporary)
         header = {
             "quant_method": QUANT_METHOD,
@@ -120,11 +121,8 @@ def save_quantized(
             "quant": asdict(quant),
             "iaaq": None if iaaq is None else asdict(iaaq),
             "made": dict(made or {}),
-            "files": {f.name: _sha256(f) for f in sorted(temporary.iterdir())},
         }
-        config = config_to_json(model.config) | {HEADER: header}
-        header["digest"] = config_digest(config)
-        write_json(temporary / CONFIG_FILE, config)
+        write_signed(temporary, config_to_json(model.config) | {HEADER: header}, HEADER)
     return read_saved(folder)
 
 
@@ -153,7 +151,7 @@ def read_saved(folder: str | Path) -> SavedModel:
             " or quantize and save the model again"
         )
     digest = header.get("digest")
-    if digest != config_digest(raw):
+    if digest != config_digest(raw, HEADER):
         raise CheckpointError(f"{file}: was changed since the model was saved; save it again")
     plain = {key: value for key, value in header.items() if key != "digest"}
     try:
@@ -180,7 +178,7 @@ def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> 
         QuantizationError: settings that cannot be packed.
     """
     expected = expected_tensors(saved.layout)
-    where = _check_files(saved, expected)
+    where = check_files(saved)
     problems: list[str] = []
 
     def fetch(prefix: str, names: list[str]) -> dict[str, Tensor]:
@@ -208,82 +206,23 @@ def load_saved_tokenizer(saved: SavedModel) -> PreTrainedTokenizerBase:
     return read_tokenizer(saved.folder, saved.layout.config)
 
 
-def config_digest(config: Mapping[str, Any]) -> str:
-    """sha256 of a config.json of ours, without the digest that it holds."""
-    header = {key: value for key, value in config[HEADER].items() if key != "digest"}
-    text = json.dumps({**config, HEADER: header}, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _check_files(saved: SavedModel, expected: Mapping[str, Expected]) -> dict[str, Path]:
+def check_files(saved: SavedModel) -> dict[str, Path]:
     """The file of each tensor, in a folder whose files are byte for byte the ones that were saved.
 
     Names, shapes and lengths come first: they say more about a damaged file than its hash does.
+
+    Raises:
+        CheckpointError: one message with everything that is wrong.
     """
-    present = {
-        file.name
-        for file in saved.folder.iterdir()
-        if file.suffix in _FILES and file.name != CONFIG_FILE
-    }
-    problems = [f"{name}: this file is missing" for name in saved.files if name not in present]
-    problems += [
-        f"{name}: not part of the saved model; move it elsewhere"
-        for name in sorted(present - set(saved.files))
-    ]
+    problems = misplaced(saved.folder, saved.files)
     if not problems:
+        expected = expected_tensors(saved.layout)
         found = check_tensor_files(
             saved.folder,
             {name: tensor.shape for name, tensor in expected.items()},
             {name: tensor.dtypes for name, tensor in expected.items()},
         )
-        problems = [
-            f"{name}: was changed or damaged since the model was saved (another sha256)"
-            for name, stated in saved.files.items()
-            if _sha256(saved.folder / name) != stated
-        ]
+        problems = changed(saved.folder, saved.files)
     if problems:
         raise CheckpointError(joined(f"{saved.folder}: cannot be loaded", problems))
     return {name: file for file, names in found.names.items() for name in names}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-
-
-def _write_shards(model: Transformer, layout: Layout, folder: Path, max_shard_bytes: int) -> None:
-    """Tensors into files of at most `max_shard_bytes`, one file's in memory at a time."""
-    shards = list(_shards(expected_tensors(layout), max_shard_bytes))
-    files = shard_names(len(shards))
-    tensors = model_tensors(model, layout)
-    total = 0
-    where: dict[str, str] = {}
-    for file, names in zip(files, shards, strict=True):
-        held = {name: tensor.contiguous() for name, tensor in _take(tensors, names)}
-        save_file(held, folder / file, metadata={"format": "pt"})
-        total += sum(tensor.nbytes for tensor in held.values())
-        where |= dict.fromkeys(names, file)
-    if len(files) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-        write_json(folder / INDEX_FILE, index)
-
-
-def _take(tensors: Iterator[tuple[str, Tensor]], names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    for expected in names:
-        name, tensor = next(tensors)
-        assert name == expected
-        yield name, tensor
-
-
-def _shards(expected: Mapping[str, Expected], max_bytes: int) -> Iterator[list[str]]:
-    """Names of each file's tensors; a scale is counted in its narrowest type."""
-    names: list[str] = []
-    filled = 0
-    for name, tensor in expected.items():
-        size = tensor.nbytes
-        if names and filled + size > max_bytes:
-            yield names
-            names, filled = [], 0
-        names.append(name)
-        filled += size
-    yield names

@@ -9,9 +9,12 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from dllmquant_exp.config import resolve, to_mapping
-from dllmquant_exp.finished import unfinished_tasks
+from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.finished import local_digest, unfinished_tasks
+from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.reporting.results import write_whole
+from dllmquant_exp.saving import is_kept
+from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.sweep.callbacks import OUTCOME_FILE
 
 FINISHED = "finished"  # the folder of what was not submitted
@@ -31,8 +34,10 @@ def to_submit(
 ) -> tuple[list[Job], list[Path]]:
     """The jobs that are left, one per shard where there are shards, and the finished cells.
 
+    A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
+
     Raises:
-        ConfigError: a job that cannot run.
+        ConfigError: a job that cannot run, or would save where something else is.
     """
     submitted: list[Job] = []
     finished: list[Path] = []
@@ -42,13 +47,23 @@ def to_submit(
         left = [experiment.cell_folder(task).resolve() for task in unfinished_tasks(experiment)]
         cells = [experiment.cell_folder(task).resolve() for task in experiment.tasks]
         finished += [cell for cell in cells if cell not in left]
-        if not left:
+        unsaved = _has_to_save(experiment)
+        if not left and not unsaved:
             continue
         common = experiment.common
         whole = common.shards == 1 or common.shard is not None
-        shards = [] if whole else [f"shard={k}" for k in range(common.shards)]
+        shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
         submitted += [Job([*words, shard], left) for shard in shards] or [Job([*words], left)]
     return submitted, finished
+
+
+def _has_to_save(experiment: Experiment) -> bool:
+    if experiment.common.save is None:
+        return False
+    try:
+        return not is_kept(experiment, local_digest(experiment, keep_going=True))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
 
 
 def announce(folder: Path, submitted: Sequence[Job], finished: Sequence[Path]) -> None:

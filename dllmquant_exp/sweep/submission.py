@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.components import COMPONENTS
 from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.saving import identity, save_folder
 from dllmquant_exp.schema import ConfigError, unknown_key
 from dllmquant_exp.surroundings import UNWRITABLE, check_surroundings, explain_unwritten
 
@@ -36,7 +37,8 @@ def check_sweep(config: DictConfig) -> None:
         config: the composed configuration of the sweep as a whole, with Hydra's part.
 
     Raises:
-        ConfigError: all jobs that cannot run, and why. Nothing has been written then.
+        ConfigError: all jobs that cannot run, and why, or several that would save different models
+            in one folder. Nothing has been written then.
     """
     loader = GlobalHydra.instance().config_loader()
     jobs = sweep_jobs(config, loader)
@@ -50,6 +52,7 @@ def check_sweep(config: DictConfig) -> None:
             problems.setdefault(explain(error), []).append(number)
     if problems:
         raise ConfigError(_all_problems(jobs, problems))
+    _check_saving(experiments)
     remote = str(config.hydra.launcher._target_).endswith(REMOTE_LAUNCHERS)
     _check_surroundings(experiments, remote)
 
@@ -144,6 +147,21 @@ def _which(names: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
         return " ".join(common) + (f" ({len(numbers)} jobs)" if len(numbers) > 1 else "")
     more = [f"and {len(numbers) - NAMED_JOBS} more"] if len(numbers) > NAMED_JOBS else []
     return "; ".join([" ".join(names[number]) for number in numbers[:NAMED_JOBS]] + more)
+
+
+def _check_saving(experiments: Sequence[Experiment]) -> None:
+    """Refuse to save different models in one folder (ConfigError)."""
+    models: dict[Path, set[frozenset[tuple[str, str]]]] = {}
+    for experiment in (e for e in experiments if e.common.save is not None):
+        of_folder = models.setdefault(save_folder(experiment).resolve(), set())
+        of_folder.add(frozenset(identity(experiment, None).items()))  # a checkpoint has one digest
+    for folder, found in models.items():
+        if len(found) > 1:
+            raise ConfigError(
+                f"save={folder} is one folder, and this sweep makes {len(found)} models; name "
+                "folders by what differs, as in 'save=kept/${method.name}-${seed}', or save one "
+                "model at a time"
+            )
 
 
 def _check_surroundings(experiments: Sequence[Experiment], remote: bool) -> None:

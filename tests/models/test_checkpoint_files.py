@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dllmquant_exp.models import storage, tensor_files
+from dllmquant_exp.models import folders, storage, tensor_files
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
     checkpoint_digest,
@@ -402,6 +402,17 @@ def test_an_existing_checkpoint_is_replaced_only_when_asked(tmp_path, model):
     assert torch.equal(load(folder).head.weight, model.head.weight)
 
 
+def test_of_two_writers_the_second_one_fails(tmp_path):
+    folder = tmp_path / "m"
+    refused = pytest.raises(CheckpointError, match="already holds a checkpoint")
+    with refused, folders.replacing(folder) as second:
+        (second / "config.json").write_text("second")
+        with folders.replacing(folder) as first:
+            (first / "config.json").write_text("first")
+    assert (folder / "config.json").read_text() == "first"
+    assert left_in(tmp_path) == ["m"]
+
+
 def test_a_folder_of_other_things_is_never_replaced(tmp_path, model):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.txt").write_text("ten years")
@@ -417,7 +428,7 @@ def test_a_failing_write_leaves_the_old_checkpoint_alone(tmp_path, model, monkey
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(folders, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_checkpoint(model, folder, dtype=torch.bfloat16, overwrite=True)
     assert checkpoint_digest(folder) == before

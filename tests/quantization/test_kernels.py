@@ -1,9 +1,14 @@
 """The C kernels against integers in numpy, on every instruction set that this machine has."""
 
+import ctypes
 import logging
 import math
+import multiprocessing
 import os
 import platform
+import shutil
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,13 +30,22 @@ A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
 needs_kernels = pytest.mark.skipif(not LEVELS, reason="no C compiler or no AVX2 here")
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=library.LEVELS)
 def level(request, monkeypatch):
     """Layers run on this instruction set, though a better one may be there."""
+    if request.param not in LEVELS:
+        pytest.skip(f"{request.param} is not tested: this machine or its compiler does not have it")
     upto = LEVELS[: LEVELS.index(request.param) + 1]
     monkeypatch.setattr(kernels(), "levels", upto)
     assert execution() == request.param
     return request.param
+
+
+@pytest.fixture
+def fresh():
+    kernels.cache_clear()
+    yield
+    kernels.cache_clear()
 
 
 @pytest.fixture
@@ -73,6 +87,7 @@ SHAPES = [
     (1, 1, 1), (2, 3, 5), (3, 4, 7), (4, 31, 8), (5, 32, 9), (15, 33, 15), (16, 63, 16),
     (17, 64, 17), (31, 65, 63), (32, 128, 64), (33, 192, 65), (1, 512, 192), (40, 511, 20),
     (7, 513, 33), (255, 100, 70), (256, 64, 128), (257, 65, 129), (600, 192, 96), (130, 1100, 200),
+    (70, 2049, 65), (300, 4500, 70),  # more inputs than AMX takes at once: 2048
 ]  # fmt: skip
 
 
@@ -209,6 +224,40 @@ def test_threads_change_nothing(level, generator):
     assert torch.equal(outputs[0], outputs[2])
 
 
+WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+TEAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+
+
+def test_work_is_shared_by_the_threads_that_torch_has(level, generator, monkeypatch):
+    numbers = generator.integers(-8, 8, (300, 400), dtype=np.int8)
+    layer, rotation = linear(numbers, np.ones(300, np.float32), A4), OnlineHadamard(400)
+    x = torch.from_numpy(generator.normal(size=(700, 400)).astype(np.float32))
+    expected = layer(x), rotated(x, rotation)
+    asked = []
+
+    @TEAM
+    def team(work, job, threads, flags):  # in the place of GOMP_parallel
+        asked.append(threads)
+        workers = [threading.Thread(target=WORK(work), args=(job,)) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    monkeypatch.setattr(kernels(), "_team", ctypes.cast(team, ctypes.c_void_p).value)
+    before = torch.get_num_threads()
+    try:
+        for threads in (3, 1):
+            torch.set_num_threads(threads)
+            assert torch.equal(layer(x), expected[0])
+            assert torch.equal(rotated(x, rotation), expected[1])
+        torch.set_num_threads(2)
+        layer(x[:1])  # too little to wake a thread for
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [3, 3, 3]  # rows are rounded, then multiplied; then rotated
+
+
 @pytest.fixture
 def fake_compiler(tmp_path, monkeypatch):
     """A compiler that writes its arguments where it should write its output, and counts calls."""
@@ -226,9 +275,9 @@ def fake_compiler(tmp_path, monkeypatch):
 def test_a_library_is_compiled_once_and_moved_into_place(tmp_path, fake_compiler):
     path = build.library_path()
     assert path.parent == tmp_path / "cache"
-    assert path.read_text() == "made\n"
+    assert path.read_bytes()[:-32] == b"made\n"
     calls = fake_compiler.read_text().splitlines()
-    assert len(calls) == len(build.INSTRUCTION_SETS) + 1
+    assert len(calls) == len(build.INSTRUCTION_SETS) + len(build.OPTIONAL) + 1
     assert [line for line in calls if "-mavx512" in line] == [
         line for line in calls if "multiply_avx512.c" in line and "-shared" not in line
     ]
@@ -238,10 +287,72 @@ def test_a_library_is_compiled_once_and_moved_into_place(tmp_path, fake_compiler
 
 
 def test_other_sources_are_another_library(tmp_path, fake_compiler, monkeypatch):
-    path = build.library_path()
+    paths = [build.library_path()]
+    sources = Path(shutil.copytree(build._FOLDER, tmp_path / "sources"))
+    monkeypatch.setattr(build, "_FOLDER", sources)
+    assert build.library_path() == paths[0]
+    files = sorted([*sources.glob("*.c"), *sources.glob("*.h")])
+    assert len(files) == 9
+    for file in files:
+        file.write_bytes(file.read_bytes() + b"\n")
+        paths.append(build.library_path())
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-g"))
-    assert build.library_path() != path
-    assert len(os.listdir(path.parent)) == 2
+    paths.append(build.library_path())
+    assert len(set(paths)) == len(files) + 2 == len(os.listdir(paths[0].parent))
+
+
+@pytest.mark.parametrize("left", [0, 3, 36])
+def test_a_damaged_library_is_made_again(fake_compiler, left):
+    path = build.library_path()
+    content, calls = path.read_bytes(), len(fake_compiler.read_text().splitlines())
+    path.write_bytes(content[:left])
+    assert build.library_path() == path
+    assert path.read_bytes() == content
+    assert len(fake_compiler.read_text().splitlines()) == 2 * calls
+
+
+def _path_when_all_are_there(barrier, queue):
+    barrier.wait(60)
+    queue.put(build.library_path())
+
+
+def test_two_processes_build_at_once(tmp_path, fake_compiler):
+    script = tmp_path / "compiler"
+    script.write_text(script.read_text().replace("while", "sleep 0.1\nwhile", 1))
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=_path_when_all_are_there, args=(barrier, queue)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    paths = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    calls = fake_compiler.read_text().splitlines()
+    assert len(calls) == 2 * (len(build.INSTRUCTION_SETS) + len(build.OPTIONAL) + 1)
+    assert paths[0] == paths[1] == build.library_path()  # intact: nobody compiles again
+    assert fake_compiler.read_text().splitlines() == calls
+    assert os.listdir(tmp_path / "cache") == [paths[0].name]
+
+
+@needs_kernels
+def test_a_compiler_without_the_latest_instructions(
+    tmp_path, fake_compiler, fresh, generator, monkeypatch, caplog
+):
+    real = next(filter(shutil.which, build.COMPILERS))
+    script = tmp_path / "compiler"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *-mamx*|*-mavx512*) echo unknown option >&2; exit 1;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    assert kernels().levels == LEVELS[:1]
+    for named in ("avx512f avx512vnni", "amx-tile amx-int8"):
+        assert f"do without {named} here" in caplog.text
+    numbers = generator.integers(-8, 8, (70, 100), dtype=np.int8)
+    x = generator.normal(size=(40, 100)).astype(np.float32)
+    y = linear(numbers, np.ones(70, np.float32), A4)(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(y, expected(x, numbers, np.ones(70, np.float32), A4, None))
 
 
 def test_where_libraries_are_kept(tmp_path, monkeypatch):
@@ -270,13 +381,6 @@ def test_what_keeps_a_library_from_being_made(tmp_path, fake_compiler, monkeypat
     refused(r"cannot be written .* set DLLMQUANT_CACHE")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     refused("not aarch64")
-
-
-@pytest.fixture
-def fresh():
-    kernels.cache_clear()
-    yield
-    kernels.cache_clear()
 
 
 def test_one_notice_where_the_kernels_cannot_run(fresh, fake_compiler, monkeypatch, caplog):

@@ -10,13 +10,14 @@ from torch import nn
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization import packed as packed_module
+from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import GptqSettings
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
 from dllmquant_exp.quantization.kernels import fast_hadamard
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.kernels.layout import pack, unpack
-from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
+from dllmquant_exp.quantization.linear import SMALLEST_SCALE, Padding, QuantizedLinear
 from dllmquant_exp.quantization.packed import pack_linear, pack_model
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, quantize
 from dllmquant_exp.quantization.quantizers import (
@@ -24,6 +25,8 @@ from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
     QuantizedWeight,
     Quantizer,
+    parameters,
+    to_integers,
 )
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
 
@@ -147,13 +150,32 @@ def test_any_memory_layout(execution):
     assert torch.equal(twin(x[:, :100].requires_grad_()), fake(x[:, :100]))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bias", [True, False])
+def test_bfloat16_is_rounded_once(execution, bits, bias):
+    activation = Quantizer(bits, False, "per_token")
+    fake = layer(256, 2048, activation, bias, dtype=torch.bfloat16)
+    if bias:
+        fake.bias = fake.bias.bfloat16()
+    x = random(64, 2048, seed=2).bfloat16()
+    y = fake(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(pack_linear(fake)(x), y)
+    measured = parameters(x, activation)
+    integers = to_integers(x, activation, measured) - measured.zero
+    sums = integers.long() @ fake.numbers.long().T
+    assert sums.abs().max() > 256  # has no place in bfloat16
+    exact = (sums.float() * fake.weight_scale[:, 0] * measured.scale).bfloat16()
+    assert torch.equal(y, exact + fake.bias if bias else exact)
+
+
 def test_narrow_types_are_converted(execution):
     fake = copy.deepcopy(layer()).to(torch.bfloat16)
     fake.activation = Quantizer(8, False, "per_token")
     twin, x = pack_linear(fake), random(30, 100, seed=2).bfloat16()
     y = twin(x)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y, fake(x), rtol=0.02, atol=0.02)
+    assert torch.equal(y, fake(x))
     cast = pack_linear(layer(activation=fake.activation)).to(torch.bfloat16)
     assert torch.equal(cast(x), y)
     assert torch.equal(cast.rounded.numbers, on_grid(70, 100).numbers)
@@ -171,16 +193,33 @@ def test_values_without_a_range_are_refused_as_by_the_twin(execution, value, whe
     assert str(found.value) == str(expected.value)
 
 
-def test_ranges_that_overflow_and_empty_batches_are_refused_as_by_the_twin(execution):
+def test_ranges_that_overflow_are_refused_as_by_the_twin(execution):
     fake = layer()
-    overflowing = torch.zeros(5, 100)
-    overflowing[3, :2] = torch.tensor([3e38, -3e38])
-    for x in (overflowing, torch.zeros(0, 100), torch.zeros(2, 0, 100)):
-        with pytest.raises(QuantizationError) as expected:
-            fake(x)
-        with pytest.raises(QuantizationError) as found:
-            pack_linear(fake)(x)
-        assert str(found.value) == str(expected.value)
+    x = torch.zeros(5, 100)
+    x[3, :2] = torch.tensor([3e38, -3e38])
+    with pytest.raises(QuantizationError) as expected:
+        fake(x)
+    with pytest.raises(QuantizationError) as found:
+        pack_linear(fake)(x)
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_gives_nothing(execution, activation, dtype):
+    fake = layer(activation=activation, dtype=dtype)
+    for shape in ((0, 100), (2, 0, 100), (0, 3, 100)):
+        for found in (fake, pack_linear(fake)):
+            y = found(torch.zeros(shape, dtype=dtype))
+            assert y.shape == (*shape[:-1], 70) and y.dtype == dtype
+
+
+@pytest.mark.parametrize("scale", [1e-39, 0.0])
+def test_static_scales_that_cannot_be_divided_by_are_refused(scale):
+    with pytest.raises(QuantizationError, match=r"static scale of .* at least 1\.18e-38"):
+        layer(activation=STATIC, measured=Parameters(torch.tensor(scale), torch.tensor(0.0)))
+    least = torch.tensor(SMALLEST_SCALE)
+    layer(activation=STATIC, measured=Parameters(least, torch.tensor(0.0)))
 
 
 def test_inputs_that_a_layer_cannot_take(execution):
@@ -323,6 +362,20 @@ def test_a_packed_model_gives_the_same_logits(execution, model, activation_bits,
     assert names == [f"blocks.{n}.{name}" for n in range(2) for name in BLOCK_LINEARS]
     assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
     assert torch.equal(model(TOKENS, MASK), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("iaaq", [None, IaaqSettings()])
+def test_a_model_of_no_requests(execution, model, iaaq):
+    method = MethodSettings("quarot_rtn", rotation=RotationSettings(keys=True))
+    attention = AttentionSettings(k_bits=4)
+    settings = QuantSettings(attention=attention, head_bits=8, embedding_bits=8)
+    quantize(model, method, settings, iaaq=iaaq)
+    for packed in (False, True):
+        if packed:
+            pack_model(model)
+        assert model(TOKENS[:0], MASK[:0]).shape == (0, 9, 61)
+        assert model(TOKENS[:0]).shape == (0, 9, 61)
 
 
 @torch.no_grad()

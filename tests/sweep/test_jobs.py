@@ -1,6 +1,7 @@
 """What of a sweep is submitted, and what becomes of it, from the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,40 @@ def test_only_what_is_left_is_submitted(
     assert again[:2] == (0, out)
     assert "cells that are finished already: 2; 0 jobs to do" in again[2]
     assert times(tmp_path / "runs") == files
+
+
+def test_a_job_whose_cells_are_finished_still_saves(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ("method=rtn", "seed=0,1")
+    assert call(*quick)[0] == 0
+    save = "save=kept/${method.name}-${seed}"
+    status, _, err = call(*quick, save, "shards=2")
+    assert status == 0, err
+    assert "cells that are finished already: 2; 2 jobs to do" in err
+    kept = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert kept == ["rtn-0", "rtn-1"]
+    with monkeypatch.context() as patch:
+        forbid_launching(patch)
+        assert "0 jobs to do" in call(*quick, save)[2]
+        assert "0 jobs to do" in call(*quick, save, "shards=2")[2]
+    (tmp_path / "kept" / "rtn-1" / "model.safetensors").write_bytes(b"garbage")
+    status, _, err = call(*quick, save)
+    assert status == 2
+    assert "model.safetensors" in err and "the same command makes it again" in err
+    shutil.rmtree(tmp_path / "kept" / "rtn-1")
+    assert "1 job to do" in call(*quick, save)[2]
+    assert (tmp_path / "kept" / "rtn-1" / "config.json").exists()
+
+
+def test_two_models_are_not_saved_in_one_folder(call: Call, tmp_path: Path) -> None:
+    status, _, err = call("method=rtn", "seed=0,1", "save=kept")
+    assert status == 2
+    assert "kept is one folder, and this sweep makes 2 models; name folders by" in err
+    assert list(tmp_path.iterdir()) == []
+    status, _, err = call("method=rtn", "execution=fake,packed", "save=kept")  # of one model
+    assert status == 0, err
+    assert (tmp_path / "kept" / "config.json").exists()
 
 
 def test_a_sharded_sweep_is_the_unsharded_one(call: Call, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 Neither PyTorch's headers nor its compiler flags are needed. The library holds the code of several
 instruction sets side by side and chooses while it runs, so one folder serves all machines of a
-cluster. It is named by what it is made from: another version of the sources is another file.
+cluster. It is named by what it is made from: another version of the sources is another file. Behind
+the library, where loaders do not look, the file ends in the sha256 of what stands before: loading a
+damaged one could kill the process.
 """
 
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -14,6 +17,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from dllmquant_exp.partial_files import whole_file
+
+logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "DLLMQUANT_CACHE"
 COMPILERS = ("cc", "gcc", "clang")  # tried in this order where $CC is not set
 # Sums must be rounded where linear.py rounds them: no contraction of a product and a sum.
@@ -26,6 +32,9 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "blocks.c": _AVX2,
     "hadamard.c": _AVX2,
     "multiply_avx2.c": _AVX2,
+}
+# Left out where the compiler is older than they are: best_level() counts what is there.
+OPTIONAL: dict[str, tuple[str, ...]] = {
     "multiply_avx512.c": ("-mavx512f", "-mavx512vnni"),
     "multiply_amx.c": ("-mamx-tile", "-mamx-int8"),
 }
@@ -55,12 +64,13 @@ def library_path() -> Path:
     if platform.machine() not in ("x86_64", "AMD64"):
         raise BuildError(f"the kernels are for x86-64 processors, not {platform.machine()}")
     path = cache_folder() / f"packed_linear-{_digest()}.so"
-    if path.exists():
+    if _is_intact(path):
         return path
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder:
-            os.replace(_compiled(Path(folder)), path)
+        with whole_file(path) as partial, tempfile.TemporaryDirectory() as folder:
+            library = _compiled(Path(folder), path)
+            partial.write_bytes(library + hashlib.sha256(library).digest())
     except OSError as error:
         raise BuildError(
             f"{path.parent} cannot be written ({error}); set {CACHE_VARIABLE} to a folder that can"
@@ -68,21 +78,41 @@ def library_path() -> Path:
     return path
 
 
+def _is_intact(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
+
+
 def _digest() -> str:
-    digest = hashlib.sha256(repr((FLAGS, INSTRUCTION_SETS)).encode())
-    for name in ("packed_linear.h", *INSTRUCTION_SETS):
+    digest = hashlib.sha256(repr((FLAGS, INSTRUCTION_SETS, OPTIONAL)).encode())
+    for name in ("packed_linear.h", *INSTRUCTION_SETS, *OPTIONAL):
         digest.update((_FOLDER / name).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _compiled(folder: Path) -> Path:
+def _compiled(folder: Path, path: Path) -> bytes:
+    """The library, made in `folder`; `path`, where it will be kept, is for a message."""
     compiler, objects = _compiler(), []
-    for name, instruction_set in INSTRUCTION_SETS.items():
-        objects.append(str(folder / f"{name}.o"))
-        _run(compiler, *FLAGS, *instruction_set, "-c", str(_FOLDER / name), "-o", objects[-1])
+    for name, instruction_set in {**INSTRUCTION_SETS, **OPTIONAL}.items():
+        made = str(folder / f"{name}.o")
+        try:
+            _run(compiler, *FLAGS, *instruction_set, "-c", str(_FOLDER / name), "-o", made)
+        except BuildError as error:
+            if name not in OPTIONAL:
+                raise
+            logger.warning(
+                "packed layers do without %s here, which would be faster where the processor has "
+                "it; after installing a newer compiler delete %s: %s",
+                " ".join(instruction_set).replace("-m", ""), path, error,
+            )  # fmt: skip
+        else:
+            objects.append(made)
     library = folder / "library.so"
     _run(compiler, "-shared", *objects, "-o", str(library), "-lm")
-    return library
+    return library.read_bytes()
 
 
 def _compiler() -> list[str]:
@@ -103,5 +133,5 @@ def _run(compiler: list[str], *arguments: str) -> None:
     if done.returncode != 0:
         raise BuildError(
             f"{shlex.join([*compiler, *arguments])} failed: {done.stderr.strip()[-500:]}; "
-            "gcc 11 or clang 12, or newer, is needed"
+            "gcc 8 or clang 12, or newer, is needed"
         )

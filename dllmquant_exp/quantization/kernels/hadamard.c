@@ -148,9 +148,8 @@ struct call {
     float *y;
 };
 
-static void rotate_some(void *context, int64_t index, int worker)
+static void rotate_some(void *context, int64_t index)
 {
-    (void)worker;
     const struct call *call = context;
     const int64_t size = call->rotation.power * call->rotation.order * call->rotation.inner;
     for (int64_t r = index * call->at_once; r < (index + 1) * call->at_once && r < call->rows; r++)

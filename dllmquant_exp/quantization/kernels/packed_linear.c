@@ -20,14 +20,15 @@ static int has_amx(void)
            syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-/* The best level that this machine runs; it runs those before it as well. */
+/* The best level that was compiled and that this machine runs; it runs those before it as well. */
 int best_level(void)
 {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
         return NO_LEVEL;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512vnni"))
+    if (!multiply_avx512 || !__builtin_cpu_supports("avx512f") ||
+        !__builtin_cpu_supports("avx512vnni"))
         return AVX2;
-    return has_amx() ? AMX : AVX512;
+    return multiply_amx && has_amx() ? AMX : AVX512;
 }
 
 struct call {
@@ -55,9 +56,8 @@ static int64_t pieces(int64_t n, int64_t size)
 }
 
 /* Round STRIP rows. */
-static void round_strip(void *context, int64_t index, int worker)
+static void round_strip(void *context, int64_t index)
 {
-    (void)worker;
     struct call *call = context;
     const struct linear *l = call->linear;
     const struct grid *grid = &l->grid;
@@ -82,9 +82,8 @@ static void round_strip(void *context, int64_t index, int worker)
 }
 
 /* y[CHUNK, BLOCK] */
-static void multiply_block(void *context, int64_t index, int worker)
+static void multiply_block(void *context, int64_t index)
 {
-    (void)worker;
     struct call *call = context;
     const struct linear *l = call->linear;
     const int64_t row = index / call->blocks * CHUNK, rows = least(CHUNK, call->rows - row);

@@ -64,11 +64,15 @@ int quantize_rows(const struct grid *, const float *x, int64_t stride, int64_t r
    above `top`, and at most STRIP rows, all of which may be read and written. */
 typedef void multiply_function(const uint8_t *a, int64_t stride, int64_t rows, const int8_t *w,
                                int64_t steps, int top, int add, int32_t *c);
-multiply_function multiply_avx2, multiply_avx512, multiply_amx;
+multiply_function multiply_avx2;
+
+/* NULL where the compiler was too old for them, see build.py. */
+#define OPTIONAL __attribute__((weak))
+OPTIONAL multiply_function multiply_avx512, multiply_amx;
 
 /* AMX reads rows in tiles, a[STRIP / TILE][inputs / 64][TILE][64], from neighbouring addresses; a
    thread multiplies with it between these. */
-void begin_amx(void), end_amx(void);
+OPTIONAL void begin_amx(void), end_amx(void);
 
 /* `pieces` times 32 packed bytes to 64. */
 void unpack(const uint8_t *packed, int64_t pieces, int8_t *w);
@@ -77,10 +81,9 @@ void unpack(const uint8_t *packed, int64_t pieces, int8_t *w);
 void scale_sums(const int32_t *c, int64_t rows, int64_t outs, const struct linear *, int64_t first,
                 const float *scale, const int32_t *zero, float *y);
 
-/* Call item(context, 0 .. items - 1, worker) on some threads, workers 0 .. threads - 1. `team` is
-   the GOMP_parallel of the OpenMP library that torch runs on: there is one pool, which is never
+/* Call item(context, 0 .. items - 1) on so many threads. `team` is the GOMP_parallel of the OpenMP library that torch runs on: there is one pool, which is never
    busy waiting for another one. */
-typedef void item_function(void *context, int64_t index, int worker);
+typedef void item_function(void *context, int64_t index);
 typedef void team_function(void (*)(void *), void *, unsigned, unsigned);
 void share(item_function *, void *context, int64_t items, int threads, team_function *);
 

@@ -9,21 +9,19 @@ struct job {
     void *context;
     int64_t items;
     atomic_int_fast64_t next;
-    atomic_int workers;
 };
 
 static void work(void *argument)
 {
     struct job *job = argument;
-    const int worker = atomic_fetch_add(&job->workers, 1);
     for (int64_t i; (i = atomic_fetch_add(&job->next, 1)) < job->items;)
-        job->item(job->context, i, worker);
+        job->item(job->context, i);
 }
 
 void share(item_function *item, void *context, int64_t items, int threads,
            team_function *team)
 {
-    struct job job = {item, context, items, 0, 0};
+    struct job job = {item, context, items, 0};
     if (threads > 1 && items > 1)
         team(work, &job, (unsigned)threads, 0);
     else

@@ -1,0 +1,68 @@
+"""How many answers of fake and packed execution agree: at least 99.5% of them, or exit status 1.
+
+    python -m dllmquant_exp -m row=quarot,dllmquant_plusplus execution=fake,packed sweep=both
+    python tests/benchmarks/agreement.py runs/both
+
+Reads the result files of one or more sweeps, and compares every pair of cells that differ in
+nothing but `execution`, item by item. It loads no model.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dllmquant_exp.reporting.results import RESULT_FILE, canonical_json, load_json
+
+LEAST = 0.995
+COUNTED = ("answer", "score", "log_likelihoods", "response")
+
+
+def pairs(results: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], ...]]:
+    """(fake, packed) of every cell that is finished in both."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for result in results:
+        config = dict(result["config"])
+        execution = config.pop("execution")
+        if result["status"] == "finished" and "items" in result:
+            found[canonical_json(config)][execution] = result
+    return [(cell["fake"], cell["packed"]) for cell in found.values() if len(cell) == 2]
+
+
+def agreement(fake: Mapping[str, Any], packed: Mapping[str, Any]) -> dict[str, int]:
+    """How many of two cells' items are alike in each of COUNTED, and `of` how many.
+
+    Raises:
+        ValueError: cells of other items.
+    """
+    items = [
+        {(item["subtask"], item["doc_id"], item["doc_hash"]): item for item in result["items"]}
+        for result in (fake, packed)
+    ]
+    if items[0].keys() != items[1].keys():
+        raise ValueError(f"{fake['cell']['name']}: the two executions answered other items")
+    both = [(items[0][key], items[1][key]) for key in items[0]]
+    alike = {name: sum(a[name] == b[name] for a, b in both) for name in COUNTED}
+    return alike | {"of": len(both)}
+
+
+def main(folders: list[str]) -> int:
+    """Print a line per pair of cells, and the sum; the exit status."""
+    paths = [path for folder in folders for path in sorted(Path(folder).glob(f"*/{RESULT_FILE}"))]
+    total: dict[str, int] = defaultdict(int)
+    for fake, packed in pairs(load_json(path) for path in paths):
+        counts = agreement(fake, packed)
+        if counts["answer"] < counts["of"]:
+            print(fake["cell"]["name"], *(f"{name} {n}" for name, n in counts.items()))
+        for name, n in counts.items():
+            total[name] += n
+    if not total:
+        print(f"no two cells in {' '.join(folders)} differ in execution alone", file=sys.stderr)
+        return 2
+    print("alike:", ", ".join(f"{name} {total[name]}" for name in COUNTED), f"of {total['of']}")
+    return 0 if total["answer"] >= LEAST * total["of"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

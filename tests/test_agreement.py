@@ -1,0 +1,68 @@
+"""Fake and packed execution from end to end, and the script that counts their agreement."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.agreement import main
+from made_experiments import option, small_config
+
+from dllmquant_exp.config import resolve
+from dllmquant_exp.experiment import run
+from dllmquant_exp.reporting.results import write_result
+
+Count = Callable[[], tuple[int, str]]
+
+
+@pytest.fixture
+def count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Count:
+    """Exit status and output of the script, on the sweep `s` in `tmp_path`."""
+
+    def call() -> tuple[int, str]:
+        return main([str(tmp_path / "s")]), capsys.readouterr().out
+
+    return call
+
+
+@pytest.mark.parametrize("method", ["quarot", "awq"])
+def test_both_executions_give_the_same_answers(
+    method: str, checkpoint: Path, tmp_path: Path, count: Count
+) -> None:
+    config = small_config(checkpoint, tmp_path, ("micro_piqa", "micro_gsm8k"))
+    decoding = {**config["decoding"], "gen_length": 16, "block_length": 16, "steps": 8}
+    for execution in ("fake", "packed"):
+        changes = {"method": option("method", method), "execution": execution}
+        run(resolve({**config, "decoding": decoding, **changes}), keep_going=False)
+    alike = "alike: answer 6, score 6, log_likelihoods 6, response 6 of 6\n"
+    assert count() == (0, alike)
+
+
+def write(folder: Path, execution: str, answers: list[int], **config: Any) -> None:
+    items = [
+        {"subtask": "", "doc_id": n, "doc_hash": "h", "answer": str(answer), "score": 0.0,
+         "log_likelihoods": None, "response": None}
+        for n, answer in enumerate(answers)
+    ]  # fmt: skip
+    write_result(
+        folder / f"{execution}-{len(config)}",
+        {"schema_version": 1, "status": "finished", "config": {**config, "execution": execution},
+         "cell": {"name": "a cell"}, "items": items},
+    )  # fmt: skip
+
+
+def test_answers_that_differ_are_counted(tmp_path: Path, count: Count) -> None:
+    folder = tmp_path / "s"
+    write(folder, "fake", [0] * 400)
+    assert count()[0] == 2  # nothing to compare it with
+    write(folder, "packed", [1] * 2 + [0] * 398)
+    write(folder, "packed", [1] * 400, seed=1)  # of another cell, which fake lacks
+    status, out = count()
+    assert status == 0 and out.splitlines()[0].startswith("a cell answer 398 score 400")
+    write(folder, "packed", [1] * 3 + [0] * 397)
+    assert count()[0] == 1
+    write(folder, "packed", [0] * 399)
+    with pytest.raises(ValueError, match="a cell: the two executions answered other items"):
+        count()
+    assert json.loads((folder / "fake-0" / "result.json").read_text())["items"]
