@@ -51,4 +51,6 @@ def claim_verdicts(runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.Data
     """
     figures, _ = recorded_figures(Path(runs_dir))
     results = _results(runs_dir, sweep)
-    return claims_frame({of.title: verdicts(of, of_model(figures, of.model)) for of in results})
+    return claims_frame(
+        {of.title: verdicts(of, of_model(figures, of.model, of.checkpoints)) for of in results}
+    )

@@ -50,6 +50,7 @@ class CellResult:
     items: Mapping[tuple[str, str], float]  # (subtask, doc id) -> score
     speed: Mapping[str, Any] = field(default_factory=dict)  # of a speed task; see speed_results.py
     hardware: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_digest: str = ""  # of the model's files; empty: not known
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
 
 
@@ -224,6 +225,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         },
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
+        checkpoint_digest=value.get("checkpoint_digest") or "",
         commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
     )
 

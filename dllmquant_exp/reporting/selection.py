@@ -53,6 +53,12 @@ class ModelResults:
         return f"{self.model}{' (embedded stand-in)' if self.embedded else ''}{bits}"
 
     @property
+    def checkpoints(self) -> set[str]:
+        """Digests of the checkpoints that its results are of, where they are known."""
+        entries = (e for found in self.rows.values() for v in found for e in v.entries.values())
+        return {cell.checkpoint_digest for e in entries for cell in e.cells} - {""}
+
+    @property
     def is_w4a4(self) -> bool:
         return self.bits is not None and self.bits[:5] == (4, 4, 4, 4, 16)
 

@@ -1,4 +1,4 @@
-"""A paired test of "mean(above) is `threshold` times mean(below)", and the interval that it implies.
+"""A paired test of "mean(above) is `threshold` times mean(below)", and the interval it implies.
 
 The differences above - threshold * below of the pairs (prompts, items) are as likely of either sign
 under that hypothesis, so flipping their signs gives the distribution of their sum: exactly up to
@@ -57,8 +57,8 @@ def ratio_interval(
     a, b = _column(above), _column(below)
     if len(a) != len(b) or (b < 0).any() or not b.any():
         raise ValueError(
-            f"a ratio needs pairs, and values below that are at least 0 and not all 0; got {len(a)} "
-            f"above and {len(b)} below, the least of which is {b.min()}"
+            "a ratio needs pairs, and values below that are at least 0 and not all 0; got "
+            f"{len(a)} above and {len(b)} below, the least of which is {b.min()}"
         )
     flips = _flips(len(a))
     with np.errstate(divide="ignore", invalid="ignore"):

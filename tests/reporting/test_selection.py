@@ -1,6 +1,7 @@
 """What of a sweep is compared with what, and that everything left out is named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ def test_models_rows_and_columns(made: Made) -> None:
     assert first.variant("awq").entry("PIQA").n == 2
     assert first.variant("awq").entry("Hum.").state == "missing"
     assert first.variant("quarot").entry("PIQA").state == "missing"
+
+
+def test_checkpoints_are_those_of_the_results_that_say_theirs(made: Made) -> None:
+    cells = [made(row, "piqa", [1, 0]) for row in ("fp", "awq", "rtn")]
+    digests = ("sha256:a", "sha256:b", "")
+    pairs = zip(cells, digests, strict=True)
+    assert only([replace(c, checkpoint_digest=d) for c, d in pairs]).checkpoints == set(digests[:2])
 
 
 def test_results_of_no_row_are_set_aside(made: Made) -> None:

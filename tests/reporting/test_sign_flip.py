@@ -1,4 +1,4 @@
-"""The sign-flip test and its interval: brute force, scipy, and simulations of level and coverage."""
+"""The sign-flip test and its interval: brute force, scipy, simulated level and coverage."""
 
 import itertools
 import math
