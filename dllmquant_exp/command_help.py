@@ -42,8 +42,8 @@ each layer.
   sweep=tables     whose results figures 7 and 8 show
 
 Common settings (runs_dir, seed, device, threads, ...) are those of an experiment. A setting that
-none of the chosen figures reads is refused. `report claims` is decided by figures that were recorded
-with a model's own settings (any number of prompts) and checkpoint, and names the others.
+none of the chosen figures reads is refused. `report claims` is decided by figures recorded with a
+model's own settings (but any number of prompts) and checkpoint, and names the others.
 
   python -m dllmquant_exp figures figure=2 model=micro_dream prompts=16
 """,

@@ -37,9 +37,11 @@ READS = {
     "figure6": ("seed",),
     "figure9": ("states",),
 }
-# Of every measurement: what its decodes are made of, greedily, and where it runs.
-DECODES = ("prompts", "task", "gen_length", "steps")
-MEASURING = (*DECODES, "data_root", "device", "dtype", "batch_size", "threads")
+# Of every measurement: what its (greedy) decodes are made of, and where it runs.
+MEASURING = (
+    "prompts", "task", "gen_length", "steps",
+    "data_root", "device", "dtype", "batch_size", "threads",
+)  # fmt: skip
 PROMPTS = {True: 64, False: 1000}  # by embedded; the paper's 1,000 PIQA prompts
 TASKS = {True: "micro_gsm8k", False: "piqa"}
 BLOCKS = 4
@@ -234,10 +236,12 @@ def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
         | _flat("model", _composed(probe.config_folder, one.words)["model"])
         for one in (probe, usual)
     )
-    alike = {"model.checkpoint", "model.revision"} | {
-        k for k in own if own[k] == default.get(k, own)
+    left_out = ("model.checkpoint", "model.revision")
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in left_out and (name not in default or default[name] != value)
     }
-    return {name: value for name, value in own.items() if name not in alike}
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

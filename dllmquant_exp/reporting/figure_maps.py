@@ -29,6 +29,7 @@ _STATUS = (
     (NEW, "newly decoded", "Greens"),
     (KEPT, "kept", "Oranges"),
 )
+BELOW: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 30}  # a colour bar
 _GROUP_COLOURS = (RED, BLUE, ORANGE)
 Array = NDArray[Any]
 
@@ -69,20 +70,21 @@ def draw_softmax_over_blocks(data: FigureData) -> Figure:
     """Figure 5: the dashed line is where the response begins."""
     maps, layers = data.arrays["maps"], data.arrays["layers"]
     keys = data.arrays["keys_for_mass"].mean(1)  # [layers], over prompts
-    figure = canvas(0.3 + 1.7 * -(-len(maps) // 2), data.note)
-    grid = figure.subplots(-(-len(maps) // 2), 2, sharex=True, sharey=True, squeeze=False)
+    rows = -(-len(maps) // 2)
+    figure = canvas(0.9 + 1.7 * rows, data.note)
+    grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     panels: list[Axes] = list(grid.flat)
     for axes, softmax, layer in zip(panels, maps, layers, strict=False):
         shown = _softmax_map(axes, softmax, int(data.arrays["prompt_length"]))
         mass = f"{100 * data.labels['mass']:.0f}% of attention"
-        letter(axes, f"block {layer + 1}: {mass}\nin {100 * keys[layer]:.0f}% of keys")
+        letter(axes, f"block {layer + 1}: {100 * keys[layer]:.0f}% of keys\nhold {mass}")
     for axes in panels[len(maps) :]:  # an odd number of maps
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("query token")
     for axes in panels[-2:]:
         axes.set_xlabel("key token")
-    figure.colorbar(shown, ax=panels, label="attention", extend="min", shrink=0.6)
+    figure.colorbar(shown, ax=panels, label="attention", extend="min", **BELOW)
     return figure
 
 
@@ -116,8 +118,7 @@ def draw_decode(data: FigureData) -> Figure:
     handles = [Patch(color=matplotlib.colormaps[c](0.6), label=name) for _, name, c in _STATUS]
     upper.legend(handles=handles, loc="outside upper center", ncol=3)
     scale = ScalarMappable(Normalize(0, 1), "Greys")
-    bar = {"location": "bottom", "shrink": 0.6, "aspect": 30}
-    upper.colorbar(scale, ax=grid, label="score (probability)", **bar)
+    upper.colorbar(scale, ax=grid, label="score (probability)", **BELOW)
     logits, final = lower.subplots(1, 2)
     _reach(logits, data, "logit_change", "change of other\nmasked logits (relative)")
     _reach(final, data, "final_changed", "final tokens\nthat differ (%)", 100)
