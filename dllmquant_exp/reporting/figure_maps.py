@@ -71,7 +71,7 @@ def draw_softmax_over_blocks(data: FigureData) -> Figure:
     maps, layers = data.arrays["maps"], data.arrays["layers"]
     keys = data.arrays["keys_for_mass"].mean(1)  # [layers], over prompts
     rows = -(-len(maps) // 2)
-    figure = canvas(0.9 + 1.7 * rows, data.note)
+    figure = canvas(1.1 + 1.7 * rows, data.note)
     grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     panels: list[Axes] = list(grid.flat)
     for axes, softmax, layer in zip(panels, maps, layers, strict=False):

@@ -4,7 +4,8 @@ The differences above - threshold * below of the pairs (prompts, items) are as l
 under that hypothesis, so flipping their signs gives the distribution of their sum: exactly up to
 EXACT pairs, by Monte Carlo beyond (one seed, so that the same data give the same answer). With n
 pairs p is never below 2^(1 - n), however little happened in them. The test is exact where the
-differences are symmetric, as for two exchangeable treatments at a threshold of 1; else approximate.
+differences are symmetric, as for two exchangeable treatments at a threshold of 1; else approximate
+(simulated at a threshold of .1: p < 5% in 4 to 10% of repetitions with 8 pairs of skewed values).
 
 The interval holds every threshold that the test does not reject: p < 5% exactly where the 95%
 interval excludes the threshold (of ties, within 1e-9).
