@@ -31,7 +31,8 @@ and PDF. What is recorded already is drawn again without measuring. Figures 1 to
 each layer.
 
   figure=all       or some of 1 to 9, separated by commas
-  prompts=64       the task's first ones (1000 for a published checkpoint, as in the paper)
+  prompts=64       the task's first ones (1000 for a published checkpoint, as in the paper); claims
+                   need 6, and with n of them no p-value is below 2^(1-n)
   task=...         where they are from (an embedded model: micro_gsm8k; else piqa)
   gen_length, steps, blocks    of the decodes (default: as long as those for calibration; 4 blocks)
   prompt=0         whose decode and attention figures 3 to 5 show
@@ -40,7 +41,9 @@ each layer.
   states=4         per prompt, for figure 9
   sweep=tables     whose results figures 7 and 8 show
 
-Common settings (runs_dir, seed, device, threads, ...) are those of an experiment.
+Common settings (runs_dir, seed, device, threads, ...) are those of an experiment. A setting that
+none of the chosen figures reads is refused. `report claims` is decided by figures recorded with a
+model's own settings (but any number of prompts) and checkpoint, and names the others.
 
   python -m dllmquant_exp figures figure=2 model=micro_dream prompts=16
 """,

@@ -5,16 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from dllmquant_exp.reporting.figure_data import FigureData, load_figure, save_arrays
+from dllmquant_exp.probes import numbers
+from dllmquant_exp.reporting.figure_data import (
+    FIGURE_VERSION,
+    FigureData,
+    load_figure,
+    save_arrays,
+)
 from dllmquant_exp.reporting.figure_maps import KEPT, MASKED, NEW
 
 STEPS, PROMPTS, TOKENS = 8, 5, 8
 ROWS = ["rtn", "quarot", "quarot*", "dllmquant_plusplus"]
 NUMBERS: dict[str, Any] = {  # flat or by variant; one prompt gives no interval
-    "ratio": {"value": 1.5, "low": 1.25, "high": 1.75, "n": PROMPTS},
-    "own_states": {
-        "INT4 rtn": {"last_over_first": {"value": 2.5, "low": None, "high": None, "n": 1}}
-    },
+    "mean": numbers.mean(np.arange(PROMPTS)),
+    "ratio": numbers.ratio(np.arange(PROMPTS), np.ones(PROMPTS)),  # unbounded above
+    "own_states": {"INT4 rtn": {"last_over_first": numbers.ratio([2.5], [1.0])}},
 }
 
 
@@ -82,9 +87,11 @@ def recorded(folder: Path, figure: str) -> FigureData:
     model = {"name": "micro_llada", "embedded": True, "outliers": True}
     info = {
         "schema_version": 1,
+        "figure_version": FIGURE_VERSION,
         "figure": figure,
         "model": model,
-        "config": {"prompts": PROMPTS},
+        "config": {"prompts": PROMPTS, "checkpoint_digest": None},
+        "changed": {},
         "labels": labels,
         "numbers": NUMBERS,
         "timing": {"started_at": "2026-01-01T00:00:00+00:00"},

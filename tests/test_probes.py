@@ -1,6 +1,7 @@
 """What the probes record, against single requests, closed forms and second implementations."""
 
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from dllmquant_exp.diffusion.schedule import llada_steps, steps_of
 from dllmquant_exp.diffusion.trajectory import states, trajectories
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.probes import noise, numbers
+from dllmquant_exp.probes import accumulation, noise, numbers
 from dllmquant_exp.probes import subject as subjects
 from dllmquant_exp.probes.accumulation import OWN, SAME, error_numbers, logit_errors
 from dllmquant_exp.probes.activations import (
@@ -28,6 +29,7 @@ from dllmquant_exp.probes.activations import (
     channel_distance,
     chosen_tokens,
     ffn_channels,
+    iteration_distances,
     sorted_quantiles,
 )
 from dllmquant_exp.probes.attention import (
@@ -43,12 +45,23 @@ from dllmquant_exp.probes.command import split_words, wanted
 from dllmquant_exp.probes.decode_grid import KEPT, MASKED, NEW, decode_and_noise, status_grid
 from dllmquant_exp.probes.greedy import commit
 from dllmquant_exp.probes.noise import noisy_steps, positions_of_groups, propagation
-from dllmquant_exp.probes.record import record
+from dllmquant_exp.probes.record import KINDS, figure_config, record
 from dllmquant_exp.probes.sensitivity import layer_sensitivity
-from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, read_probe
+from dllmquant_exp.probes.settings import (
+    DRAWN,
+    READS,
+    Probe,
+    ProbeError,
+    ProbeSettings,
+    changed_settings,
+    check_read,
+    read_probe,
+)
 from dllmquant_exp.probes.subject import Subject, load_subject, response_logits, state_batches
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quantizers import fake_quantize
+from dllmquant_exp.reporting.figures import FIGURES
+from dllmquant_exp.reporting.sign_flip import ratio_interval
 from dllmquant_exp.schema import ConfigError
 
 GIVEN = {"prompts": "3", "gen_length": "8", "steps": "8", "blocks": "2", "states": "2"}
@@ -112,6 +125,8 @@ def hooked(module: torch.nn.Module, run: Callable[[], Any]) -> list[Tensor]:
         ({}, ["row=rtn"], "decide their own row"),
         ({}, ["quant.weight_bits=3"], "decide their own quant"),
         ({}, ["limit=3"], "decide their own limit"),
+        ({}, ["save=kept"], "no figure reads save"),
+        ({}, ["+launcher.processes=2"], "no figure reads launcher"),
         ({}, ["model=nonsense"], "nonsense"),
         ({"task": "micro_nine"}, [], "one task"),
     ],
@@ -131,6 +146,84 @@ def test_defaults_fit_the_model() -> None:
     paper = read_probe({}, ["model=llada_8b"], config_folder())
     assert (paper.settings.prompts, paper.settings.steps, paper.settings.blocks) == (1000, 100, 4)
     assert paper.experiment.tasks[0].name == "piqa"
+
+
+OTHER_VALUES = {
+    **dict.fromkeys(("prompts", "layer"), "2"),
+    **dict.fromkeys(("gen_length", "steps", "states"), "16"),
+    **dict.fromkeys(("prompt", "head", "seed"), "1"),
+    **{"blocks": "2", "noise": "0.25", "task": "micro_humaneval", "execution": "packed"},
+    **{"dtype": "float64", "batch_size": "7", "threads": "1"},
+}
+
+
+def asked(name: str, architecture: str) -> tuple[dict[str, str], list[str]]:
+    """A setting with another value than its default, ours and Hydra's, of an embedded model."""
+    model = ["model=micro_dream"] if architecture == "dream" else []
+    if name in ("task", *ProbeSettings.__dataclass_fields__):
+        steps = {"steps": "16"} if name == "gen_length" else {}
+        return {name: OTHER_VALUES[name], **steps}, model
+    return {}, [*model, f"{name}={OTHER_VALUES[name]}"]
+
+
+@functools.cache
+def configs(given: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> dict[str, Any]:
+    """What names the recording of each figure."""
+    probe = read_probe(dict(given), words, config_folder())
+    return {figure: figure_config(probe, figure) for figure in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [*((name, "llada") for name in OTHER_VALUES), ("blocks", "dream"), ("seed", "dream")],
+)
+def test_a_figure_takes_what_changes_its_recording_and_nothing_else(
+    name: str, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accumulation, "BITS", {"INT4": "w4a4"})  # one of Figure 2's 8 models
+    monkeypatch.setattr(accumulation, "ROWS", {"quarot": ("row=quarot",)})
+    given, words = asked(name, architecture)
+    probe = read_probe(given, words, config_folder())
+    plain = configs(
+        tuple(item for item in given.items() if item[0] != name),
+        tuple(word for word in words if word.startswith("model=")),
+    )
+    for figure in FIGURES:
+        if figure in KINDS and figure_config(probe, figure) != plain[figure]:
+            check_read(probe, [figure], [name])
+            check_read(probe, ["figure7", figure], [name])
+        else:
+            with pytest.raises(ConfigError, match=f"{name}: figure {figure[-1]} would not change"):
+                check_read(probe, [figure], [name])
+    assert set(READS) == set(KINDS) and {*READS, *DRAWN} == set(FIGURES)
+
+
+def test_figures_of_results_read_their_sweep_alone() -> None:
+    probe = read_probe({}, [], config_folder())
+    words = ["sweep", "model=micro_llada", "runs_dir=runs"]
+    check_read(probe, ["figure7"], words)
+    check_read(probe, ["figure8", "figure1"], [*words, "model.checkpoint=x"])
+    for figure, word in (("figure1", "sweep"), ("figure7", "model.checkpoint=x")):
+        with pytest.raises(ConfigError, match="would not change with it; leave it out"):
+            check_read(probe, [figure], [word])
+    with pytest.raises(ConfigError, match="read by figures 1, 2, 3, 4, 5, 6, 9"):
+        check_read(probe, ["figure7", "figure8"], ["prompts"])
+
+
+def test_settings_that_are_not_the_models_own_are_named() -> None:
+    def changed(figure: str, given: dict[str, str], *words: str) -> dict[str, Any]:
+        return changed_settings(read_probe(given, words, config_folder()), figure)
+
+    usual = {"prompts": "3", "prompt": "2"}
+    where = ("threads=1", "dtype=bfloat16", "batch_size=2", "model.checkpoint=elsewhere")
+    for figure in KINDS:
+        assert changed(figure, usual, "model=micro_dream", *where) == {}
+    assert changed("figure4", {"noise": "0.25", "blocks": "2"}) == {"noise": 0.25, "blocks": 2}
+    assert changed("figure6", {"noise": "0.25"}, "seed=1") == {"seed": 1}
+    assert changed("figure9", {"task": "micro_humaneval"}) == {"task": "micro_humaneval"}
+    found = changed("figure1", {"steps": "16"}, "model.outliers.strength=5")
+    assert found == {"steps": 16, "model.outliers.strength": 5}
+    assert "model.outliers" in changed("figure1", {}, "model.outliers=null")
 
 
 def test_words_are_ours_or_hydras() -> None:
@@ -207,6 +300,26 @@ def test_ffn_channels_are_those_of_all_tokens(subject: Subject) -> None:
             rows.append(output[0].double().numpy())
         expected = np.quantile(np.concatenate(rows), QUANTILES, axis=0).T
         assert found.arrays["channels"][place] == pytest.approx(expected, abs=1e-5)
+    ratio = found.numbers["first_to_last_over_chance"]
+    for number in range(3):
+        block = subject.model.blocks[0]
+        first, middle, last = (
+            hooked(block.down_proj, lambda t=tokens: subject.model(t))[0][0].numpy()  # type: ignore[misc]
+            for tokens in (every_state(subject, number)[step] for step in (0, 4, 7))
+        )
+        _, above, below = iteration_distances(first, middle, last)
+        assert (ratio["above"][number], ratio["below"][number]) == pytest.approx(
+            (above, below), rel=1e-3
+        )
+
+
+def test_iterations_that_do_not_differ_are_as_far_apart_as_chance() -> None:
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=(60, 8)).astype(np.float32)
+    middle, last, chance = iteration_distances(first, first, first + 2)
+    assert middle == chance > 0.01
+    wide = np.ptp(np.quantile(first, (0.01, 0.99), axis=0), axis=0)
+    assert last == pytest.approx(float((2 / wide).mean()), rel=0.2)
 
 
 def test_quantiles_distances_and_chosen_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,24 +375,31 @@ def test_error_numbers_are_ratios_of_sums() -> None:
     found = error_numbers(arrays, variants)
     star = found[SAME]["INT4 quarot*"]
     assert isinstance(star, dict)
-    assert star["removed_of_quarot"] == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 5}
+    assert star["removed_of_quarot"]["value"] == 0.75
+    assert star["removed_of_quarot"]["above"] == [2.5] * 5  # what is left, prompt by prompt
+    assert star["removed_of_quarot"]["below"] == [10.0] * 5
     assert star["last_over_first"]["value"] == 4
-    assert star["second_half_over_first"]["value"] == pytest.approx(7 / 3)
     assert star["accumulated"]["value"] == 2.5
     feedback = found["feedback"]["INT4 quarot*"]
     assert isinstance(feedback, dict) and feedback["own_over_same_states"]["value"] == 2
 
 
-def test_ratio_intervals_cover_and_single_prompts_have_none() -> None:
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        below = generator.normal(2, 0.5, 40)
-        found = numbers.ratio(3 * below + generator.normal(0, 1, 40), below)
-        covered += found["low"] <= 3 <= found["high"]
-    assert covered >= 86  # 95% of 100, less four standard errors
-    assert numbers.mean([4.0]) == {"value": 4.0, "low": None, "high": None, "n": 1}
+def test_numbers_hold_each_prompts_values_and_the_limits_that_there_are() -> None:
+    one = numbers.mean([4.0])
+    assert one == {"value": 4.0, "low": None, "high": None, "n": 1, "values": [4.0]}
+    above, below = np.arange(1.0, 9), np.full(8, 2.0)
+    found = numbers.ratio(above, below)
+    assert (found["low"], found["high"]) == ratio_interval(above, below)
+    assert (found["value"], found["n"], found["above"]) == (2.25, 8, above.tolist())
+    removed = numbers.share_removed(above, 10 * below)
+    limits = (removed["low"], removed["value"], removed["high"])
+    expected = (1 - found["high"] / 10, 0.775, 1 - found["low"] / 10)
+    assert limits == pytest.approx(expected)
     assert numbers.ratio([1.0, 2.0], [0.0, 0.0])["value"] is None
+    few = numbers.ratio([1.0, 2.0], [1.0, 1.0])
+    assert (few["low"], few["high"]) == (0.0, None)  # unbounded above
+    few = numbers.share_removed([1.0, 2.0], [1.0, 1.0])
+    assert (few["low"], few["high"]) == (None, 1.0)
 
 
 # Figures 3 and 5
@@ -501,12 +621,15 @@ def test_a_recorded_figure_is_read_and_says_how_it_was_made(
         record(with_settings(probe, prompts=2), "figure1", refuse)
     # What a figure does not depend on does not make another one of it.
     assert record(with_settings(probe, noise=0.25), "figure1", refuse).folder == made.folder
+    small = {"gen_length": 8, "steps": 8, "blocks": 2}
+    assert small.items() <= info["changed"].items() and "model.checkpoint" not in info["changed"]
 
 
 def test_the_command_measures_and_draws(
     words: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["figures", "figure=9,1", *(f"{k}={v}" for k, v in GIVEN.items()), *words(name="cli")]
+    own, runs_dir = words(name="cli"), words(name="cli")[-1:]
+    line = ["figures", "figure=9,1", *(f"{k}={v}" for k, v in GIVEN.items()), *own]
     assert main(line) == 0
     paths = [Path(text) for text in capsys.readouterr().out.split()]
     assert [p.name for p in paths] == [
@@ -515,8 +638,10 @@ def test_the_command_measures_and_draws(
     assert all(path.stat().st_size > 1000 for path in paths)
     assert main(["figures", "figure=12"]) == 2
     assert "is not all or some of" in capsys.readouterr().err
-    assert main(["figures", "figure=7", *words(name="cli")]) == 1
+    assert main(["figures", "figure=7", *runs_dir]) == 1
     assert "run table=table2 first" in capsys.readouterr().out
+    assert main(["figures", "figure=7", "noise=2", *runs_dir]) == 2
+    assert "noise: figure 7 would not change with it" in capsys.readouterr().err
 
 
 def test_settings_have_limits() -> None:

@@ -62,12 +62,7 @@ def accumulated_error(subject: Subject) -> Measured:
         for name, values in found.items():
             values.append(errors[name])
     arrays = {name: np.stack(values) for name, values in found.items()}
-    labels = {
-        "bits": list(BITS),
-        "rows": list(ROWS),
-        "blocks": subject.probe.settings.blocks,
-        "architecture": subject.model.config.architecture,
-    }
+    labels = {"bits": list(BITS), "rows": list(ROWS), "blocks": subject.probe.settings.blocks}
     return Measured(arrays, labels, error_numbers(arrays, variants))
 
 
@@ -90,7 +85,7 @@ def _recipe(experiment: Experiment) -> dict[str, Any]:
 
 def _errors_of(subject: Subject, experiment: Experiment, title: str) -> dict[str, Array]:
     """Measured once for each variant, so that a killed figure goes on behind the last one."""
-    key = subject.probe.key() | _recipe(experiment)
+    key = subject.probe.key() | _recipe(experiment) | {"seed": experiment.common.seed}
 
     def make() -> dict[str, Array]:
         return logit_errors(subject, prepare(experiment).model, title)
@@ -137,22 +132,18 @@ def error_numbers(
 ) -> dict[str, dict[str, object]]:
     """By panel and variant (`INT4 quarot`): sums, first and last step, and shares removed.
 
-    `last_over_first` compares the last with the first step; `second_half_over_first` all steps of
-    either half. `removed_*` is the share of QuaRot's summed error that is gone in a row.
+    `last_over_first` compares the last with the first step; `removed_of_quarot` is the share of
+    QuaRot's summed error that is gone in a row.
     """
     found: dict[str, dict[str, object]] = {}
     for panel in (SAME, OWN):
         by_variant = dict(zip(variants, arrays[panel], strict=True))
         for (bits, row), errors in by_variant.items():
-            half = errors.shape[1] // 2
             made: dict[str, object] = {
                 "accumulated": numbers.mean(errors.sum(1)),
                 "first_step": numbers.mean(errors[:, 0]),
                 "last_step": numbers.mean(errors[:, -1]),
                 "last_over_first": numbers.ratio(errors[:, -1], errors[:, 0]),
-                "second_half_over_first": numbers.ratio(
-                    errors[:, -half:].sum(1), errors[:, :half].sum(1)
-                ),
             }
             if row in (STAR, "dllmquant_plusplus") and (bits, "quarot") in by_variant:
                 quarot = by_variant[bits, "quarot"].sum(1)

@@ -36,7 +36,8 @@ def block_output_range(subject: Subject) -> Measured:
         output = _first_block(subject, batch).run(subject.model.blocks[0]).float()
         for number, row, keep in zip(batch.prompts, output, batch.attention_mask, strict=True):
             found[number, batch.step] = sorted_quantiles(row[keep].flatten(), QUANTILES)
-    return Measured({"quantiles": found}, _labels(subject), range_numbers(found))
+    labels = {"quantiles": list(QUANTILES), "blocks": subject.probe.settings.blocks}
+    return Measured({"quantiles": found}, labels, range_numbers(found))
 
 
 def range_numbers(quantiles: NDArray[np.float64]) -> dict[str, object]:
@@ -67,12 +68,15 @@ def ffn_channels(subject: Subject) -> Measured:
     TOKENS_KEPT tokens, drawn at random, the same ones at every iteration.
 
     Arrays: `channels` [3, d_model, 7] at QUANTILES; `steps` [3].
+    Numbers: distances of iterations, prompt by prompt; see `iteration_distances`.
     """
     decodes, decoding = subject.trajectories, subject.decoding
     steps = [0, decoding.steps // 2, decoding.steps - 1]
     lengths = [len(decode.prompt) + decoding.gen_length for decode in decodes]
     kept = chosen_tokens(lengths, subject.probe.experiment.common.seed)
     seen: list[list[Tensor]] = [[] for _ in steps]
+    outputs: dict[int, list[NDArray[np.float32]]] = {}  # of one batch of prompts, step after step
+    distances = np.zeros((len(decodes), 3))
     lowest, highest = ([torch.tensor(sign * torch.inf)] * 3 for sign in (1, -1))
     batches = -(-len(decodes) // subject.batch_size) * len(steps)
     made = _batches(subject, steps)
@@ -86,23 +90,49 @@ def ffn_channels(subject: Subject) -> Measured:
             lowest[place] = torch.minimum(lowest[place], row.amin(0))
             highest[place] = torch.maximum(highest[place], row.amax(0))
             seen[place].append(row[kept[number]])
+            outputs.setdefault(number, []).append(row.numpy())
+            if place == len(steps) - 1:
+                distances[number] = iteration_distances(*outputs.pop(number))
     channels = np.stack(
         [
             channel_quantiles(torch.cat(rows), low, high)
             for rows, low, high in zip(seen, lowest, highest, strict=True)
         ]
     )
-    first, middle, last = (torch.cat(rows).numpy() for rows in seen)
-    # A distance that chance alone would give: half of the first iteration's tokens to the rest.
-    halves = channel_distance(first[::2], first[1::2])
+    middle, last, chance = distances.T
     found = {
-        "distance_first_to_middle": numbers.mean(channel_distance(first, middle)),
-        "distance_first_to_last": numbers.mean(channel_distance(first, last)),
-        "distance_by_chance": numbers.mean(halves),
-        "first_to_last_over_chance": numbers.ratio(channel_distance(first, last), halves),
+        "distance_first_to_middle": numbers.mean(middle),
+        "distance_first_to_last": numbers.mean(last),
+        "distance_by_chance": numbers.mean(chance),
+        "first_to_last_over_chance": numbers.ratio(last, chance),
     }
     arrays = {"channels": channels, "steps": np.array(steps)}
-    return Measured(arrays, _labels(subject) | {"tokens": len(first)}, found)
+    labels = {"quantiles": list(QUANTILES), "tokens": sum(map(len, kept))}
+    return Measured(arrays, labels, found)
+
+
+def iteration_distances(
+    first: NDArray[np.float32], middle: NDArray[np.float32], last: NDArray[np.float32]
+) -> tuple[float, float, float]:
+    """One prompt's distance of the first iteration to the middle one, to the last, and by chance.
+
+    Means over channels. Every other token of the first iteration is compared with the tokens
+    between of another, and the other way around. By chance: with those of the first itself. All
+    three are of equally many tokens, and of none with itself, so that they are alike where
+    iterations are.
+
+    first, middle, last: [tokens, channels] of the same tokens, at least two.
+    """
+    to_middle, to_last, by_chance = (
+        float(
+            np.mean([
+                channel_distance(first[::2], other[1::2]),
+                channel_distance(first[1::2], other[::2]),
+            ])
+        )
+        for other in (middle, last, first)
+    )  # fmt: skip
+    return to_middle, to_last, by_chance
 
 
 def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
@@ -175,12 +205,3 @@ def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
         hook.remove()
     (output,) = seen
     return output
-
-
-def _labels(subject: Subject) -> dict[str, object]:
-    settings = subject.probe.settings
-    return {
-        "quantiles": list(QUANTILES),
-        "blocks": settings.blocks,
-        "architecture": subject.model.config.architecture,
-    }

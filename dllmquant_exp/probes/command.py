@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, read_probe
+from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, check_read, read_probe
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
 from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError
@@ -18,11 +18,17 @@ OWN = ("figure", "task", "sweep", *ProbeSettings.__dataclass_fields__)
 
 
 def main(words: Sequence[str], config_folder: Path) -> int:
-    """Print the path of every picture. Returns 0, or 1 where results for one are missing."""
+    """Print the path of every picture. Returns 0, or 1 where results for one are missing.
+
+    Raises:
+        ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
+    """
     given, others = split_words(words)
     names = wanted(given.pop("figure", "all"))
+    asked = [*given, *others]
     sweep = given.pop("sweep", SWEEP)
     probe = read_probe(given, others, config_folder)
+    check_read(probe, names, asked)
     check_device(probe.experiment.common.device)
     check_writable(probe.runs_dir / "figures")
     status = 0

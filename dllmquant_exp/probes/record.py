@@ -14,9 +14,10 @@ from dllmquant_exp.probes.attention import softmax_and_values, softmax_over_bloc
 from dllmquant_exp.probes.decode_grid import decode_and_noise
 from dllmquant_exp.probes.measured import Measured
 from dllmquant_exp.probes.sensitivity import layer_sensitivity, quant_config
-from dllmquant_exp.probes.settings import Probe
+from dllmquant_exp.probes.settings import READS, Probe, changed_settings
 from dllmquant_exp.probes.subject import Subject
 from dllmquant_exp.reporting.figure_data import (
+    FIGURE_VERSION,
     FigureData,
     figure_folder,
     load_figure,
@@ -31,23 +32,35 @@ def _nothing(_: Probe) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a figure is measured, and what it depends on beside the decodes: which of
-    `ProbeSettings`, and how models are quantized."""
+    """How a figure is measured, and how its models are quantized; what else decides it is in
+    `settings.READS`."""
 
     measure: Callable[[Subject], Measured]
-    settings: tuple[str, ...] = ()
     quantized: Callable[[Probe], dict[str, Any]] = _nothing
 
 
 KINDS = {
-    "figure1": _Kind(block_output_range, ("blocks",)),
-    "figure2": _Kind(accumulated_error, ("blocks",), variant_configs),
-    "figure3": _Kind(softmax_and_values, ("prompt", "layer", "head")),
-    "figure4": _Kind(decode_and_noise, ("blocks", "prompt", "noise")),
-    "figure5": _Kind(softmax_over_blocks, ("prompt", "head")),
-    "figure6": _Kind(ffn_channels, ("blocks",)),
-    "figure9": _Kind(layer_sensitivity, ("states",), quant_config),
+    "figure1": _Kind(block_output_range),
+    "figure2": _Kind(accumulated_error, variant_configs),
+    "figure3": _Kind(softmax_and_values),
+    "figure4": _Kind(decode_and_noise),
+    "figure5": _Kind(softmax_over_blocks),
+    "figure6": _Kind(ffn_channels),
+    "figure9": _Kind(layer_sensitivity, quant_config),
 }
+
+
+def figure_config(probe: Probe, figure: str) -> dict[str, Any]:
+    """Everything that decides what is recorded of a figure; its hash names the recording."""
+    settings = asdict(probe.settings) | {"seed": probe.experiment.common.seed}
+    return {
+        "figure": figure,
+        "schema_version": SCHEMA_VERSION,
+        "figure_version": FIGURE_VERSION,
+        **probe.key(),
+        "settings": {name: settings[name] for name in READS[figure] if name in settings},
+        "quantized": KINDS[figure].quantized(probe),
+    }
 
 
 def record(probe: Probe, figure: str, subject: Callable[[], Subject]) -> FigureData:
@@ -61,14 +74,7 @@ def record(probe: Probe, figure: str, subject: Callable[[], Subject]) -> FigureD
         ResultError: a recorded figure that cannot be read.
         ProbeError, CheckpointError, ...: what the measurement cannot do.
     """
-    kind, settings = KINDS[figure], asdict(probe.settings)
-    config = {
-        "figure": figure,
-        "schema_version": SCHEMA_VERSION,
-        **probe.key(),
-        "settings": {name: settings[name] for name in kind.settings},
-        "quantized": kind.quantized(probe),
-    }
+    config = figure_config(probe, figure)
     name = probe.experiment.model.name
     digest = config_hash(config)
     folder = figure_folder(probe.runs_dir, figure, name, digest)
@@ -78,9 +84,10 @@ def record(probe: Probe, figure: str, subject: Callable[[], Subject]) -> FigureD
     loaded = subject()
     device = next(loaded.model.parameters()).device
     ready = time.perf_counter()
-    measured = kind.measure(loaded)
+    measured = KINDS[figure].measure(loaded)
     info = {
         "schema_version": SCHEMA_VERSION,
+        "figure_version": FIGURE_VERSION,
         "figure": figure,
         "model": {
             "name": name,
@@ -89,6 +96,7 @@ def record(probe: Probe, figure: str, subject: Callable[[], Subject]) -> FigureD
         },
         "config": config,
         "config_hash": digest,
+        "changed": changed_settings(probe, figure),
         "seed": probe.experiment.common.seed,
         "words": list(probe.words),
         "labels": dict(measured.labels),

@@ -6,7 +6,7 @@ trained on, gets those of a task that it generates for. Responses are as long as
 calibration decodes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,27 @@ from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.schema import ConfigError
 
-# What a figure decides itself, or does not read: nothing is accepted and then ignored.
+# What a figure decides itself, or no figure reads: nothing is accepted and then ignored.
 CHOSEN = (
     "row", "method", "quant", "tmas", "cgq", "iaaq", "calibration", "table", "models", "limit",
     "decoding", "tracking",
+)  # fmt: skip
+UNREAD = ("save", "export", "shards", "shard", "launcher", "hydra")
+DRAWN = {"figure7": ("sweep",), "figure8": ("sweep",)}  # from results, which measure nothing
+# What each measured figure reads beside MEASURING; blocks also decide how LLaDA decodes.
+READS = {
+    "figure1": ("blocks",),
+    "figure2": ("blocks", "seed", "execution"),
+    "figure3": ("prompt", "layer", "head"),
+    "figure4": ("blocks", "prompt", "noise", "seed"),
+    "figure5": ("prompt", "head"),
+    "figure6": ("seed",),
+    "figure9": ("states",),
+}
+# Of every measurement: what its (greedy) decodes are made of, and where it runs.
+MEASURING = (
+    "prompts", "task", "gen_length", "steps",
+    "data_root", "device", "dtype", "batch_size", "threads",
 )  # fmt: skip
 PROMPTS = {True: 64, False: 1000}  # by embedded; the paper's 1,000 PIQA prompts
 TASKS = {True: "micro_gsm8k", False: "piqa"}
@@ -117,10 +134,17 @@ class Probe:
         """The same model in another row, as `row=quarot quant=w8a8`."""
         return resolve(_composed(self.config_folder, [*self.words, *words]))
 
+    def reads(self, figure: str) -> set[str]:
+        """The settings that decide anything about a figure; `model` and `runs_dir` always do."""
+        if figure in DRAWN:
+            return set(DRAWN[figure])
+        decides = ("blocks",) if self.experiment.model.architecture == "llada" else ()
+        return {*MEASURING, *READS[figure], *decides}
+
     def key(self) -> dict[str, Any]:
-        """Everything that decides a decode in full precision."""
+        """Everything that decides a decode in full precision, which is greedy: no seed."""
         cell = self.experiment.cell_config(self.experiment.tasks[0])
-        common = ("model", "task", "data_root", "seed", "device", "dtype", "batch_size", "threads")
+        common = ("model", "task", "data_root", "device", "dtype", "batch_size", "threads")
         checkpoint, found = self.experiment.model.checkpoint, None
         if checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists():
             revision = self.experiment.model.revision
@@ -143,9 +167,11 @@ def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Pa
         ConfigError, ProbeError: what is wrong, and what would work.
     """
     for word in words:
-        name = word.lstrip("+~").partition("=")[0].partition(".")[0]
+        name = _group(word)
         if name in CHOSEN:
             raise ConfigError(f"{word}: figures decide their own {name}; leave it out")
+        if name in UNREAD:
+            raise ConfigError(f"{word}: no figure reads {name}; leave it out")
     model = _composed(config_folder, words)["model"]
     embedded, decodes = bool(model["embedded"]), model["calibration"]
     defaults = {
@@ -161,6 +187,72 @@ def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Pa
         names = ", ".join(task.name for task in experiment.tasks)
         raise ProbeError(f"prompts come from one task, not from several ({names}); choose one")
     return Probe(settings, experiment, config_folder, chosen)
+
+
+def check_read(probe: Probe, figures: Sequence[str], names: Iterable[str]) -> None:
+    """Refuse what none of the figures reads.
+
+    Args:
+        names: of the command's settings, and Hydra's words.
+
+    Raises:
+        ConfigError: a setting that would change nothing, and which figures read it.
+    """
+    for word in names:
+        name = _group(word)
+        if name == "runs_dir" or word.startswith("model=") or word.startswith("model.name="):
+            continue
+        readers = [
+            figure
+            for figure in (*READS, *DRAWN)
+            if name in probe.reads(figure) or (name == "model" and figure in READS)
+        ]
+        if not set(readers) & set(figures):
+            raise ConfigError(
+                f"{word}: {_numbered(figures)} would not change with it; leave it out (read by "
+                f"{_numbered(sorted(readers)) if readers else 'none'})"
+            )
+
+
+def _numbered(figures: Sequence[str]) -> str:
+    """`figures 1, 2`"""
+    numbers = ", ".join(figure.removeprefix("figure") for figure in figures)
+    return f"figure{'s' if len(figures) > 1 else ''} {numbers}"
+
+
+def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
+    """What decides a figure and is not the model's own default, by name.
+
+    Left out: how many prompts, what is only shown (prompt, layer, head), where it runs and in which
+    precision, and where the checkpoint lies (its digest says which one it is).
+    """
+    words = [word for word in probe.words if word.startswith("model=")]
+    usual = read_probe({}, words, probe.config_folder)
+    read = probe.reads(figure) - {"prompts", "prompt", "layer", "head"}
+    own, default = (
+        {name: value for name, value in asdict(one.settings).items() if name in read}
+        | ({"seed": one.experiment.common.seed} if "seed" in read else {})
+        | {"task": one.experiment.tasks[0].name}
+        | _flat("model", _composed(probe.config_folder, one.words)["model"])
+        for one in (probe, usual)
+    )
+    left_out = ("model.checkpoint", "model.revision")
+    return {
+        name: value
+        for name, value in own.items()
+        if name not in left_out and (name not in default or default[name] != value)
+    }
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {key: leaf for k, v in value.items() for key, leaf in _flat(f"{name}.{k}", v).items()}
+
+
+def _group(word: str) -> str:
+    """The first name of a word, as `quant` of `+quant.weight_bits=4`."""
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:

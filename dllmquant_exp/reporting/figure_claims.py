@@ -1,21 +1,30 @@
 """The paper's claims about what goes on inside a decode, decided by numbers recorded with figures.
 
 Where the paper gives no number ("a main source", "do not propagate") our reading of it is a
-threshold here, and the effect with its interval stands beside the verdict.
+threshold here, and the effect with its interval stands beside the verdict. Interval and p-value
+come from the values of each prompt, by the test in sign_flip.py.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.figure_data import FigureData, most_prompts
+from dllmquant_exp.reporting.sign_flip import p_value, ratio_interval
 from dllmquant_exp.reporting.statistics import Estimate
 
 MAIN_SOURCE = 1 / 3  # of QuaRot's error, that goes when the post-softmax product is not quantized
 PROPAGATES = 0.1  # of what the same noise does at positions that are decoded next
-Number = Mapping[str, Any]  # value, low, high, n
+LEAST_PROMPTS = 6  # of fewer, no outcome of the test has p < 5%
+PANELS = {  # of Figure 2: what the models are given at each step
+    "own_states": "each model on its own states",
+    "same_states": "both models on the full-precision model's states",
+}
+Number = Mapping[str, Any]  # value and, per prompt, above and below; see probes/numbers.py
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class FigureClaim:
 
     Attributes:
         number: takes it from a figure.
-        unit: what it is, for a reader.
+        unit: `ratio`, or `share` for what a ratio leaves of 1.
     """
 
     name: str
@@ -38,7 +47,11 @@ class FigureClaim:
 
 @dataclass(frozen=True)
 class Measured:
-    """An effect, what it is of (rows, or a recorded figure), and over how many items."""
+    """An effect, what it is of (rows, or a recorded figure), and over how many items.
+
+    Attributes:
+        p: two-sided, of "the effect is the claim's threshold"; None where it follows from `found`.
+    """
 
     found: SeededAverage
     n: int
@@ -56,12 +69,37 @@ class Measured:
         return math.exp(value) if self.logarithm else value
 
 
-def _growth(bits: str, row: str) -> Callable[[FigureData], Number]:
+def _error(panel: str, variant: str, name: str) -> Callable[[FigureData], Number]:
     def number(data: FigureData) -> Number:
-        found: Number = data.numbers["own_states"][f"{bits} {row}"]["last_over_first"]
+        found: Number = data.numbers[panel][variant][name]
         return found
 
     return number
+
+
+def _accumulation() -> Iterator[FigureClaim]:
+    """Once where a quantized model's own errors come back to it, and once where they cannot."""
+    for panel, text in PANELS.items():
+        for bits in ("INT8", "INT4"):
+            for row, name in (("rtn", "RTN"), ("quarot", "QuaRot")):
+                yield FigureClaim(
+                    f"error_grows_{bits.lower()}_{row}_{panel}",
+                    f"the error of {bits} {name} grows from the first to the last decoding step, "
+                    f"{text}",
+                    "figure2",
+                    _error(panel, f"{bits} {row}", "last_over_first"),
+                    1.0,
+                )
+    for panel, text in PANELS.items():
+        yield FigureClaim(
+            f"post_softmax_product_is_a_main_source_{panel}",
+            "the post-softmax product is a main source of accumulated error (at least a third of "
+            f"INT4 QuaRot's goes without its quantization), {text}",
+            "figure2",
+            _error(panel, "INT4 quarot*", "removed_of_quarot"),
+            MAIN_SOURCE,
+            unit="share",
+        )
 
 
 def _noise(measure: str, group: str) -> Callable[[FigureData], Number]:
@@ -77,7 +115,7 @@ def _noise(measure: str, group: str) -> Callable[[FigureData], Number]:
     return number
 
 
-def _propagation() -> Iterable[FigureClaim]:
+def _propagation() -> Iterator[FigureClaim]:
     for group, text in (("unmasked", "unmasked"), ("low score", "low-score")):
         short = group.replace(" ", "_")
         yield FigureClaim(
@@ -101,29 +139,11 @@ def _propagation() -> Iterable[FigureClaim]:
 
 
 FIGURE_CLAIMS = (
-    *(
-        FigureClaim(
-            f"error_grows_{bits.lower()}_{row}",
-            f"the error of {bits} {name} grows from the first to the last decoding step",
-            "figure2",
-            _growth(bits, row),
-            1.0,
-        )
-        for bits in ("INT8", "INT4")
-        for row, name in (("rtn", "RTN"), ("quarot", "QuaRot"))
-    ),
-    FigureClaim(
-        "post_softmax_product_is_a_main_source",
-        "the post-softmax product is a main source of accumulated error (at least a third of INT4 "
-        "QuaRot's goes without its quantization)",
-        "figure2",
-        lambda data: data.numbers["own_states"]["INT4 quarot*"]["removed_of_quarot"],
-        MAIN_SOURCE,
-        unit="share",
-    ),
+    *_accumulation(),
     FigureClaim(
         "early_and_late_states_differ",
-        "activations of the first and the last step differ, by more than halves of one step do",
+        "activations of the first and the last step differ, by more than those of the first step "
+        "do among themselves",
         "figure6",
         lambda data: data.numbers["first_to_last_over_chance"],
         1.0,
@@ -140,24 +160,56 @@ FIGURE_CLAIMS = (
 
 
 def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str:
-    """The claim's number from the figure with most prompts, the newest of these; or what it needs.
+    """The claim's number from the figure that decides, or what it needs.
+
+    Of those recorded with the model's own settings that with most prompts, the newest of these.
 
     Args:
-        figures: recorded ones of one model.
+        figures: recorded ones of one model, see `of_model`.
     """
     known = [data for data in figures if data.figure == claim.figure]
+    usual = [data for data in known if not data.changed]
     command = f"the command figures figure={claim.figure.removeprefix('figure')}"
-    if not known:
-        return command
-    best = most_prompts(known)
+    if not usual:
+        others = sorted({", ".join(f"{k}={v}" for k, v in data.changed.items()) for data in known})
+        return command + (f" (other settings: {'; '.join(others)})" if others else "")
+    best = most_prompts(usual)
     number = claim.number(best)
-    if number["value"] is None or number["low"] is None:
-        return f"{command} with more prompts"
-    estimate = Estimate(number["value"], number["low"], number["high"])
+    if number["n"] < LEAST_PROMPTS:
+        return f"{command} with at least {LEAST_PROMPTS} prompts"
+    if number["value"] is None:
+        return f"{command} with more prompts: nothing happened that the effect could be compared to"
+    return _tested(number, claim, best.folder.name)
+
+
+def _tested(number: Number, claim: FigureClaim, what: str) -> Measured:
+    above, below = (np.asarray(number[name], float) for name in ("above", "below"))
+    share = claim.unit == "share"
+    threshold = 1 - claim.threshold if share else claim.threshold
+    ratio = float(above.mean() / below.mean())
+    estimate = Estimate(ratio, *ratio_interval(above, below))
+    if share:
+        estimate = Estimate(1 - ratio, 1 - estimate.high, 1 - estimate.low)
     found = SeededAverage(estimate, covers="other prompts of the same task")
-    return Measured(found, int(number["n"]), best.folder.name)
+    return Measured(found, len(above), what, p_value(above - threshold * below))
 
 
-def of_model(figures: Iterable[FigureData], model: str) -> list[FigureData]:
-    """The figures of one model, by its name."""
-    return [data for data in figures if data.info["model"]["name"] == model]
+def of_model(
+    figures: Iterable[FigureData], model: str, checkpoints: Collection[str] = ()
+) -> list[FigureData]:
+    """The figures of one model, by its name.
+
+    Args:
+        checkpoints: digests of those that the sweep's results are of. A figure of another one is
+            kept as one with other settings. Empty, or a figure without digest: not known.
+    """
+    found = [data for data in figures if data.info["model"]["name"] == model]
+    return [_of_checkpoint(data, checkpoints) for data in found]
+
+
+def _of_checkpoint(data: FigureData, checkpoints: Collection[str]) -> FigureData:
+    digest = data.info["config"]["checkpoint_digest"]
+    if not checkpoints or digest is None or digest in checkpoints:
+        return data
+    changed = {**data.changed, "checkpoint": "another than the results'"}
+    return replace(data, info={**data.info, "changed": changed})

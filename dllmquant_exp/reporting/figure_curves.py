@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figure_style import (
     BLUE,
-    COLUMN,
     GREEN,
     GREY,
     ORANGE,
-    PAGE,
     RED,
     SKY,
     block_boundaries,
@@ -24,7 +22,7 @@ from dllmquant_exp.reporting.figure_style import (
 ROW_NAMES = {
     "rtn": "RTN",
     "quarot": "QuaRot",
-    "quarot*": "QuaRot* (softmax-V product not quantized)",
+    "quarot*": "QuaRot* (softmax-V unquantized)",
     "dllmquant_plusplus": "DLLMQuant++",
 }
 _ROW_COLOURS = {"rtn": ORANGE, "quarot": BLUE, "quarot*": SKY, "dllmquant_plusplus": RED}
@@ -38,7 +36,7 @@ def draw_ranges(data: FigureData) -> Figure:
     found = data.arrays["quantiles"]  # [prompts, steps, 7]
     prompts, steps, _ = found.shape
     x = np.arange(1, steps + 1)
-    figure = canvas(COLUMN, 2.5, data.note)
+    figure = canvas(2.5, data.note)
     axes = figure.subplots()
     low, lower, first, middle, third, upper, high = np.median(found, axis=0).T
     for i, colour, name, line in ((-1, RED, "maximum", high), (0, BLUE, "minimum", low)):
@@ -57,9 +55,9 @@ def draw_ranges(data: FigureData) -> Figure:
 
 def draw_errors(data: FigureData) -> Figure:
     """Figure 2: sums over steps above (the paper's quantity), single steps below."""
-    figure = canvas(PAGE, 4.3, data.note)
+    figure = canvas(4.2, data.note)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    titles = ("both models on the full-precision model's states", "each model on its own states")
+    titles = ("both on the full-\nprecision model's states", "each model on\nits own states")
     for column, (name, title) in enumerate(zip(("same_states", "own_states"), titles, strict=True)):
         errors = data.arrays[name]  # [variants, prompts, steps]
         letter(panels[0, column], f"({'ab'[column]}) {title}")
@@ -72,7 +70,7 @@ def draw_errors(data: FigureData) -> Figure:
     bits = [
         Line2D([], [], color=GREY, linestyle=_BIT_LINES[b], label=b) for b in data.labels["bits"]
     ]
-    figure.legend(handles=[*rows, *bits], loc="outside upper center", ncol=len(rows) + len(bits))
+    figure.legend(handles=[*rows, *bits], loc="outside upper center", ncol=2)
     return figure
 
 
@@ -99,7 +97,7 @@ def draw_channels(data: FigureData) -> Figure:
     """Figure 6: each channel's distribution over tokens, at three iterations."""
     found = data.arrays["channels"]  # [3, channels, 7]
     x = np.arange(found.shape[1])
-    figure = canvas(PAGE, 3.9, data.note)
+    figure = canvas(3.9, data.note)
     panels = figure.subplots(len(found), 1, sharex=True, sharey=True)
     names = ("first", "middle", "last")
     for place, (axes, channels) in enumerate(zip(panels, found, strict=True)):

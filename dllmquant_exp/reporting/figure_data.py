@@ -3,7 +3,7 @@
 <runs_dir>/figures/<figure>-<model>-<hash of its configuration>/
     data.safetensors   the arrays
     figure.json        configuration, source, versions, labels of the arrays, and `numbers`: what
-                       claims need, each a value with its 95% interval and n
+                       claims need, each a value with its 95% interval, n and the prompts' values
     figureN.png, figureN.pdf   drawn from these two files alone
 """
 
@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from dllmquant_exp.reporting.results import ResultError, load_json
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
+FIGURE_VERSION = 2  # of what the probes record; pictures and claims read this one only
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -33,7 +34,7 @@ class FigureData:
     Attributes:
         folder: where it is, and where its pictures go.
         arrays: by name; the probe that measured them says their shapes.
-        info: the JSON file: `figure`, `model`, `config`, `labels`, `numbers`, ...
+        info: the JSON file: `figure`, `model`, `config`, `changed`, `labels`, `numbers`, ...
     """
 
     folder: Path
@@ -55,6 +56,12 @@ class FigureData:
     def numbers(self) -> Mapping[str, Any]:
         """What claims need."""
         found: Mapping[str, Any] = self.info["numbers"]
+        return found
+
+    @property
+    def changed(self) -> Mapping[str, Any]:
+        """Settings that are not the model's own, by name; such a figure decides no claim."""
+        found: Mapping[str, Any] = self.info["changed"]
         return found
 
     @property
@@ -102,6 +109,11 @@ def load_figure(folder: Path) -> FigureData:
         ResultError: files that are missing, unreadable or of another schema.
     """
     info = load_json(folder / INFO_FILE)
+    if info.get("figure_version") != FIGURE_VERSION:
+        raise ResultError(
+            f"{folder / INFO_FILE}: figure_version is {info.get('figure_version')!r}, this version "
+            f"reads {FIGURE_VERSION}: delete {folder} and record the figure again"
+        )
     return FigureData(folder, load_arrays(folder), info)
 
 

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figure_style import (
     BLUE,
-    COLUMN,
-    GREEN,
     ORANGE,
-    PAGE,
     RED,
     canvas,
     letter,
@@ -27,32 +24,38 @@ from dllmquant_exp.reporting.statistics import mean_interval
 MASKED, NEW, KEPT = 0, 1, 2
 MOST_TOKENS = 40  # whose texts fit below the grid
 LEAST_SHOWN = 1e-4  # of a query's attention
-_STATUS = ((MASKED, "masked", "Blues"), (KEPT, "kept", "Oranges"))
+_STATUS = (
+    (MASKED, "masked", "Blues"),
+    (NEW, "newly decoded", "Greens"),
+    (KEPT, "kept", "Oranges"),
+)
+BELOW: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 30}  # a colour bar
 _GROUP_COLOURS = (RED, BLUE, ORANGE)
 Array = NDArray[Any]
 
 
 def draw_softmax_and_values(data: FigureData) -> Figure:
     """Figure 3."""
-    figure = canvas(PAGE, 2.7, data.note)
-    left, right = figure.subplots(1, 2)
+    figure = canvas(4.6, data.note)
+    upper, lower = figure.subplots(2, 1)
     prompt = int(data.arrays["prompt_length"])
-    shown = _softmax_map(left, data.arrays["softmax"], prompt)
-    left.set_ylabel("query token")
-    figure.colorbar(shown, ax=left, label="attention", extend="min")
+    shown = _softmax_map(upper, data.arrays["softmax"], prompt)
+    upper.set_xlabel("key token")
+    upper.set_ylabel("query token")
+    figure.colorbar(shown, ax=upper, label="attention", extend="min")
     values = data.arrays["values"]
     # Linear up to the median magnitude, logarithmic above: outliers would hide all other channels.
     largest, usual = float(np.abs(values).max()), float(np.median(np.abs(values)))
     linear = max(usual, 1e-3 * largest, 1e-12)
     norm = SymLogNorm(linear, vmin=-largest, vmax=largest)
-    drawn = right.imshow(values, cmap="PuOr", norm=norm, aspect="auto", interpolation="nearest")
-    right.axhline(prompt - 0.5, color="black", linewidth=0.5, linestyle=(0, (2, 2)))
-    right.set_xlabel("value channel (all heads)")
-    right.set_ylabel("token")
-    figure.colorbar(drawn, ax=right, label="value", ticks=_decades(linear, largest))
+    drawn = lower.imshow(values, cmap="PuOr", norm=norm, aspect="auto", interpolation="nearest")
+    lower.axhline(prompt - 0.5, color="black", linewidth=0.5, linestyle=(0, (2, 2)))
+    lower.set_xlabel("value channel (all heads)")
+    lower.set_ylabel("token")
+    figure.colorbar(drawn, ax=lower, label="value", ticks=_decades(linear, largest))
     layer, head = data.labels["layer"] + 1, data.labels["head"] + 1
-    letter(left, f"(a) softmax output, block {layer}, head {head}")
-    letter(right, f"(b) values, block {layer}")
+    letter(upper, f"(a) softmax output, block {layer}, head {head}")
+    letter(lower, f"(b) values, block {layer}")
     return figure
 
 
@@ -67,15 +70,21 @@ def draw_softmax_over_blocks(data: FigureData) -> Figure:
     """Figure 5: the dashed line is where the response begins."""
     maps, layers = data.arrays["maps"], data.arrays["layers"]
     keys = data.arrays["keys_for_mass"].mean(1)  # [layers], over prompts
-    figure = canvas(PAGE, 2.25, data.note)
-    grid = figure.subplots(1, len(maps), sharey=True, squeeze=False)
-    panels: list[Axes] = list(grid[0])
-    for axes, softmax, layer in zip(panels, maps, layers, strict=True):
+    rows = -(-len(maps) // 2)
+    figure = canvas(1.1 + 1.7 * rows, data.note)
+    grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+    panels: list[Axes] = list(grid.flat)
+    for axes, softmax, layer in zip(panels, maps, layers, strict=False):
         shown = _softmax_map(axes, softmax, int(data.arrays["prompt_length"]))
         mass = f"{100 * data.labels['mass']:.0f}% of attention"
-        letter(axes, f"block {layer + 1}: {mass}\nin {100 * keys[layer]:.0f}% of keys")
-    panels[0].set_ylabel("query token")
-    figure.colorbar(shown, ax=panels, label="attention", extend="min")
+        letter(axes, f"block {layer + 1}: {100 * keys[layer]:.0f}% of keys\nhold {mass}")
+    for axes in panels[len(maps) :]:  # an odd number of maps
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("query token")
+    for axes in panels[-2:]:
+        axes.set_xlabel("key token")
+    figure.colorbar(shown, ax=panels, label="attention", extend="min", **BELOW)
     return figure
 
 
@@ -85,16 +94,14 @@ def _softmax_map(axes: Axes, softmax: Array, prompt: int) -> Any:
     shown = axes.imshow(clipped, cmap="viridis", norm=norm, interpolation="nearest")
     for line in (axes.axhline, axes.axvline):
         line(prompt - 0.5, color="white", linewidth=0.5, linestyle=(0, (2, 2)))
-    axes.set_xlabel("key token")
     return shown
 
 
 def draw_decode(data: FigureData) -> Figure:
     """Figure 4: hue is a cell's status, lightness its score."""
-    figure = canvas(PAGE, 3.9, data.note)
-    layout = [["grid", "logits"], ["grid", "final"]]
-    panels: dict[str, Axes] = figure.subplot_mosaic(layout, width_ratios=(1.75, 1))
-    grid = panels["grid"]
+    figure = canvas(5.3, data.note)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.7, 1))[:, 0]
+    grid = upper.subplots()
     grid.imshow(decode_image(data), aspect="auto", interpolation="nearest")
     steps, length = data.arrays["status"].shape
     for block in range(1, data.labels["blocks"]):
@@ -108,20 +115,19 @@ def draw_decode(data: FigureData) -> Figure:
     else:
         grid.set_xlabel("response token")
     letter(grid, "(a) one decode")
-    colours = [matplotlib.colormaps[name](0.6) for _, _, name in _STATUS]
-    handles = [Patch(color=c, label=s[1]) for c, s in zip(colours, _STATUS, strict=True)]
-    handles.insert(1, Patch(color=GREEN, label="newly decoded"))
-    figure.legend(handles=handles, loc="outside upper left", ncol=3)
+    handles = [Patch(color=matplotlib.colormaps[c](0.6), label=name) for _, name, c in _STATUS]
+    upper.legend(handles=handles, loc="outside upper center", ncol=3)
     scale = ScalarMappable(Normalize(0, 1), "Greys")
-    figure.colorbar(scale, ax=grid, label="score (probability)", shrink=0.6)
-    _reach(panels["logits"], data, "logit_change", "change of other\nmasked logits (relative)")
-    _reach(panels["final"], data, "final_changed", "final tokens\nthat differ (%)", 100)
-    letter(panels["logits"], f"(b) noise of {data.labels['noise']:g} RMS, same step")
-    letter(panels["final"], "(c) the same noise, end of the decode")
-    marks, groups = panels["logits"].get_legend_handles_labels()
-    kinds = [f"noise at {group}" for group in groups]
-    figure.legend(marks, kinds, loc="outside upper right", ncol=3)
-    panels["final"].set_xlabel("noise behind block")
+    upper.colorbar(scale, ax=grid, label="score (probability)", **BELOW)
+    logits, final = lower.subplots(1, 2)
+    _reach(logits, data, "logit_change", "change of other\nmasked logits (relative)")
+    _reach(final, data, "final_changed", "final tokens\nthat differ (%)", 100)
+    letter(logits, f"(b) noise of {data.labels['noise']:g} RMS,\nsame step")
+    letter(final, "(c) the same noise,\nend of the decode")
+    marks, groups = logits.get_legend_handles_labels()
+    lower.legend(marks, groups, title="noise at", loc="outside upper center", ncol=3)
+    for axes in (logits, final):
+        axes.set_xlabel("noise behind block")
     return figure
 
 
@@ -131,7 +137,6 @@ def decode_image(data: FigureData) -> Array:
     image = np.zeros((*status.shape, 4))
     for value, _, name in _STATUS:
         image[status == value] = matplotlib.colormaps[name](0.08 + 0.72 * scores[status == value])
-    image[status == NEW] = matplotlib.colors.to_rgba(GREEN)
     return image
 
 
@@ -158,7 +163,7 @@ def draw_sensitivity(data: FigureData) -> Figure:
     """Figure 9."""
     found = data.arrays["divergence"].mean(2)  # [layers, linears]
     layers, linears = found.shape
-    figure = canvas(COLUMN, max(1.9, 0.9 + 0.2 * layers), data.note)
+    figure = canvas(max(1.9, 0.9 + 0.2 * layers), data.note)
     axes = figure.subplots()
     least = max(float(found.min()), float(found.max()) * 1e-4, 1e-12)
     norm = LogNorm(least, max(float(found.max()), least * 1.001))

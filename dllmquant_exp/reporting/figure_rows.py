@@ -12,11 +12,9 @@ from dllmquant_exp.reporting.entries import Sample, average, difference
 from dllmquant_exp.reporting.figure_data import model_note
 from dllmquant_exp.reporting.figure_style import (
     BLUE,
-    COLUMN,
     GREEN,
     GREY,
     ORANGE,
-    PAGE,
     RED,
     canvas,
     letter,
@@ -84,7 +82,7 @@ def draw_ablation(results: ModelResults) -> Figure | None:
     points, reference = ablation_points(results), full_precision(results)
     if not points:
         return None
-    figure = canvas(COLUMN, 0.9 + 0.2 * len(points), _note(results))
+    figure = canvas(0.9 + 0.2 * len(points), _note(results))
     axes = figure.subplots()
     for place, point in enumerate(points):
         rotated = "quarot" in point.row or point.row == "dllmquant_plusplus"
@@ -105,26 +103,25 @@ def draw_drops(results: ModelResults) -> Figure | None:
         return None
     theirs = [m for m in PAPER_MODELS if results.embedded or m == results.model]
     rows = list(dict.fromkeys(row for model in theirs for row, _ in paper_drops(model)))
-    figure = canvas(PAGE, 2.3, _note(results))
-    left, right = figure.subplots(1, 2)
+    figure = canvas(4.2, _note(results))
+    upper, lower = figure.subplots(2, 1)
     for i, model in enumerate(theirs):
         aside = 0.22 * (i - (len(theirs) - 1) / 2)
         places = [rows.index(row) + aside for row, _ in paper_drops(model)]
         drops = [drop for _, drop in paper_drops(model)]
         colour, name = PAPER_MODELS[model], paper_model(model)
-        left.plot(drops, places, "s", markersize=3.5, color=colour, label=name)
-    left.legend(loc="best")
+        upper.plot(drops, places, "s", markersize=3.5, color=colour, label=name)
+    upper.legend(loc="best")
     for point in points:
-        _interval(right, rows.index(point.row), point.estimate, "black")
-    for axes in (left, right):
+        _interval(lower, rows.index(point.row), point.estimate, "black")
+    for axes in (upper, lower):
         _rows_axis(axes, rows)
         axes.axvline(0, color=GREY, linewidth=0.6)
-    right.set_yticklabels([])
-    left.set_xlabel("change from full precision, printed (points)")
-    right.set_xlabel("change from our full precision (points), 95% interval")
+    upper.set_xlabel("change from full precision, printed (points)")
+    lower.set_xlabel("change from our full precision (points),\n95% interval")
     tasks = "stand-in, micro-world tasks" if results.embedded else "the paper's tasks"
-    letter(left, "(a) the paper, its models and tasks")
-    letter(right, f"(b) our runs: {results.model}, {tasks}")
+    letter(upper, "(a) the paper, its models and tasks")
+    letter(lower, f"(b) our runs: {results.model},\n{tasks}")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""How every figure looks: sizes of a two-column page, fonts, colours, files.
+"""How every figure looks: the width of a column, fonts, colours, files.
 
 No pyplot: figures are objects of their own, and nothing is left behind in the process.
 """
@@ -13,10 +13,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLUMN, PAGE = 3.3, 6.9  # inches
+COLUMN, PAGE = 3.3, 6.9  # inches; every figure is a column wide, a page is for notebooks
 # Okabe and Ito's colours, which stay apart for every common kind of colour blindness.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9",
+BLUE, ORANGE, GREEN, RED, SKY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9",
 )  # fmt: skip
 GREY = "#888888"
 STYLE = {
@@ -48,9 +48,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def canvas(width: float, height: float, note: str) -> Figure:
-    """An empty figure of a size in inches, with a line at the bottom that says whose data it is."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def canvas(height: float, note: str) -> Figure:
+    """An empty figure, `height` inches, with a line at the bottom that says whose data it is."""
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
     share = NOTE_HEIGHT / height

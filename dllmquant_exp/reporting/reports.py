@@ -99,7 +99,9 @@ def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
     figures, broken = recorded_figures(runs_dir)
     speed = {block.model: block for block in speed_blocks(cells)}
     found = {
-        of.title: verdicts(of, of_model(figures, of.model), speed.pop(of.model, None))
+        of.title: verdicts(
+            of, of_model(figures, of.model, of.checkpoints), speed.pop(of.model, None)
+        )
         for of in results
     }
     found |= {block.title: speed_verdicts(block) for block in speed.values() if block.cells}

@@ -234,8 +234,8 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         },
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
-        commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
         checkpoint_digest=value.get("checkpoint_digest") or "",
+        commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
         calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
     )
 

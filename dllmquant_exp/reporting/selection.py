@@ -80,6 +80,11 @@ class ModelResults:
         return f"{self.model}{' (embedded stand-in)' if self.embedded else ''}{bits}"
 
     @property
+    def checkpoints(self) -> set[str]:
+        """Digests of the checkpoints that its results are of, where they are known."""
+        return {cell.checkpoint_digest for cell in self.cells} - {""}
+
+    @property
     def is_w4a4(self) -> bool:
         return self.bits is not None and self.bits[:5] == (4, 4, 4, 4, 16)
 

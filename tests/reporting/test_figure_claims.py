@@ -1,29 +1,36 @@
-"""Claims about a decode: verdicts from made-up recorded numbers whose answer is known."""
+"""Claims about a decode: tests and intervals of made-up recorded numbers whose answer is known."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dllmquant_exp.reporting.claims import Verdict, verdicts
-from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, of_model
+from dllmquant_exp.probes import numbers
+from dllmquant_exp.reporting.comparisons import ALPHA
+from dllmquant_exp.reporting.figure_claims import (
+    FIGURE_CLAIMS,
+    LEAST_PROMPTS,
+    Measured,
+    measure,
+    of_model,
+)
 from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.selection import ModelResults
 
-NOTHING = ModelResults("micro", embedded=True)
+CLAIMS = {claim.name: claim for claim in FIGURE_CLAIMS}
+SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.05, 1000))
 
 
-def number(value: float | None, spread: float = 1.05, n: int = 16) -> dict[str, Any]:
-    """A recorded number whose interval reaches from value / spread to value * spread."""
-    limits = (None, None) if value is None else (value / spread, value * spread)
-    return {"value": value, "low": limits[0], "high": limits[1], "n": n}
+def ratio(value: float, n: int = 16) -> dict[str, Any]:
+    """A recorded ratio near a value; single prompts' are within some 5% of it."""
+    return numbers.ratio(value * SPREAD[:n], np.ones(n))
 
 
 def noise(unmasked: dict[str, Any], low_score: dict[str, Any]) -> dict[str, Any]:
     """Figure 4's numbers; behind the last block nothing is passed on."""
     found = {"unmasked over high score": unmasked, "low score over high score": low_score}
-    nothing = {name: number(None) for name in found}
+    nothing = {name: numbers.ratio(np.zeros(16), np.zeros(16)) for name in found}
     return {
         f"{measure}, block {layer}": found if layer == 2 else nothing
         for measure in ("logit_change", "final_changed")
@@ -31,54 +38,87 @@ def noise(unmasked: dict[str, Any], low_score: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def errors(growth: float, removed: float) -> dict[str, Any]:
-    variants = {
-        f"{bits} {row}": {"last_over_first": number(growth)}
-        for bits in ("INT8", "INT4")
-        for row in ("rtn", "quarot")
-    }
-    return {"own_states": {**variants, "INT4 quarot*": {"removed_of_quarot": number(removed)}}}
+def errors(own: float, same: float, removed: float = 0.1, n: int = 16) -> dict[str, Any]:
+    def panel(growth: float) -> dict[str, Any]:
+        variants = {
+            f"{bits} {row}": {"last_over_first": ratio(growth, n)}
+            for bits in ("INT8", "INT4")
+            for row in ("rtn", "quarot")
+        }
+        star = numbers.share_removed((1 - removed) * SPREAD[:n], np.ones(n))
+        return {**variants, "INT4 quarot*": {"removed_of_quarot": star}}
+
+    return {"own_states": panel(own), "same_states": panel(same)}
 
 
-def figure(name: str, numbers: dict[str, Any], prompts: int = 16, model: str = "m") -> FigureData:
+def figure(
+    name: str,
+    found: dict[str, Any],
+    prompts: int = 16,
+    model: str = "m",
+    digest: str | None = "sha256:1",
+    started: str = "2026-01-01",
+    **changed: object,
+) -> FigureData:
     info = {
         "figure": name,
         "model": {"name": model},
-        "config": {"prompts": prompts},
-        "timing": {"started_at": "2026-01-01"},
-        "numbers": numbers,
+        "config": {"prompts": prompts, "checkpoint_digest": digest},
+        "changed": changed,
+        "timing": {"started_at": started},
+        "numbers": found,
     }
-    return FigureData(Path(f"{name}-{prompts}"), {"layers": np.array([0, 2, 5])}, info)
+    folder = Path(f"{name}-{prompts}-{started}")
+    return FigureData(folder, {"layers": np.array([0, 2, 5])}, info)
 
 
-def decide(*figures: FigureData) -> dict[str, Verdict]:
-    return {verdict.name: verdict for verdict in verdicts(NOTHING, figures)}
+def found(name: str, *figures: FigureData) -> Measured:
+    measured = measure(CLAIMS[name], figures)
+    assert isinstance(measured, Measured)
+    return measured
+
+
+def verdict(name: str, *figures: FigureData) -> str:
+    """Of this test alone, without correction."""
+    claim, measured = CLAIMS[name], found(name, *figures)
+    assert measured.p is not None
+    estimate = measured.found.estimate
+    inside = estimate.low - 1e-9 <= claim.threshold <= estimate.high + 1e-9
+    assert (measured.p >= ALPHA) == inside  # interval and p never contradict
+    if measured.p >= ALPHA:
+        return "undecided"
+    return "holds" if (estimate.value > claim.threshold) != claim.below else "does not hold"
 
 
 def test_without_figures_each_claim_names_its_own() -> None:
-    found = decide()
     for claim in FIGURE_CLAIMS:
-        verdict = found[claim.name]
-        assert verdict.verdict == "not measured"
-        assert verdict.needs == f"the command figures figure={claim.figure[-1]}"
+        assert measure(claim, []) == f"the command figures figure={claim.figure[-1]}"
+
+
+def test_errors_grow_on_own_states_or_on_equal_ones() -> None:
+    """Two claims, as the answers can be opposite ones."""
+    data = figure("figure2", errors(own=2.0, same=0.5))
+    for name in ("int8_rtn", "int4_rtn", "int8_quarot", "int4_quarot"):
+        assert verdict(f"error_grows_{name}_own_states", data) == "holds"
+        assert verdict(f"error_grows_{name}_same_states", data) == "does not hold"
+    unclear = figure("figure2", errors(own=1.001, same=1.001))
+    assert verdict("error_grows_int4_rtn_own_states", unclear) == "undecided"
+    own, same = (CLAIMS[f"error_grows_int4_rtn_{panel}_states"] for panel in ("own", "same"))
+    assert "each model on its own states" in own.sentence
+    assert "both models on the full-precision model's states" in same.sentence
 
 
 @pytest.mark.parametrize(
-    ("growth", "verdict"), [(2.0, "holds"), (0.5, "does not hold"), (1.01, "undecided")]
+    ("removed", "expected"), [(0.5, "holds"), (1 / 3, "undecided"), (0.1, "does not hold")]
 )
-def test_errors_grow_where_the_last_step_is_worse(growth: float, verdict: str) -> None:
-    found = decide(figure("figure2", errors(growth, 0.1)))
-    for name in ("int8_rtn", "int4_rtn", "int8_quarot", "int4_quarot"):
-        assert found[f"error_grows_{name}"].verdict == verdict
-    assert found["error_grows_int4_rtn"].unit == "ratio"
-    assert found["post_softmax_product_is_a_main_source"].verdict == "does not hold"
-
-
-def test_half_of_the_error_is_a_main_source() -> None:
-    found = decide(figure("figure2", errors(1.0, 0.5)))["post_softmax_product_is_a_main_source"]
-    assert (found.verdict, found.unit, found.n) == ("holds", "share", 16)
-    assert found.effect is not None and found.effect.value == 0.5
-    assert found.comparison == "figure2-16"
+def test_a_third_of_the_error_is_a_main_source(removed: float, expected: str) -> None:
+    data = figure("figure2", errors(1.0, 1.0, removed))
+    for panel in ("own_states", "same_states"):
+        name = f"post_softmax_product_is_a_main_source_{panel}"
+        assert verdict(name, data) == expected
+        measured = found(name, data)
+        assert (measured.n, measured.what) == (16, "figure2-16-2026-01-01")
+        assert measured.found.estimate.value == pytest.approx(removed, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -90,30 +130,74 @@ def test_half_of_the_error_is_a_main_source() -> None:
     ],
 )
 def test_propagation_is_that_behind_the_middle_block(share: float, do_not: str, less: str) -> None:
-    found = decide(figure("figure4", noise(number(share), number(1.0, 1.5))))
-    assert found["unmasked_errors_do_not_propagate"].verdict == do_not
-    assert found["unmasked_errors_matter_less"].verdict == less
-    assert found["low_score_errors_matter_less"].verdict == "undecided"
+    data = figure("figure4", noise(ratio(share), ratio(1.001)))
+    assert verdict("unmasked_errors_do_not_propagate", data) == do_not
+    assert verdict("unmasked_errors_matter_less", data) == less
+    assert verdict("low_score_errors_matter_less", data) == "undecided"
+
+
+def test_hardly_anything_changed_is_no_certainty() -> None:
+    """What was recorded of 8 prompts: with high scores 6 of them end otherwise, with low ones 1."""
+    high = np.array([2, 1, 0, 1, 3, 1, 0, 2]) / 32
+    low = np.array([0, 0, 1, 0, 0, 0, 0, 0]) / 32
+    data = figure("figure4", noise(numbers.ratio(0 * high, high), numbers.ratio(low, high)), 8)
+    unmasked = found("unmasked_errors_matter_less", data)
+    assert unmasked.p == pytest.approx(2 / 2**6)  # the two ways that all six point one way
+    assert unmasked.found.estimate.value == 0
+    low_score = found("low_score_errors_matter_less", data)
+    assert low_score.p is not None and low_score.p > 0.03
+    assert low_score.found.estimate.high > 0.2
+
+
+def _only(number: dict[str, Any]) -> dict[str, Any]:
+    return {"own_states": {"INT4 rtn": {"last_over_first": number}}}
+
+
+def test_limits_that_are_not_there_are_infinite() -> None:
+    below = np.array([1.0, 0, 0, 0, 0, 0])
+    name = "error_grows_int4_rtn_own_states"
+    measured = found(name, figure("figure2", _only(numbers.ratio(np.ones(6), below)), 6))
+    assert measured.found.estimate.high == math.inf
+    assert verdict(name, figure("figure2", _only(numbers.ratio(np.ones(6), below)))) == "undecided"
 
 
 def test_states_that_differ() -> None:
-    found = decide(
-        figure("figure6", {"first_to_last_over_chance": number(8.0, n=192)}),
-        figure("figure1", {"first_to_last_over_neighbours": number(0.9)}),
+    data = (
+        figure("figure6", {"first_to_last_over_chance": ratio(8.0, 12)}),
+        figure("figure1", {"first_to_last_over_neighbours": ratio(0.8)}),
     )
-    assert found["early_and_late_states_differ"].verdict == "holds"
-    assert found["early_and_late_states_differ"].n == 192
-    assert found["adjacent_states_are_alike"].verdict == "does not hold"
+    assert verdict("early_and_late_states_differ", *data) == "holds"
+    assert found("early_and_late_states_differ", *data).n == 12
+    assert verdict("adjacent_states_are_alike", *data) == "does not hold"
 
 
-def test_the_figure_with_most_prompts_counts_and_one_prompt_does_not() -> None:
-    few, many = (figure("figure2", errors(g, 0.1), prompts=p) for g, p in ((0.5, 8), (2.0, 64)))
-    assert decide(many, few)["error_grows_int4_rtn"].comparison == "figure2-64"
-    single = errors(2.0, 0.1)
-    single["own_states"]["INT4 rtn"]["last_over_first"]["low"] = None
-    assert "more prompts" in decide(figure("figure2", single))["error_grows_int4_rtn"].needs
+def test_the_models_own_settings_then_most_prompts_then_the_newest_decide() -> None:
+    name = "error_grows_int4_rtn_own_states"
+    few, many = (figure("figure2", errors(1, 1, n=n), prompts=n) for n in (8, 64))
+    newer = figure("figure2", errors(1, 1, n=64), prompts=64, started="2026-02-01")
+    loud = figure("figure2", errors(1, 1, n=99), prompts=99, steps=16, task="other")
+    assert found(name, many, few).what == many.folder.name
+    assert found(name, newer, loud, many, few).what == newer.folder.name
+    needs = measure(CLAIMS[name], [loud])
+    assert needs == "the command figures figure=2 (other settings: steps=16, task=other)"
 
 
-def test_figures_of_other_models_do_not_count() -> None:
+def test_what_too_few_prompts_or_no_event_need() -> None:
+    name = "error_grows_int4_rtn_own_states"
+    one = figure("figure2", errors(2, 2, n=LEAST_PROMPTS - 1))
+    assert measure(CLAIMS[name], [one]) == "the command figures figure=2 with at least 6 prompts"
+    enough = found(name, figure("figure2", errors(2, 2, n=LEAST_PROMPTS)))
+    assert enough.p is not None and enough.p < ALPHA  # the least number that can decide
+    nothing = figure("figure2", _only(numbers.ratio(np.zeros(8), np.zeros(8))))
+    assert "more prompts" in str(measure(CLAIMS[name], [nothing]))
+
+
+def test_figures_of_other_models_and_checkpoints_do_not_count() -> None:
     made = [figure("figure1", {}, model=model) for model in ("m", "other")]
     assert of_model(made, "m") == [made[0]]
+    assert of_model(made, "m", {"sha256:1"}) == [made[0]]
+    (other,) = of_model(made, "m", {"sha256:2"})
+    needs = measure(CLAIMS["adjacent_states_are_alike"], [other])
+    assert "other settings: checkpoint=another than the results'" in str(needs)
+    unknown = figure("figure1", {}, digest=None)
+    assert of_model([unknown], "m", {"sha256:2"}) == [unknown]

@@ -11,10 +11,12 @@ import pytest
 from made_figures import STEPS, arrays_and_labels, recorded
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dllmquant_exp.reporting.comparisons import average_over_seeds
 from dllmquant_exp.reporting.figure_data import (
     ARRAYS_FILE,
+    FIGURE_VERSION,
     INFO_FILE,
     FigureData,
     load_figure,
@@ -31,7 +33,7 @@ from dllmquant_exp.reporting.figure_rows import (
     full_precision,
     paper_drops,
 )
-from dllmquant_exp.reporting.figure_style import COLUMN, PAGE, styled
+from dllmquant_exp.reporting.figure_style import COLUMN, styled
 from dllmquant_exp.reporting.figures import CAPTIONS, FIGURES, MEASURED, draw, draw_results
 from dllmquant_exp.reporting.results import CellResult, ResultError
 from dllmquant_exp.reporting.selection import ModelResults, model_results
@@ -54,6 +56,12 @@ def panels(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
 
 
+def small_texts(figure: Figure) -> list[str]:
+    """Texts of fewer than 5 points, which cannot be read in print."""
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and bool(artist.get_text()))
+    return [t.get_text() for t in texts if t.get_fontsize() < 5]  # type: ignore[attr-defined]
+
+
 def overlaps(figure: Figure) -> list[str]:
     """Texts outside of the axes (labels, panel letters, legends, the note) that lie over one, over
     each other or beyond the page. In pixels, with one to spare."""
@@ -63,7 +71,12 @@ def overlaps(figure: Figure) -> list[str]:
             *figure.texts,
             *(t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label)),
             *(axes._left_title for axes in figure.axes),  # type: ignore[attr-defined]
-            *(t for legend in figure.legends for t in legend.get_texts()),
+            *(
+                text
+                for part in (figure, *figure.subfigs)
+                for legend in part.legends
+                for text in legend.get_texts()
+            ),
         ]
         if text.get_text()
     ]
@@ -103,7 +116,7 @@ def test_figures_have_their_panels_and_no_text_in_the_way(
     found = made_figure(recorded(tmp_path, figure))
     axes = panels(found)
     assert (len(axes), len(axes[0].lines), len(axes[0].images)) == (count, lines, images)
-    assert found.get_figwidth() in (COLUMN, PAGE)
+    assert found.get_figwidth() == COLUMN and not small_texts(found)
     assert not overlaps(found)
     assert any("stand-in" in text.get_text() for text in found.texts)
     assert axes[-1].get_xlabel() and any(a.get_ylabel() for a in axes)
@@ -154,10 +167,12 @@ def test_the_grid_shows_status_by_hue_and_score_by_lightness(tmp_path: Path) -> 
     red, blue = image[..., 0], image[..., 2]
     assert (blue[status == MASKED] >= red[status == MASKED]).all()
     assert (red[status == KEPT] >= blue[status == KEPT]).all()
-    assert len(np.unique(image[status == NEW], axis=0)) == 1
-    where = status == MASKED
-    order = np.argsort(data.arrays["scores"][where])
-    assert (np.diff(image[where][:, :3].sum(1)[order]) <= 1e-9).all()
+    green = image[..., 1]
+    assert (green[status == NEW] >= np.maximum(red, blue)[status == NEW]).all()
+    for value in (MASKED, NEW, KEPT):
+        where = status == value
+        order = np.argsort(data.arrays["scores"][where])
+        assert (np.diff(image[where][:, :3].sum(1)[order]) <= 1e-9).all()
     axes = made_figure(data).axes
     assert [t.get_text() for t in axes[0].get_xticklabels()] == data.labels["tokens"]
 
@@ -208,7 +223,8 @@ def test_recorded_data_come_back_and_stay(tmp_path: Path) -> None:
     arrays, labels = arrays_and_labels("figure4")
     assert data.labels == labels and set(data.arrays) == set(arrays)
     assert all(np.array_equal(data.arrays[name], value) for name, value in arrays.items())
-    save_arrays(data.folder, {"other": np.zeros(1)}, {"schema_version": 1})
+    other = {"schema_version": 1, "figure_version": FIGURE_VERSION}
+    save_arrays(data.folder, {"other": np.zeros(1)}, other)
     assert load_figure(data.folder).info == data.info
     assert [path.name for path in data.folder.parent.iterdir()] == [data.folder.name]
 
@@ -229,6 +245,10 @@ def test_damaged_figures_are_named_and_the_others_read(tmp_path: Path) -> None:
     assert len(problems) == 2 and all("figure" in problem for problem in problems)
     with pytest.raises(ResultError, match="delete"):
         load_figure(tmp_path / "figures" / "figure3-x")
+    older = tmp_path / "older"
+    save_arrays(older, {"a": np.zeros(1)}, {"schema_version": 1})
+    with pytest.raises(ResultError, match=r"figure_version is None.*record the figure again"):
+        load_figure(older)
 
 
 def test_stand_ins_are_labelled() -> None:
@@ -284,6 +304,7 @@ def test_ablation_and_drops_are_drawn(made: Made) -> None:
         assert ablation is not None and drops is not None
         for figure in (ablation, drops):
             figure.draw_without_rendering()
+            assert figure.get_figwidth() == COLUMN and not small_texts(figure)
     assert not overlaps(ablation) and not overlaps(drops)
     (axes,) = ablation.axes
     assert [t.get_text() for t in axes.get_yticklabels()] == ["AWQ", "QuaRot"]

@@ -41,6 +41,13 @@ def test_models_rows_and_columns(made: Made) -> None:
     assert first.variant("quarot").entry("PIQA").state == "missing"
 
 
+def test_checkpoints_are_those_of_the_results_that_say_theirs(made: Made) -> None:
+    cells = [made(row, "piqa", [1, 0]) for row in ("fp", "awq", "rtn")]
+    digests = ("sha256:a", "sha256:b", "")
+    pairs = zip(cells, digests, strict=True)
+    assert only([replace(c, checkpoint_digest=d) for c, d in pairs]).checkpoints == set(digests[:2])
+
+
 def test_results_of_no_row_are_set_aside(made: Made) -> None:
     odd = made("awq", "piqa", [1], change=setting("iaaq", {"mode": "online"}))
     assert model_results([odd]) == []
