@@ -190,11 +190,16 @@ def write_speed(write_cell: Callable[..., Path], tmp_path: Path) -> Callable[...
     """write_speed(row, model, measured): a finished speed cell, or a failed one for None."""
 
     def write(row: str, model: str, measured: dict[str, Any] | None = MEASURED) -> Path:
-        path = write_cell(row, "gsm8k", None if measured is None else [1], model=model,
-                          embedded=model.startswith("micro"))  # fmt: skip
+        path = write_cell(
+            row,
+            "gsm8k",
+            None if measured is None else [1],
+            model=model,
+            embedded=model.startswith("micro"),
+            change=lambda config: config.update(task={"name": "speed", "kind": "speed"}),
+        )
         value = json.loads(path.read_text())
         value["cell"] |= {"task": "speed", "label": "Speed", "kind": "speed"}
-        value["config"]["task"] = {"name": "speed", "kind": "speed"}
         value |= {"score": None, "items": [], "hardware": {"cpu": "A CPU", "threads": 2}}
         if measured is not None:
             value["speed"] = measured
