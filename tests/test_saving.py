@@ -98,7 +98,7 @@ def test_a_folder_keeps_what_it_holds(
     for change, named in (
         ({"seed": 1}, "seed"),
         ({"method": "quarot_rtn"}, "method"),
-        ({"method": "gptq", "data_root": "/elsewhere"}, "method, calibration"),
+        ({"method": "gptq"}, "method, calibration"),
     ):
         with pytest.raises(CheckpointError, match=f"already holds .* made with another {named};"):
             run(make(save=str(folder), **change), keep_going=False)
@@ -110,7 +110,7 @@ def test_a_folder_keeps_what_it_holds(
 
 def test_a_published_models_calibration_depends_on_the_data(make: Any, tmp_path: Path) -> None:
     model = make("gptq", save="m", data_root="a")
-    published = replace(model.model, embedded=False)
+    published = replace(model.model, embedded=False, outliers=None)
     found = [
         identity(replace(model, model=published, common=replace(model.common, data_root=root)), "d")
         for root in ("a", "b", "a")

@@ -186,7 +186,8 @@ class OnlineHadamard(nn.Module):
         # Each product takes the first remaining index and appends it behind the others: after all
         # of them, and `inner`, the indices stand in their original order again.
         for factor in self.buffers():
-            y = y.reshape(rows, len(factor), -1).transpose(1, 2) @ factor.to(y.dtype)
+            rest = x.shape[-1] // len(factor)
+            y = y.reshape(rows, len(factor), rest).transpose(1, 2) @ factor.to(y.dtype)
         if self.inner > 1:
             y = y.reshape(rows, self.inner, self.size).transpose(1, 2)
         return (y.reshape(x.shape) / math.sqrt(self.size)).to(x.dtype)
