@@ -10,12 +10,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.all_tables import CONTROLS, sweeps
 from dllmquant_exp.config import Experiment
 from dllmquant_exp.planning.jobs import compose_jobs
 from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
+from dllmquant_exp.reporting.presets import read_presets
 from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.schema import ConfigError
@@ -130,5 +130,5 @@ def test_every_claim_has_its_cells_for_every_embedded_model(
 
 def test_reports_miss_models_of_the_usual_options_only() -> None:
     """Results of models=embedded must not lack the models that embedded_all adds to Table 2."""
-    firsts = [preset["first"] for preset in cli._presets(CONF)]
+    firsts = [preset["first"] for preset in read_presets(CONF)]
     assert firsts == [["micro_llada"], ["llada_8b"]]

@@ -73,10 +73,10 @@ def claims_grids(verdicts: Sequence[Verdict]) -> list[Grid]:
     """Claims with their numbers, then those that were not measured with what they need."""
     columns = ("verdict", "effect", "p (Holm)", "n", "seeds", "detectable")
     measured = [(v.sentence, _texts(v)) for v in verdicts if not v.needs]
-    others = [(v.sentence, (v.needs,)) for v in verdicts if v.needs]
+    others = [(v.sentence, (v.verdict, v.needs)) for v in verdicts if v.needs]
     grids = [
         Grid("claims that these results decide", columns, tuple(measured)),
-        Grid("not measured", ("needs",), tuple(others)),
+        Grid("not measured, or at chance", ("verdict", "needs"), tuple(others)),
     ]
     return [grid for grid in grids if grid.lines]
 

@@ -3,7 +3,8 @@
 A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
 Holm's correction over the claims of its kind (scores, equal calibration sizes, figures, speed),
 those that were not measured counted; it does not hold where that is so on the other side; else it
-is undecided, and the detectable effect says what these items and seeds could have shown.
+is undecided, and the detectable effect says what these items and seeds could have shown. Rows
+that are all at chance decide nothing.
 Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
 and, with several of them, other seeds.
 """
@@ -25,16 +26,18 @@ from dllmquant_exp.reporting.comparisons import holm
 from dllmquant_exp.reporting.entries import p_value
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
 from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.score_claims import measure_score_claim, missing_cells
+from dllmquant_exp.reporting.score_claims import AtChance, measure_score_claim, missing_cells
 from dllmquant_exp.reporting.selection import ModelResults
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
 from dllmquant_exp.reporting.speed_results import SpeedBlock
 from dllmquant_exp.reporting.statistics import ALPHA, Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
-HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measured"
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+UNMEASURED, AT_CHANCE = "not measured", "at chance"
 BEST = "dllmquant_plusplus"
 AnyClaim = Claim | FigureClaim | SpeedClaim
+Found = Measured | AtChance | str  # a text says what is needed
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def verdicts(
         figures: recorded ones of this model.
         speed: its part of Table 4.
     """
-    measured: dict[AnyClaim, Measured | str] = {
+    measured: dict[AnyClaim, Found] = {
         **{claim: measure_score_claim(claim, results) for claim in CLAIMS},
         **{claim: measure(claim, figures) for claim in FIGURE_CLAIMS},
         **{claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS},
@@ -80,20 +83,21 @@ def verdicts(
 
 def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
     """The claims about a model of which nothing but Table 4 was measured."""
-    measured: dict[AnyClaim, Measured | str] = {
+    measured: dict[AnyClaim, Found] = {
         claim: measure_speed_claim(claim, speed) for claim in SPEED_CLAIMS
     }
     return list(_decided(measured).values())
 
 
-def _decided(measured: Mapping[AnyClaim, Measured | str]) -> dict[str, Verdict]:
+def _decided(measured: Mapping[AnyClaim, Found]) -> dict[str, Verdict]:
     families: dict[str, list[AnyClaim]] = {}
     for claim in measured:
         if not _counted(claim):
             families.setdefault(_kind(claim), []).append(claim)
     adjusted: dict[AnyClaim, tuple[float, int]] = {}  # p after Holm, and of how many
     for claims in families.values():
-        p_values = [1.0 if isinstance(of := measured[c], str) else _p(c, of) for c in claims]
+        found = ((claim, measured[claim]) for claim in claims)
+        p_values = [_p(claim, of) if isinstance(of, Measured) else 1.0 for claim, of in found]
         for claim, p in zip(claims, holm(p_values), strict=True):
             adjusted[claim] = p, len(claims)
     return {claim.name: _verdict(claim, of, adjusted.get(claim)) for claim, of in measured.items()}
@@ -119,14 +123,13 @@ def _counted(claim: AnyClaim) -> bool:
     return isinstance(claim, SpeedClaim) and claim.counted
 
 
-def _verdict(
-    claim: AnyClaim, measured: Measured | str, adjusted: tuple[float, int] | None
-) -> Verdict:
+def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | None) -> Verdict:
     """adjusted: p after Holm and the size of its family; None where no chance is in it."""
-    if isinstance(measured, str):
-        return Verdict(claim.name, claim.sentence, UNMEASURABLE, needs=measured)
+    if not isinstance(measured, Measured):
+        verdict = UNMEASURED if isinstance(measured, str) else AT_CHANCE
+        return Verdict(claim.name, claim.sentence, verdict, needs=str(measured))
     found, effect = measured.found, measured.effect
-    verdict = Verdict(
+    undecided = Verdict(
         claim.name,
         claim.sentence,
         UNDECIDED,
@@ -141,10 +144,10 @@ def _verdict(
     below = isinstance(claim, FigureClaim) and claim.below
     beyond = (found.value > claim.threshold) != below
     if adjusted is None:
-        return replace(verdict, verdict=HOLDS if beyond else FAILS)
+        return replace(undecided, verdict=HOLDS if beyond else FAILS)
     p, family = adjusted
     return replace(
-        verdict,
+        undecided,
         verdict=UNDECIDED if p >= ALPHA else HOLDS if beyond else FAILS,
         p=_p(claim, measured),
         adjusted=p,
@@ -156,10 +159,10 @@ def _verdict(
 def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
     """Holds where all parts hold: the worst verdict of a part, with its numbers."""
     parts = [step for step in steps if step.name in claim.parts]
-    worst_first = (FAILS, UNMEASURABLE, UNDECIDED, HOLDS)
+    worst_first = (FAILS, UNMEASURED, AT_CHANCE, UNDECIDED, HOLDS)
     verdict = min((part.verdict for part in parts), key=worst_first.index)
     found = [part for part in parts if part.verdict == verdict]
-    if verdict == UNMEASURABLE:
+    if verdict in (UNMEASURED, AT_CHANCE):
         needs = "; ".join(dict.fromkeys("; ".join(part.needs for part in found).split("; ")))
         return Verdict(claim.name, claim.sentence, verdict, needs=needs)
     weakest = min(found, key=lambda part: part.effect.value if part.effect else math.inf)
@@ -177,7 +180,7 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
     rows = [results.variant(row) for row in (BEST, *RIVALS)]
     missing = missing_cells(rows, PAPER_COLUMNS)
     if missing:
-        return Verdict(name, sentence, UNMEASURABLE, needs=missing)
+        return Verdict(name, sentence, UNMEASURED, needs=missing)
     gains: dict[tuple[str, str], float] = {}
     p_values: dict[tuple[str, str], float] = {}
     for rival in rows[1:]:

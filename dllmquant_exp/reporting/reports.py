@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dllmquant_exp.reporting.claim_pages import claims_document
-from dllmquant_exp.reporting.claims import Verdict, speed_verdicts, verdicts
+from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
 from dllmquant_exp.reporting.figure_claims import of_model
 from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
@@ -116,7 +116,7 @@ def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
 
 def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
     """What the claims that were not measured need: rows, controls, figures; each once."""
-    needs = [verdict.needs for verdict in decided if verdict.needs]
+    needs = [verdict.needs for verdict in decided if verdict.verdict == UNMEASURED]
     if not needs:
         return []
     single = dict.fromkeys(part for text in needs for part in text.split("; "))

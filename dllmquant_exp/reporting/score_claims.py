@@ -1,6 +1,7 @@
 """The paper's claims about scores: the difference between rows, on what both of them have."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +17,17 @@ NEARLY_EQUAL = 0.02  # TMAS' quotas, each rounded up, make 520 states of 512
 FLOOR = 0.02  # above chance, on average: rows that score less have nothing to tell
 
 
-def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | str:
+@dataclass(frozen=True)
+class AtChance:
+    """None of a claim's rows scores above chance: a difference between them says nothing."""
+
+    scores: tuple[float, ...]  # averages of the rows, fractions
+
+    def __str__(self) -> str:
+        return f"rows above chance: these score {', '.join(f'{100 * s:.1f}%' for s in self.scores)}"
+
+
+def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtChance | str:
     """The claim's effect, or what it needs."""
     better = [results.variant(row) for row in claim.better]
     worse = [results.variant(row) for row in claim.worse]
@@ -28,7 +39,7 @@ def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | str:
         better, worse = [pair[0]], [pair[1]]
     labels = (*claim.tasks, *claim.beside)
     rows = [*better, *worse]
-    unfit = missing_cells(rows, labels) or _unlike(rows) or _at_the_floor(rows, labels, results)
+    unfit = missing_cells(rows, labels) or _unlike(rows) or _at_chance(rows, labels, results)
     if unfit:
         return unfit
     found = _effect(better, worse, labels, _weights(claim))
@@ -88,16 +99,15 @@ def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
     return own or (other_method and key.startswith("method."))
 
 
-def _at_the_floor(variants: Sequence[Variant], labels: Sequence[str], results: ModelResults) -> str:
-    """Where none of the rows scores above chance, a difference between them says nothing."""
+def _at_chance(
+    variants: Sequence[Variant], labels: Sequence[str], results: ModelResults
+) -> AtChance | None:
     chance = [results.chance.get(label) for label in labels]
     known = [value for value in chance if value is not None]
     samples = [[v.entry(label).sample for label in labels] for v in variants]
     scores = [float(np.mean([s.scores.mean() for s in own if s is not None])) for own in samples]
-    if len(known) < len(chance) or max(scores) > float(np.mean(known)) + FLOOR:
-        return ""
-    found = ", ".join(f"{100 * score:.1f}%" for score in scores)
-    return f"rows above chance: these score {found}"
+    above = len(known) < len(chance) or max(scores) > float(np.mean(known)) + FLOOR
+    return None if above else AtChance(tuple(scores))
 
 
 def _effect(

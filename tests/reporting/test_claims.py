@@ -88,7 +88,7 @@ def test_rows_of_other_settings_are_not_compared(made: Made) -> None:
 
 def test_rows_at_chance_decide_nothing(made: Made) -> None:
     found = decide(cells_of(made, {"awq": 10, "awq_tmas": 9}))["tmas_on_awq"]  # chance is 1 in 4
-    assert found.verdict == "not measured"
+    assert found.verdict == "at chance"
     assert found.needs == "rows above chance: these score 22.5%, 25.0%"
     assert decide(cells_of(made, {"awq": 10, "awq_tmas": 11}))["tmas_on_awq"].effect is not None
 
