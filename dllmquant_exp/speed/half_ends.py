@@ -38,9 +38,9 @@ class HalfHead(nn.Module):
         weight: [vocab_size, d_model], bfloat16.
     """
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_model] -> [..., vocab_size], in the type of x."""
