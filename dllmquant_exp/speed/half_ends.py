@@ -40,7 +40,7 @@ class HalfHead(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_model] -> [..., vocab_size], in the type of x."""

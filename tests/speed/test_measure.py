@@ -20,7 +20,6 @@ from dllmquant_exp.speed.half_ends import with_half_ends
 from dllmquant_exp.speed.memory import held_bytes, weight_bytes
 from dllmquant_exp.speed.random_models import random_packed
 from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
-from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved
 
 
 def described(model):
@@ -279,30 +278,3 @@ def test_what_cannot_be_packed_is_refused(subject):
     for quant in (grouped, QuantSettings(weight_bits=8), QuantSettings(activation_bits=16)):
         with pytest.raises(SpeedError, match="weights of at most 4 bits"):
             subject(quant=quant)
-
-
-def test_rounds_run_every_variant_once_in_changing_order():
-    order = []
-    runs = {name: lambda name=name: order.append(name) or len(order) for name in "abc"}
-    times = interleaved(runs, 20, seed=0)
-    assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", 20)
-    rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
-    assert all(set(r) == set("abc") for r in rounds) and len(set(rounds)) > 3
-
-
-def test_spreads_are_medians_and_quartiles():
-    assert Spread.of([5.0]) == Spread(5, 5, 5)
-    assert Spread.of([1.0, 2, 3, 4, 5]) == Spread(3, 2, 4)
-
-
-def test_a_stopwatch_counts_its_modules_only_while_it_runs(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    for module in (first, second):
-        module.forward = lambda x: clock.__setitem__(0, clock[0] + 3) or x
-    watch = Stopwatch()
-    with watch.running([first]):
-        second(first(torch.zeros(1)))
-    first(torch.zeros(1))
-    assert watch.total == 3
