@@ -17,7 +17,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.components import COMPONENTS
@@ -65,7 +65,10 @@ def sweep_jobs(config: DictConfig, loader: ConfigLoader) -> list[list[str]]:
     """
     params = config.hydra.sweeper.get("params") or {}
     words = [f"{name}={value}" for name, value in params.items()]
-    words += list(config.hydra.overrides.task)
+    # As they were given: ${...} stands for something else in every job.
+    given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(given, list)
+    words += given
     try:
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(words)
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
