@@ -51,8 +51,10 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
             tokenizer=prepared.tokenizer,
         )
     except CheckpointError:
-        if not is_kept(experiment, digest):  # another job has saved it meanwhile
+        if not is_kept(experiment, digest):
             raise
+        logger.info("save: another job has written %s meanwhile", folder)
+        return
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     logger.info("save: wrote %s, %.1f MB of weights", folder, size / 1e6)
 
