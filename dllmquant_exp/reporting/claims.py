@@ -24,8 +24,9 @@ from dllmquant_exp.reporting.claim_list import (
 )
 from dllmquant_exp.reporting.comparisons import holm
 from dllmquant_exp.reporting.entries import p_value
-from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, Measured, measure
+from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, measure
 from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.score_claims import AtChance, measure_score_claim, missing_cells
 from dllmquant_exp.reporting.selection import ModelResults
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim

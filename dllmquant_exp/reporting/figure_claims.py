@@ -5,7 +5,6 @@ threshold here, and the effect with its interval stands beside the verdict. Inte
 come from the values of each prompt, by the test in sign_flip.py.
 """
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.figure_data import FigureData, most_prompts
+from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.sign_flip import p_value, ratio_interval
 from dllmquant_exp.reporting.statistics import Estimate
 
@@ -43,30 +43,6 @@ class FigureClaim:
     threshold: float
     unit: str = "ratio"
     below: bool = False
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An effect, what it is of (rows, or a recorded figure), and over how many items.
-
-    Attributes:
-        p: two-sided, of "the effect is the claim's threshold"; None where it follows from `found`.
-    """
-
-    found: SeededAverage
-    n: int
-    what: str
-    p: float | None = None  # of the claim's own test; None = that of `found`
-    logarithm: bool = False  # whether `found` and the threshold are logarithms of what is shown
-
-    @property
-    def effect(self) -> Estimate:
-        of = self.found.estimate
-        return Estimate(self.shown(of.value), self.shown(of.low), self.shown(of.high))
-
-    def shown(self, value: float) -> float:
-        """A value of `found` as it is shown."""
-        return math.exp(value) if self.logarithm else value
 
 
 def _error(panel: str, variant: str, name: str) -> Callable[[FigureData], Number]:

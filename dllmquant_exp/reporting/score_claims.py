@@ -9,7 +9,7 @@ import numpy as np
 from dllmquant_exp.reporting.claim_list import Claim
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Sample, difference, shared_seeds
-from dllmquant_exp.reporting.figure_claims import Measured
+from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 

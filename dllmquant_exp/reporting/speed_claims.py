@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.figure_claims import Measured
+from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.speed_results import SpeedBlock, low_bits, row_name, variants
 from dllmquant_exp.reporting.statistics import Estimate

@@ -12,11 +12,11 @@ from dllmquant_exp.reporting.comparisons import ALPHA
 from dllmquant_exp.reporting.figure_claims import (
     FIGURE_CLAIMS,
     LEAST_PROMPTS,
-    Measured,
     measure,
     of_model,
 )
 from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.measured import Measured
 
 CLAIMS = {claim.name: claim for claim in FIGURE_CLAIMS}
 SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.05, 1000))
