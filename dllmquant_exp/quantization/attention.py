@@ -17,15 +17,15 @@ IA-AQ (Eq. 7-9) multiplies V's scale by the alpha that minimises || P (V_hat(alp
 error of V weighted by the quantized softmax output. Eq. 7 leaves out the dequantization; without it
 the norm compares integers with reals. All ranges of V that share an alpha share one norm, so that
 each norm can be minimised on its own. P is the largest tensor of a block on long sequences: it is
-computed for a few rows at a time, which stay in the cache, and multiplied with V and every V_hat at
-once.
+computed for a few rows at a time, which stay in the cache while they are multiplied with V and
+every V_hat.
 
 With grouped-query attention, the G query heads that read one head of K and V are folded into the
 rows: [B, kv_heads * G, T, D] -> [B, kv_heads, G * T, D]. Neither K nor V is ever repeated.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ class QuantizedAttention(nn.Module):
         if not q.numel():
             return torch.empty_like(q)
         if self.settings.probabilities is None and self.iaaq is None:
-            values, scale = self._on_grid(v, mask, None)
+            [(values, scale)] = self._on_grid(v, mask, [None])
             return attention(q, self._quantized_keys(k), (values * scale).to(v.dtype), mask)
         parts = [self._attend(*part) for part in _requests_at_once(q, k, v, mask)]
         return _joined(parts, 0).to(q.dtype)
@@ -109,54 +109,63 @@ class QuantizedAttention(nn.Module):
         if self.iaaq is not None and self.iaaq.mode == "online":
             outputs, exact = self._candidates(q, k, v, mask)
             best = alpha_losses(outputs, exact, mask, self.iaaq.granularity).argmin(0)
-            return outputs.gather(0, best.expand_as(exact)[None])[0].reshape(q.shape)
-        values, scale = self._on_grid(v, mask, self._fixed_alpha(v))
-        return self._product(q, k, values, mask).mul_(scale).reshape(q.shape)
+            chosen = outputs[0]
+            for index, output in enumerate(outputs[1:], 1):
+                chosen = torch.where(best == index, output, chosen)
+            return chosen.reshape(q.shape)
+        [(values, scale)] = self._on_grid(v, mask, [self._fixed_alpha(v)])
+        [product] = self._products(q, k, [values], mask)
+        return product.mul_(scale).reshape(q.shape)
 
     def _candidates(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """P V_hat(alpha) [alphas, B, kv_heads, G * T, D] and P V [B, kv_heads, G * T, D]."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """P V_hat(alpha) of each alpha, and P V, each [B, kv_heads, G * T, D]."""
         assert self.iaaq is not None
-        grids = [self._on_grid(v, mask, alpha) for alpha in self.iaaq.alphas]
         wide = v.to(at_least_float32(v.dtype))
-        products = self._product(q, k, torch.cat([*(n for n, _ in grids), wide], -1), mask)
-        *quantized, exact = products.split(v.shape[-1], -1)
-        scaled = [part * scale for part, (_, scale) in zip(quantized, grids, strict=True)]
-        return torch.stack(scaled), exact
+        grids = self._on_grid(v, mask, self.iaaq.alphas)
+        values = [*(integers for integers, _ in grids), wide]
+        *outputs, exact = self._products(q, k, values, mask)
+        return [y.mul_(scale) for y, (_, scale) in zip(outputs, grids, strict=True)], exact
 
-    def _product(self, q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """P times `values` [B, kv_heads, T, any], a few rows of P at a time."""
+    def _products(
+        self, q: Tensor, k: Tensor, values: Sequence[Tensor], mask: Tensor | None
+    ) -> list[Tensor]:
+        """P times each of `values` [B, kv_heads, T, D], a few rows of P at a time."""
         k = self._quantized_keys(k)
         requests, heads, length, _ = q.shape
         rows = max(_ROWS_AT_ONCE, _P_AT_ONCE // (requests * heads * length))
-        parts = []
+        parts: list[list[Tensor]] = [[] for _ in values]
         for part in q.split(rows, dim=2):
-            p = attention_weights(part, k, mask)
-            if self.settings.probabilities is None:
-                product = p @ values
-            else:
+            p, scale = attention_weights(part, k, mask), None
+            if self.settings.probabilities is not None:
                 p, scale = quantize_probabilities(p, self.settings.probabilities)
-                product = (p @ values).mul_(scale)
-            parts.append(product.unflatten(2, (-1, part.shape[2])))  # [B, kv_heads, G, rows, any]
-        return _joined(parts, 3).flatten(2, 3)
+            for value, found in zip(values, parts, strict=True):
+                product = p @ value if scale is None else (p @ value).mul_(scale)
+                # [B, kv_heads, G, rows, D]
+                found.append(product.unflatten(2, (-1, part.shape[2])))
+        return [_joined(found, 3).flatten(2, 3) for found in parts]
 
     def _quantized_keys(self, k: Tensor) -> Tensor:
         quantizer = self.settings.keys(k.shape[-1])
         return k if quantizer is None else fake_quantize(k, quantizer)
 
     def _on_grid(
-        self, v: Tensor, mask: Tensor | None, alpha: Tensor | float | None
-    ) -> tuple[Tensor, Tensor]:
-        """V's integers without their zero point, and alpha * s_hat; V and 1 where V is not
-        quantized. The zero point does not depend on alpha: both ends of the range shrink alike."""
-        wide = v.to(at_least_float32(v.dtype))
+        self, v: Tensor, mask: Tensor | None, alphas: Sequence[Tensor | float | None]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each alpha V's integers without their zero point, and alpha * s_hat (None: s_hat); V
+        and 1 where V is not quantized. The zero point does not depend on alpha: both ends of the
+        range shrink alike."""
+        # In the order of its dimensions: all passes over it are then several times as fast.
+        wide = v.to(at_least_float32(v.dtype)).contiguous()
         if self.settings.values is None:
-            return wide, wide.new_ones(())
-        measured = value_parameters(v, mask, self.settings)
-        scaled = Parameters(measured.scale * (1.0 if alpha is None else alpha), measured.zero)
-        integers = to_integers(wide, self.settings.values, scaled)
-        return integers.sub_(scaled.zero), scaled.scale
+            return [(wide, wide.new_ones(()))] * len(alphas)
+        measured, grids = value_parameters(wide, mask, self.settings), []
+        for alpha in alphas:
+            scaled = Parameters(measured.scale * (1.0 if alpha is None else alpha), measured.zero)
+            integers = to_integers(wide, self.settings.values, scaled)
+            grids.append((integers.sub_(scaled.zero), scaled.scale))
+        return grids
 
     def _fixed_alpha(self, v: Tensor) -> Tensor | None:
         """Broadcastable to V [B, kv_heads, T, D]; None without IA-AQ."""
@@ -235,12 +244,12 @@ def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings
 
 
 def alpha_losses(
-    outputs: Tensor, exact: Tensor, mask: Tensor | None, granularity: ValueGranularity
+    outputs: Sequence[Tensor], exact: Tensor, mask: Tensor | None, granularity: ValueGranularity
 ) -> Tensor:
     """|| P (V_hat(alpha) - V) ||_F^2 of Eq. 7, for each candidate and whatever shares an alpha.
 
     Args:
-        outputs: [alphas, B, kv_heads, G * T, D], P V_hat(alpha).
+        outputs: P V_hat(alpha) of each alpha, [B, kv_heads, G * T, D].
         exact: [B, kv_heads, G * T, D], P V.
         mask: [B, 1, 1, T]; rows at padding do not count.
         granularity: what shares an alpha.
@@ -248,11 +257,13 @@ def alpha_losses(
     Returns:
         [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared.
     """
-    squares = (outputs - exact).square_()
+    errors = [output - exact for output in outputs]
     if mask is not None:
         groups = exact.shape[2] // mask.shape[3]
-        squares *= mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
-    return squares.sum([dim + 1 for dim in _SHARED[granularity]], keepdim=True)
+        real = mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
+        errors = [error.mul_(real) for error in errors]
+    shared = _SHARED[granularity]
+    return torch.stack([error.square_().sum(shared, keepdim=True) for error in errors])
 
 
 def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:

@@ -187,7 +187,9 @@ def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> 
             held = tuple(name for name in names if where[name] == file)
             for name, tensor in read_tensors(file, held):
                 problems.extend(value_problems(name, tensor, expected[name]))
-                found[name.removeprefix(prefix)] = tensor.to(device)
+                # Copied, as a tensor of a file may start anywhere within a word of the processor,
+                # and some libraries' products then have other last bits.
+                found[name.removeprefix(prefix)] = tensor.to(device, copy=True)
         if problems:
             raise CheckpointError(joined(f"{saved.folder}: impossible values", problems))
         return found
