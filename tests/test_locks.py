@@ -1,5 +1,6 @@
 """Locks between processes: held by one at a time, and free once their holder is dead."""
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
 import pytest
 
 from dllmquant_exp.locks import Busy, LockError, locked
@@ -60,7 +60,7 @@ def test_a_file_system_without_locks_is_refused(
     def unsupported(*_: object) -> bool:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(filelock._unix, "lock_fd_nonblocking", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)  # whichever of its modules calls it
     refused = pytest.raises(LockError, match="set runs_dir to a folder of another")
     with refused, locked(tmp_path / "l"):
         pass
