@@ -38,6 +38,7 @@ from dllmquant_exp.quantization.attention_settings import (
     require_compatible,
 )
 from dllmquant_exp.quantization.blockwise import BlockBatch
+from dllmquant_exp.quantization.kernels.fast_attention import rounded_products
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
@@ -133,6 +134,10 @@ class QuantizedAttention(nn.Module):
     ) -> list[Tensor]:
         """P times each of `values` [B, kv_heads, T, D], a few rows of P at a time."""
         k = self._quantized_keys(k)
+        if self.settings.probabilities is not None:
+            fast = rounded_products(q, k, values, mask, self.settings.probabilities)
+            if fast is not None:
+                return fast
         requests, heads, length, _ = q.shape
         rows = max(_ROWS_AT_ONCE, _P_AT_ONCE // (requests * heads * length))
         parts: list[list[Tensor]] = [[] for _ in values]

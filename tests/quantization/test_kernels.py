@@ -292,7 +292,7 @@ def test_other_sources_are_another_library(tmp_path, fake_compiler, monkeypatch)
     monkeypatch.setattr(build, "_FOLDER", sources)
     assert build.library_path() == paths[0]
     files = sorted([*sources.glob("*.c"), *sources.glob("*.h")])
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
         file.write_bytes(file.read_bytes() + b"\n")
         paths.append(build.library_path())

@@ -31,6 +31,7 @@ INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
     "quantize.c": _AVX2,
     "blocks.c": _AVX2,
     "hadamard.c": _AVX2,
+    "attention.c": _AVX2,
     "multiply_avx2.c": _AVX2,
 }
 # Left out where the compiler is older than they are: best_level() counts what is there.

@@ -53,6 +53,16 @@ class Linear(ctypes.Structure):
     ]
 
 
+class Attention(ctypes.Structure):
+    """`struct attention` of packed_linear.h."""
+
+    _fields_ = [
+        *((name, c_int64) for name in ("requests", "kv_heads", "rows", "length", "size", "count")),
+        *((name, c_void_p) for name in ("q", "k", "values", "products", "keep")),
+        *((name, c_float) for name in ("score_scale", "top", "clip")),
+    ]
+
+
 class Kernels:
     """The loaded library.
 
@@ -73,6 +83,8 @@ class Kernels:
             c_void_p,
         ]  # fmt: skip
         self._rotate_rows.restype = None
+        self._rounded_attention: Any = library.rounded_attention
+        self._rounded_attention.argtypes = [POINTER(Attention), c_int, c_void_p]
         self.levels = allowed_levels()[: library.best_level()]
 
     def packed_linear(self, linear: Linear, x: torch.Tensor, y: torch.Tensor) -> int:
@@ -100,6 +112,11 @@ class Kernels:
             power, len(factor), inner, factor.data_ptr(), x.data_ptr(), x.stride(0), len(x),
             y.data_ptr(), torch.get_num_threads(), self._team,
         )  # fmt: skip
+
+    def rounded_attention(self, attention: Attention) -> int:
+        """Fill what `products` points to; DONE or NO_MEMORY."""
+        result: int = self._rounded_attention(attention, torch.get_num_threads(), self._team)
+        return result
 
 
 @functools.cache
@@ -143,8 +160,8 @@ def allowed_levels() -> tuple[str, ...]:
 
 def _notice(reason: str) -> None:
     logger.warning(
-        "packed layers run as reference execution, and online rotations as products of matrices: "
-        "the same results (behind rotations up to rounding), but no speed: %s",
+        "packed layers run as reference execution, online rotations and quantized attention as "
+        "products of matrices: the same results (the latter two up to rounding), but no speed: %s",
         reason,
     )
 

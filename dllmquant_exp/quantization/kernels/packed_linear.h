@@ -81,6 +81,20 @@ void unpack(const uint8_t *packed, int64_t pieces, int8_t *w);
 void scale_sums(const int32_t *c, int64_t rows, int64_t outs, const struct linear *, int64_t first,
                 const float *scale, const int32_t *zero, float *y);
 
+/* products[n] = scale * round(softmax(q k^T score_scale) / scale) values[n] for each n, with one scale
+   per row, on a grid from 0 to top that ends at `clip` times the row's largest weight. Keys that are
+   not kept have no weight; a row without any key is 0, one with NaN is NaN. A row does not depend on
+   the others, nor on how many keys are not kept. */
+struct attention {
+    int64_t requests, kv_heads, rows, length, size, count;
+    const float *q;             /* [requests, kv_heads, rows, size] */
+    const float *k;             /* [requests, kv_heads, length, size] */
+    const float *const *values; /* count times as k */
+    float *const *products;     /* count times as q */
+    const uint8_t *keep;        /* [requests, length], or NULL where all are */
+    float score_scale, top, clip;
+};
+
 /* Call item(context, 0 .. items - 1) on so many threads. `team` is the GOMP_parallel of the OpenMP library that torch runs on: there is one pool, which is never
    busy waiting for another one. */
 typedef void item_function(void *context, int64_t index);
@@ -89,5 +103,6 @@ void share(item_function *, void *context, int64_t items, int threads, team_func
 
 /* Before loops over sums that are to stay in registers. */
 #define UNROLL _Pragma("GCC unroll 4")
+#define UNROLL_6 _Pragma("GCC unroll 6")
 
 #endif
