@@ -118,6 +118,7 @@ def test_a_request_without_tokens_is_0_and_nan_stays_in_its_row():
     assert found.isfinite().all()
     q, k, v = make(SHAPES["small"])
     k[0, 1, 4, 0] = torch.inf
+    q[0, 1, :, 0] = torch.tensor([1.0, -1, 1, -1, -1])
     [found] = rounded_products(q, k, [v], None, P4)
     lost = softmax(q, k, None).isnan().any(-1)  # where the query's number is above 0
     assert 0 < lost.sum() < lost.numel()
