@@ -2,7 +2,8 @@
 
 Counted are matrix products, and passes over tensors: how often an element is read or written by
 the operations of `models.transformer`, `quantization.linear` and `quantization.attention`. A fused
-attention keeps the softmax output to itself; a quantized one writes it.
+attention keeps the softmax output to itself; a quantized one writes it (and is counted so on the
+CPU too, where its kernel does not: there the plan is a little too high).
 """
 
 from dataclasses import dataclass

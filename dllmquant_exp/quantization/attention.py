@@ -18,7 +18,7 @@ error of V weighted by the quantized softmax output. Eq. 7 leaves out the dequan
 the norm compares integers with reals. All ranges of V that share an alpha share one norm, so that
 each norm can be minimised on its own. P is the largest tensor of a block on long sequences: it is
 computed for a few rows at a time, which stay in the cache while they are multiplied with V and
-every V_hat.
+every V_hat: on the CPU by a kernel (kernels/fast_attention.py), elsewhere by products of matrices.
 
 With grouped-query attention, the G query heads that read one head of K and V are folded into the
 rows: [B, kv_heads * G, T, D] -> [B, kv_heads, G * T, D]. Neither K nor V is ever repeated.
