@@ -18,8 +18,7 @@ CAPTION = (
     "both rows; those of figures are over prompts, speed's over rounds. A claim holds, or does "
     "not, where p stays below 0.05 after Holm's correction over the claims of one model and kind: "
     "scores, scores at equal calibration size, figures, speed (and, in the count of tasks, over "
-    "its comparisons). What seeds cause is told from all rows of a method where a claim compares "
-    "its steps. Detectable: how far from the claim's threshold an effect must lie to be "
+    "its comparisons). Detectable: how far from the claim's threshold an effect must lie to be "
     "found in 80 of 100 repetitions with so many items and seeds, by its 95% interval alone; in "
     "brackets, as the first of its kind that Holm tests."
 )

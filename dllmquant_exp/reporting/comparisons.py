@@ -125,17 +125,14 @@ class SeededAverage:
     Attributes:
         items: the value with the 95% interval of its items (prompts, rounds), the seeds taken as
             they are; its limits lie further out at more confidence as a normal distribution's do.
-        seed_error: standard error that comes from the choice of seeds.
-        seeds: how many were run.
-        degrees: of freedom of `seed_error`, whose part of the interval is Student's t: seeds - 1,
-            or more where several rows tell it (pooling.py).
+        seed_error: standard error that comes from the choice of seeds, estimated from `seeds` of
+            them: its part of the interval is Student's t on seeds - 1 degrees.
         bounds: that no limit passes.
     """
 
     items: Estimate
     seed_error: float = 0.0
     seeds: int = 1
-    degrees: float = 0.0
     covers: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
@@ -154,7 +151,7 @@ class SeededAverage:
         """How far the limits of an interval at confidence 1 - alpha lie below and above: both
         parts' distances, added in squares (MOVER, see statistics.py)."""
         z = z_quantile(alpha) / z_quantile()
-        t = t_quantile(self.degrees, alpha) * self.seed_error if self.seed_error else 0.0
+        t = t_quantile(self.seeds - 1, alpha) * self.seed_error if self.seed_error else 0.0
         below, above = self.value - self.items.low, self.items.high - self.value
         return math.hypot(z * below, t), math.hypot(z * above, t)
 
@@ -218,7 +215,6 @@ def average_over_seeds(
         average(parts, shares.tolist()),
         math.sqrt(_seed_variance(tasks, shares)) if seeds > 1 else 0.0,
         seeds,
-        seeds - 1,
         _covers(len(tasks), seeds),
         (0.0 if reference is None else -furthest, furthest),
     )

@@ -1,8 +1,4 @@
-"""The paper's claims about scores: the difference between rows, on what both of them have.
-
-With several seeds, what they cause is estimated from all rows of a method (pooling.py) where a
-claim is about steps within methods: a rotation's own seed, say, then moves both sides alike.
-"""
+"""The paper's claims about scores: the difference between rows, on what both of them have."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,15 +10,10 @@ from dllmquant_exp.reporting.claim_list import Claim
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Sample, difference, shared_seeds
 from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.pooling import Pool, pooled
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 NEARLY_EQUAL = 0.02  # TMAS' quotas, each rounded up, make 520 states of 512
-METHODS = (  # rows that build on each other
-    ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
-    ("quarot", "quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
-)
 FLOOR = 0.02  # above chance, on average: rows that score less have nothing to tell
 
 
@@ -51,13 +42,9 @@ def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtCha
     unfit = missing_cells(rows, labels) or _unlike(rows) or _at_chance(rows, labels, results)
     if unfit:
         return unfit
-    weights = _weights(claim)
-    found = _effect(better, worse, labels, weights)
+    found = _effect(better, worse, labels, _weights(claim))
     if found is None:
         return "the same items and seeds in all of its rows"
-    pools = _pools(better, worse, labels, results)
-    if pools:
-        found = pooled(found, pools, weights)
     n = sum(better[0].entry(label).n for label in labels)
     names = [_names(variants, sizes=claim.equal_size) for variants in (better, worse)]
     return Measured(found, n, " - ".join(names))
@@ -132,45 +119,6 @@ def _effect(
     samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
     references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
     return difference(samples, references, weights)
-
-
-def _pools(
-    better: Sequence[Variant],
-    worse: Sequence[Variant],
-    labels: Sequence[str],
-    results: ModelResults,
-) -> list[Pool]:
-    """One per method in the comparison, of its rows in Table 2 and those that are compared; none
-    where that leaves a part of the comparison out, or has no more degrees of freedom."""
-    compared = [(v, 1 / len(better)) for v in better] + [(v, -1 / len(worse)) for v in worse]
-    seeds = shared_seeds(_samples([v for v, _ in compared], labels))
-    pools, left = [], len(compared)
-    for method in METHODS:
-        own = [(variant, part) for variant, part in compared if variant.row in method]
-        if not own or len(seeds) < 2:
-            continue
-        others = [v for v in map(results.variant, method) if all(v is not w for w, _ in own)]
-        rows = [v for v, _ in own] + [v for v in others if _fits(v, own[0][0], labels, seeds)]
-        scores = [[s.at(seeds) for s in _samples([row], labels)] for row in rows]
-        parts = [part for _, part in own] + [0.0] * (len(rows) - len(own))
-        if len(rows) == len(own) or abs(sum(parts)) > 1e-9:
-            return []
-        pools.append(Pool(scores, parts))
-        left -= len(own)
-    return [] if left else pools
-
-
-def _fits(variant: Variant, other: Variant, labels: Sequence[str], seeds: Sequence[int]) -> bool:
-    """Whether a row was run as another one was, on its items and at least its seeds."""
-    if missing_cells([variant], labels) or _unlike([variant, other]):
-        return False
-    pairs = zip(_samples([variant], labels), _samples([other], labels), strict=True)
-    return all(a.items == b.items and {*seeds} <= {*a.seeds} for a, b in pairs)
-
-
-def _samples(variants: Sequence[Variant], labels: Sequence[str]) -> list[Sample]:
-    found = (variant.entry(label).sample for variant in variants for label in labels)
-    return [sample for sample in found if sample is not None]
 
 
 def _mean(samples: Sequence[Sample | None]) -> Sample | None:

@@ -44,7 +44,6 @@ def _speed(cell: CellResult) -> Measured | str:
         Estimate(mean, mean, mean),
         stdev(logs) / math.sqrt(len(logs)),
         len(logs),
-        len(logs) - 1,
         f"other rounds of this decode on this machine{star}",
     )
     what = f"{row_name(cell)}: {low['name']} over {cell.speed['full_precision']}"

@@ -46,7 +46,7 @@ def z_quantile(alpha: float = ALPHA) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def t_quantile(degrees: float, alpha: float = ALPHA) -> float:
+def t_quantile(degrees: int, alpha: float = ALPHA) -> float:
     """Two-sided quantile of Student's t with `degrees` degrees of freedom."""
     if degrees < 1:
         raise ValueError(f"degrees of freedom = {degrees} must be at least 1")

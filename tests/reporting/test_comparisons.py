@@ -272,7 +272,7 @@ def test_p_is_the_normal_one_without_seeds(threshold: float) -> None:
 
 def test_p_is_students_where_seeds_alone_vary() -> None:
     runs = np.array([0.3, 0.32, 0.36, 0.31])
-    found = SeededAverage(Estimate(*[float(runs.mean())] * 3), float(stats.sem(runs)), 4, 3)
+    found = SeededAverage(Estimate(*[float(runs.mean())] * 3), float(stats.sem(runs)), len(runs))
     for threshold in (0.2, 0.3, 0.5):
         expected = stats.ttest_1samp(runs, threshold).pvalue
         assert found.p_beyond(threshold) == pytest.approx(expected)
@@ -281,7 +281,7 @@ def test_p_is_students_where_seeds_alone_vary() -> None:
 @settings(deadline=None)
 @given(st.floats(0, 0.05), st.floats(0.001, 0.05), st.floats(0.001, 0.05), st.integers(2, 8))
 def test_p_at_a_limit_is_5_of_100(error: float, below: float, above: float, seeds: int) -> None:
-    found = SeededAverage(Estimate(0.1, 0.1 - below, 0.1 + above), error, seeds, seeds - 1)
+    found = SeededAverage(Estimate(0.1, 0.1 - below, 0.1 + above), error, seeds)
     for limit in (found.estimate.low, found.estimate.high):
         assert found.p_beyond(limit) == pytest.approx(0.05, rel=1e-4)
 
