@@ -17,7 +17,7 @@ SHAPES = {  # requests, heads, kv_heads, T, D
     "small": (2, 2, 2, 5, 8),
     "micro": (3, 4, 4, 64, 48),
     "grouped": (2, 6, 2, 37, 24),
-    "published": (1, 2, 1, 130, 128),
+    "published": (1, 2, 1, 130, 128),  # rows in several chunks
 }
 
 
@@ -155,6 +155,20 @@ def test_attention_is_that_of_products_of_matrices(dtype, iaaq, monkeypatch):
 def test_what_it_is_not_for():
     q, k, v = make(SHAPES["small"])
     assert rounded_products(q.double(), k.double(), [v.double()], None, P4) is None
+    assert rounded_products(q, k, [v.double()], None, P4) is None
+    numbers = torch.ones(2, 1, 1, 5, dtype=torch.int64)
+    assert rounded_products(q, k, [v], numbers, P4) is None
+    assert rounded_products(*(x.to("meta") for x in (q, k)), [v.to("meta")], None, P4) is None
+
+
+def test_how_tensors_lie_in_memory_and_their_type():
+    """Transposed, as a block hands them over, in half precision."""
+    q, k, v = (x.half() for x in make(SHAPES["grouped"]))
+    mask = real_tokens(SHAPES["grouped"])
+    [expected] = rounded_products(q.float(), k.float(), [v.float()], mask, P4)
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    [found] = rounded_products(turned[0], turned[1], [turned[2]], mask, P4)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_no_memory_is_said(monkeypatch):

@@ -9,7 +9,12 @@
 
 #include "packed_linear.h"
 
-enum { WIDTH = 8, TILE_ROWS = 6, TILE_COLUMNS = 2 * WIDTH }; /* 12 sums in registers */
+enum {
+    WIDTH = 8,
+    TILE_ROWS = 6,
+    TILE_COLUMNS = 2 * WIDTH, /* 12 sums in registers */
+    ITEM_ROWS = 20 * TILE_ROWS, /* at most, for one thread at a time */
+};
 
 /* c[TILE_ROWS, TILE_COLUMNS] = a[TILE_ROWS, depth] b[depth, TILE_COLUMNS], term by term. */
 static inline void tile(const float *a, int64_t a_stride, const float *b, int64_t b_stride,
@@ -33,12 +38,13 @@ static inline void tile(const float *a, int64_t a_stride, const float *b, int64_
     }
 }
 
-/* exp(x) for x <= 0, within 2^-22 of it: Cephes' polynomial for expf. 0 below -87; NaN stays. */
+/* exp(x) for x <= 0, to about 2^-22 of its size: Cephes' polynomial for expf. 0 below -87; NaN
+   stays, as the second of two numbers, one of which is NaN, is what max and min return. */
 static inline __m256 exponential(__m256 x)
 {
     const __m256 lowest = _mm256_set1_ps(-87);
     const __m256 above = _mm256_cmp_ps(x, lowest, _CMP_NLT_UQ);
-    x = _mm256_max_ps(lowest, x); /* the second of both where one is NaN */
+    x = _mm256_max_ps(lowest, x);
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
                                      _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
@@ -52,7 +58,7 @@ static inline __m256 exponential(__m256 x)
     y = _mm256_fmadd_ps(y, _mm256_mul_ps(r, r), _mm256_add_ps(r, _mm256_set1_ps(1)));
     const __m256i power = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), power));
-    return _mm256_and_ps(_mm256_or_ps(y, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)), above);
+    return _mm256_and_ps(_mm256_or_ps(y, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)), above); /* NaN: all 1 */
 }
 
 static inline float largest(__m256 v)
@@ -71,6 +77,7 @@ static inline float sum(__m256 v)
 
 struct call {
     const struct attention *of;
+    int64_t chunks;    /* of a head's rows */
     atomic_int memory; /* 0 once a thread had none */
 };
 
@@ -103,14 +110,16 @@ static int64_t padded(int64_t n)
     return (n + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
 }
 
-/* All rows of one head of K and V. */
-static void attend_head(void *context, int64_t head)
+/* A chunk of the rows of one head of K and V. */
+static void attend_chunk(void *context, int64_t index)
 {
     struct call *call = context;
     const struct attention *a = call->of;
+    const int64_t head = index / call->chunks, first = index % call->chunks * ITEM_ROWS;
+    const int64_t end = first + ITEM_ROWS < a->rows ? first + ITEM_ROWS : a->rows;
     const int64_t length = padded(a->length), size = padded(a->size), matrix = a->length * size;
     const int64_t floats = a->size * length + a->count * matrix + length +
-                           TILE_ROWS * (length + size + padded(a->size));
+                           TILE_ROWS * (length + size + a->size);
     float *const keys = aligned_alloc(64, (floats + 15) / 16 * 64); /* [size, length] */
     if (keys == NULL) {
         call->memory = 0;
@@ -137,8 +146,8 @@ static void attend_head(void *context, int64_t head)
         for (int64_t n = 0; n < a->count; n++)
             memcpy(values + n * matrix + t * size, a->values[n] + from, a->size * sizeof *keys);
     }
-    for (int64_t row = 0; row < a->rows; row += TILE_ROWS) {
-        const int64_t left = a->rows - row, rows = left < TILE_ROWS ? left : TILE_ROWS;
+    for (int64_t row = first; row < end; row += TILE_ROWS) {
+        const int64_t left = end - row, rows = left < TILE_ROWS ? left : TILE_ROWS;
         const int64_t from = (head * a->rows + row) * a->size;
         float scale[TILE_ROWS];
         memset(q, 0, TILE_ROWS * a->size * sizeof *q);
@@ -162,7 +171,8 @@ static void attend_head(void *context, int64_t head)
 /* See struct attention. Returns DONE or NO_MEMORY. */
 int rounded_attention(const struct attention *attention, int threads, team_function *team)
 {
-    struct call call = {attention, 1};
-    share(attend_head, &call, attention->requests * attention->kv_heads, threads, team);
+    const int64_t heads = attention->requests * attention->kv_heads;
+    struct call call = {attention, (attention->rows + ITEM_ROWS - 1) / ITEM_ROWS, 1};
+    share(attend_chunk, &call, heads * call.chunks, threads, team);
     return call.memory ? DONE : NO_MEMORY;
 }

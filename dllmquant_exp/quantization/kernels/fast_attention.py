@@ -16,18 +16,20 @@ def rounded_products(
     """Q(P) times each of `values`, P = softmax(q k^T / sqrt(D)), as QuantizedAttention computes it
     with products of matrices, up to rounding; None where the kernels do not run, or in float64.
 
-    Every execution of a quantized model attends by this function, so that all of them round the
-    same numbers.
+    Every execution on the CPU attends by this function where P is quantized, so that all of them
+    round the same numbers.
 
     Args:
-        q: [B, heads, T, D]; k: [B, kv_heads, T, D]; mask: [B, 1, 1, T], True at real tokens.
-        values: each [B, kv_heads, T, D] in float32.
+        q: [B, heads, T, D]; k: [B, kv_heads, T, D]; mask: bool [B, 1, 1, T], True at real tokens.
+        values: each [B, kv_heads, T, D].
         quantizer: of P's rows.
 
     Returns:
         Each [B, kv_heads, G * T, D] in float32, G heads of q to one of k.
     """
-    fits = q.is_cpu and q.dtype != torch.float64
+    tensors = (q, k, *values)
+    fits = all(x.is_cpu and x.dtype != torch.float64 for x in tensors)
+    fits = fits and (mask is None or (mask.is_cpu and mask.dtype == torch.bool))
     found = kernels() if fits else None
     if found is None:
         return None

@@ -1,4 +1,5 @@
-/* A linear layer of packed 4-bit weights and activations of up to 8 bits, multiplied as integers.
+/* A linear layer of packed 4-bit weights and activations of up to 8 bits, multiplied as integers;
+   below, attention with rounded weights.
 
        s[m, n] = sum_k a[m, k] w[n, k] - zero[m] sum_k w[n, k]
        y[m, n] = s[m, n] * weight_scale[n] * scale[m] + bias[n]
@@ -30,7 +31,7 @@ enum {
     TOGETHER = 4, /* rows that are rounded together */
 };
 
-enum { DONE, NOT_FINITE, NO_MEMORY }; /* what packed_linear returns */
+enum { DONE, NOT_FINITE, NO_MEMORY }; /* what packed_linear and rounded_attention return */
 
 /* How activations become whole numbers: clamp(round(x / scale) + zero, bottom, top), where signed
    grids are moved by `offset` so that bottom >= 0. */
@@ -84,7 +85,7 @@ void scale_sums(const int32_t *c, int64_t rows, int64_t outs, const struct linea
 /* products[n] = scale * round(softmax(q k^T score_scale) / scale) values[n] for each n, with one scale
    per row, on a grid from 0 to top that ends at `clip` times the row's largest weight. Keys that are
    not kept have no weight; a row without any key is 0, one with NaN is NaN. A row does not depend on
-   the others, nor on how many keys are not kept. */
+   the others, nor on keys that are not kept behind those that are. */
 struct attention {
     int64_t requests, kv_heads, rows, length, size, count;
     const float *q;             /* [requests, kv_heads, rows, size] */
