@@ -27,7 +27,8 @@ CAPTION = (
     "tokens of whole responses, not those of their prompts; medians over interleaved rounds in one "
     "process, quartiles in brackets. Full precision is the fastest form that the machine has, "
     "never an emulated one. Weights have 4 bits in every quantized line. Activations of 4 bits are "
-    "multiplied as bytes, as those of 8 bits are: A4 saves little time over A8 on a CPU."
+    "multiplied as bytes, as those of 8 bits are: A4 saves up to a fifth of the time over A8 with "
+    "AVX2, where its sums need widening less often, and none with AMX."
 )
 COLUMNS = ("Speed FP", "Speed Quant", "Speed Up", "Memory FP", "Memory Quant", "Mem. Sav.")
 COUNTED = {  # bits of linears, head and embedding, as result files name them
