@@ -243,6 +243,28 @@ def test_interval_and_p_cover_new_items_and_new_seeds(seed_spread: float) -> Non
         assert np.mean(np.array(p_values) < alpha) <= 1.3 * alpha + 0.006
 
 
+def test_three_seeds_that_vary_much_are_too_sure() -> None:
+    """A limit that is known, see `average_over_seeds`: false alarms where each row's luck is large
+    and rows are equally good. Five seeds have fewer."""
+
+    def alarms(seeds: int) -> list[float]:
+        generator, p_values = np.random.default_rng(11), []
+        for _ in range(1200):
+            ease, shared = generator.normal(0, 1, 150), generator.normal(0, 0.2, (seeds, 1))
+            first, second = (
+                ease + shared + generator.normal(0, 0.2, (seeds, 1))
+                + generator.normal(0, 0.5, (seeds, 150)) > -0.6
+                for _ in range(2)
+            )  # fmt: skip
+            found = average_over_seeds([first.astype(float)], [second.astype(float)])
+            p_values.append(found.p_beyond(0.0))
+        return [float(np.mean(np.array(p_values) < level)) for level in (0.05, 0.0026)]
+
+    often, far_out = alarms(3)
+    assert 0.05 < often < 0.1 and 0.01 < far_out < 0.045
+    assert alarms(5)[1] < far_out / 1.5
+
+
 @SPREADS
 @pytest.mark.parametrize("alpha", [0.05, 0.005])
 def test_the_detectable_difference_is_found_80_times_of_100(
