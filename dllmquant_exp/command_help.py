@@ -41,7 +41,10 @@ each layer.
   states=4         per prompt, for figure 9
   sweep=tables     whose results figures 7 and 8 show
 
-Common settings (runs_dir, seed, device, threads, ...) are those of an experiment. A setting that
+  seed=0           of calibration and noise (figures 2, 4 and 6); seed=0,1,2 records each, and
+                   claims then cover the choice of seed too
+
+Common settings (runs_dir, device, threads, ...) are those of an experiment. A setting that
 none of the chosen figures reads is refused. `report claims` is decided by figures recorded with a
 model's own settings (but any number of prompts) and checkpoint, and names the others.
 

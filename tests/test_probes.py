@@ -15,11 +15,14 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor
 
+from dllmquant_exp import preparation
 from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.config import Experiment
 from dllmquant_exp.diffusion.schedule import llada_steps, steps_of
 from dllmquant_exp.diffusion.trajectory import states, trajectories
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.preparation import Prepared
 from dllmquant_exp.probes import accumulation, noise, numbers
 from dllmquant_exp.probes import subject as subjects
 from dllmquant_exp.probes.accumulation import OWN, SAME, error_numbers, logit_errors
@@ -219,7 +222,7 @@ def test_settings_that_are_not_the_models_own_are_named() -> None:
     for figure in KINDS:
         assert changed(figure, usual, "model=micro_dream", *where) == {}
     assert changed("figure4", {"noise": "0.25", "blocks": "2"}) == {"noise": 0.25, "blocks": 2}
-    assert changed("figure6", {"noise": "0.25"}, "seed=1") == {"seed": 1}
+    assert changed("figure6", {"noise": "0.25"}, "seed=1") == {}
     assert changed("figure9", {"task": "micro_humaneval"}) == {"task": "micro_humaneval"}
     found = changed("figure1", {"steps": "16"}, "model.outliers.strength=5")
     assert found == {"steps": 16, "model.outliers.strength": 5}
@@ -642,6 +645,45 @@ def test_the_command_measures_and_draws(
     assert "run table=table2 first" in capsys.readouterr().out
     assert main(["figures", "figure=7", "noise=2", *runs_dir]) == 2
     assert "noise: figure 7 would not change with it" in capsys.readouterr().err
+
+
+def test_each_seed_is_recorded_where_one_is_read(
+    words: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [*words(name="seeds"), "seed=0,2"]
+    given = [f"{k}={v}" for k, v in GIVEN.items() if k != "states"]
+    assert main(["figures", "figure=1,6", *given, *own]) == 0
+    paths = [Path(text) for text in capsys.readouterr().out.split() if text.endswith(".png")]
+    infos = [json.loads((path.parent / "figure.json").read_text()) for path in paths]
+    assert [(info["figure"], info["seed"]) for info in infos] == [
+        ("figure1", 0), ("figure6", 0), ("figure6", 2),
+    ]  # fmt: skip
+    assert len({path.parent for path in paths}) == 3
+    assert main(["figures", "figure=6", "seed=1,1"]) == 2
+    assert "seed=1,1: a seed is there twice" in capsys.readouterr().err
+    assert main(["figures", "figure=6", "seed=1,x"]) == 2
+    assert main(["figures", "figure=1", "seed=0,1"]) == 2
+    assert "seed=0,1: figure 1 would not change with it" in capsys.readouterr().err
+
+
+def test_what_is_not_calibrated_is_measured_once_for_all_seeds(
+    subject: Subject, words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RTN has no calibration set: its errors do not depend on the seed."""
+    monkeypatch.setattr(accumulation, "BITS", {"INT4": "w4a4"})
+    monkeypatch.setattr(accumulation, "ROWS", {"rtn": ("row=rtn",), "quarot": ("row=quarot",)})
+    prepared = []
+
+    def prepare(experiment: Experiment) -> Prepared:
+        prepared.append((experiment.row, experiment.common.seed))
+        return replace(unquantized, model=copy.deepcopy(subject.model))
+
+    unquantized = preparation.prepare(subject.probe.experiment)
+    monkeypatch.setattr(accumulation, "prepare", prepare)
+    for seed in (0, 1):
+        probe = read_probe(GIVEN, [*words(name="once"), f"seed={seed}"], config_folder())
+        accumulation.accumulated_error(replace(subject, probe=probe))
+    assert prepared == [("rtn", 0), ("quarot", 0), ("quarot", 1)]
 
 
 def test_settings_have_limits() -> None:

@@ -84,8 +84,10 @@ def _recipe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _errors_of(subject: Subject, experiment: Experiment, title: str) -> dict[str, Array]:
-    """Measured once for each variant, so that a killed figure goes on behind the last one."""
-    key = subject.probe.key() | _recipe(experiment) | {"seed": experiment.common.seed}
+    """Measured once for each variant, so that a killed figure goes on behind the last one; and
+    once for all seeds where nothing is calibrated."""
+    seed = None if experiment.calibration is None else experiment.common.seed
+    key = subject.probe.key() | _recipe(experiment) | {"seed": seed}
 
     def make() -> dict[str, Array]:
         return logit_errors(subject, prepare(experiment).model, title)

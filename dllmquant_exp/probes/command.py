@@ -1,14 +1,24 @@
 """`figures [figure=1|2|...|all] [model=micro_llada] [prompts=64] ...`: measure, then draw.
 
-Figures 1-6 and 9 are measured on the model; 7 and 8 are drawn from the results of a sweep.
+Figures 1-6 and 9 are measured on the model, those that read a seed once for each of `seed=0,1,2`;
+7 and 8 are drawn from the results of a sweep.
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from dllmquant_exp.probes.settings import Probe, ProbeError, ProbeSettings, check_read, read_probe
+from dllmquant_exp.probes.settings import (
+    READS,
+    Probe,
+    ProbeError,
+    ProbeSettings,
+    check_read,
+    read_probe,
+)
+from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
 from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.schema import ConfigError
@@ -27,13 +37,14 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     names = wanted(given.pop("figure", "all"))
     asked = [*given, *others]
     sweep = given.pop("sweep", SWEEP)
-    probe = read_probe(given, others, config_folder)
+    probes = [read_probe(given, words, config_folder) for words in one_seed_each(others)]
+    probe = probes[0]
     check_read(probe, names, asked)
     check_device(probe.experiment.common.device)
     check_writable(probe.runs_dir / "figures")
     status = 0
     with torch_threads(probe.experiment.common.threads):
-        pictures = _measured_and_drawn(probe, [n for n in names if n not in FROM_RESULTS])
+        pictures = _measured_and_drawn(probes, [n for n in names if n not in FROM_RESULTS])
         for path in pictures:
             print(path)
     for name in (n for n in names if n in FROM_RESULTS):
@@ -46,16 +57,37 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     return status
 
 
-def _measured_and_drawn(probe: Probe, names: Sequence[str]) -> Iterator[Path]:
+def _measured_and_drawn(probes: Sequence[Probe], names: Sequence[str]) -> Iterator[Path]:
+    """probes: one per seed."""
     if not names:
         return
     # lm-eval takes seconds to import, and figures 7 and 8 do not need it.
     from dllmquant_exp.probes.record import record
     from dllmquant_exp.probes.subject import load_subject
 
-    subject = cache(lambda: load_subject(probe))
+    loaded = cache(lambda: load_subject(probes[0]))  # its decodes are greedy: no seed
+
+    def recorded(probe: Probe, name: str) -> FigureData:
+        return record(probe, name, lambda: replace(loaded(), probe=probe))
+
     for name in names:
-        yield from draw(record(probe, name, subject))
+        for probe in probes if "seed" in READS[name] else probes[:1]:
+            yield from draw(recorded(probe, name))
+
+
+def one_seed_each(words: Sequence[str]) -> list[list[str]]:
+    """Hydra's words once for each of the seeds in `seed=0,1,2`.
+
+    Raises:
+        ConfigError: a seed that is there twice.
+    """
+    seeds = [word.removeprefix("seed=").split(",") for word in words if word.startswith("seed=")]
+    if len(seeds) != 1:
+        return [list(words)]
+    if len(set(seeds[0])) < len(seeds[0]):
+        raise ConfigError(f"seed={','.join(seeds[0])}: a seed is there twice")
+    others = [word for word in words if not word.startswith("seed=")]
+    return [[*others, f"seed={seed}"] for seed in seeds[0]]
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

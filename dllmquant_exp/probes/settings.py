@@ -223,15 +223,15 @@ def _numbered(figures: Sequence[str]) -> str:
 def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
     """What decides a figure and is not the model's own default, by name.
 
-    Left out: how many prompts, what is only shown (prompt, layer, head), where it runs and in which
-    precision, and where the checkpoint lies (its digest says which one it is).
+    Left out: how many prompts, the seed (claims are about any), what is only shown (prompt, layer,
+    head), where it runs and in which precision, and where the checkpoint lies (its digest says
+    which one it is).
     """
     words = [word for word in probe.words if word.startswith("model=")]
     usual = read_probe({}, words, probe.config_folder)
     read = probe.reads(figure) - {"prompts", "prompt", "layer", "head"}
     own, default = (
         {name: value for name, value in asdict(one.settings).items() if name in read}
-        | ({"seed": one.experiment.common.seed} if "seed" in read else {})
         | {"task": one.experiment.tasks[0].name}
         | _flat("model", _composed(probe.config_folder, one.words)["model"])
         for one in (probe, usual)

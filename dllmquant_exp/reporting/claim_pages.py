@@ -15,12 +15,12 @@ COLUMNS = (
 )  # fmt: skip
 CAPTION = (
     "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
-    "both rows; those of figures are over prompts, speed's over rounds. A claim holds, or does "
-    "not, where p stays below 0.05 after Holm's correction over the claims of one model and kind: "
-    "scores, scores at equal calibration size, figures, speed (and, in the count of tasks, over "
-    "its comparisons). Detectable: how far from the claim's threshold an effect must lie to be "
-    "found in 80 of 100 repetitions with so many items and seeds, by its 95% interval alone; in "
-    "brackets, as the first of its kind that Holm tests."
+    "both rows; those of figures are over prompts (and seeds), speed's over rounds. A claim holds, "
+    "or does not, where p stays below 0.05 after Holm's correction over the claims of one model "
+    "and kind: scores, scores at equal calibration size, figures, speed (and, in the count of "
+    "tasks, over its comparisons). Detectable: how far from the claim's threshold an effect must "
+    "lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% interval "
+    "alone; in brackets, as the first of its kind that Holm tests."
 )
 Found = Mapping[str, Sequence[Verdict]]  # by the model's title
 

@@ -139,7 +139,7 @@ def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | Non
         effect=effect,
         threshold=measured.shown(claim.threshold),
         n=measured.n,
-        seeds=found.seeds if isinstance(claim, Claim) else 1,
+        seeds=found.seeds,
         covers=found.covers,
     )
     below = isinstance(claim, FigureClaim) and claim.below

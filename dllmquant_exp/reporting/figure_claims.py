@@ -2,17 +2,20 @@
 
 Where the paper gives no number ("a main source", "do not propagate") our reading of it is a
 threshold here, and the effect with its interval stands beside the verdict. Interval and p-value
-come from the values of each prompt, by the test in sign_flip.py.
+come from the values of each prompt, by the test in sign_flip.py. Of several seeds the prompts'
+values are averaged, and the spread of the seeds' own ratios is added to the interval: seeds are a
+random sample, as in comparisons.SeededAverage.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.figure_data import FigureData, most_prompts
+from dllmquant_exp.reporting.figure_data import FigureData, deciding
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.sign_flip import p_value, ratio_interval
 from dllmquant_exp.reporting.statistics import Estimate
@@ -136,9 +139,9 @@ FIGURE_CLAIMS = (
 
 
 def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str:
-    """The claim's number from the figure that decides, or what it needs.
+    """The claim's number from the recordings that decide, or what it needs.
 
-    Of those recorded with the model's own settings that with most prompts, the newest of these.
+    Of those with the model's own settings, see `figure_data.deciding`.
 
     Args:
         figures: recorded ones of one model, see `of_model`.
@@ -149,25 +152,43 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
     if not usual:
         others = sorted({", ".join(f"{k}={v}" for k, v in data.changed.items()) for data in known})
         return command + (f" (other settings: {'; '.join(others)})" if others else "")
-    best = most_prompts(usual)
-    number = claim.number(best)
-    if number["n"] < LEAST_PROMPTS:
+    best = deciding(usual)
+    numbers = [claim.number(data) for data in best]
+    if numbers[0]["n"] < LEAST_PROMPTS:
         return f"{command} with at least {LEAST_PROMPTS} prompts"
-    if number["value"] is None:
+    if any(number["value"] is None for number in numbers):
         return f"{command} with more prompts: nothing happened that the effect could be compared to"
-    return _tested(number, claim, best.folder.name)
+    return _tested(numbers, claim, ", ".join(data.folder.name for data in best))
 
 
-def _tested(number: Number, claim: FigureClaim, what: str) -> Measured:
-    above, below = (np.asarray(number[name], float) for name in ("above", "below"))
+def _tested(numbers: Sequence[Number], claim: FigureClaim, what: str) -> Measured:
+    """numbers: one per seed, of the same prompts."""
+    above, below = (np.array([n[name] for n in numbers], float) for name in ("above", "below"))
+    seeds, prompts = above.shape
     share = claim.unit == "share"
     threshold = 1 - claim.threshold if share else claim.threshold
     ratio = float(above.mean() / below.mean())
-    estimate = Estimate(ratio, *ratio_interval(above, below))
+    of_prompts = above.mean(0), below.mean(0)
+    items = Estimate(ratio, *ratio_interval(*of_prompts))
+    p = p_value(of_prompts[0] - threshold * of_prompts[1])
+    bounds = (0.0 if (above >= 0).all() else -math.inf, math.inf)
     if share:
-        estimate = Estimate(1 - ratio, 1 - estimate.high, 1 - estimate.low)
-    found = SeededAverage(estimate, covers="other prompts of the same task")
-    return Measured(found, len(above), what, p_value(above - threshold * below))
+        items = Estimate(1 - ratio, 1 - items.high, 1 - items.low)
+        bounds = (-math.inf, 1 - bounds[0])
+    covers = "other prompts of the same task"
+    if seeds == 1:
+        return Measured(SeededAverage(items, covers=covers, bounds=bounds), prompts, what, p)
+    # What a seed's own ratio adds to the mean's, to first order. What prompts add to its spread
+    # is not taken off: of two or three seeds that would make the test too sure.
+    spread = (above.mean(1) - ratio * below.mean(1)) / below.mean()
+    found = SeededAverage(
+        items,
+        seed_error=float(spread.std(ddof=1)) / math.sqrt(seeds),
+        seeds=seeds,
+        covers=f"{covers} and other seeds ({seeds} were run)",
+        bounds=bounds,
+    )
+    return Measured(found, prompts, what, max(p, found.p_beyond(claim.threshold)))
 
 
 def of_model(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dllmquant_exp.reporting.results import ResultError, load_json
+from dllmquant_exp.reporting.results import ResultError, canonical_json, load_json
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 FIGURE_VERSION = 2  # of what the probes record; pictures and claims read this one only
@@ -138,6 +138,26 @@ def recorded_figures(runs_dir: Path) -> tuple[list[FigureData], list[str]]:
     return found, problems
 
 
-def most_prompts(figures: Iterable[FigureData]) -> FigureData:
-    """Of several recordings of one figure that with most prompts, the newest of these."""
-    return max(figures, key=lambda d: (d.info["config"]["prompts"], d.info["timing"]["started_at"]))
+def deciding(figures: Iterable[FigureData]) -> list[FigureData]:
+    """Of several recordings of one figure those that speak for it: one per seed, by seed.
+
+    They agree in everything but their seed. Of several such groups that with most prompts, of these
+    that with most seeds, then the newest.
+    """
+    groups: dict[str, dict[int, FigureData]] = {}
+    for data in sorted(figures, key=_started):
+        config = data.info["config"]
+        settings = {k: v for k, v in config.get("settings", {}).items() if k != "seed"}
+        same = canonical_json({**config, "settings": settings})
+        groups.setdefault(same, {})[data.info["seed"]] = data
+    best = max(groups.values(), key=_weight)
+    return [best[seed] for seed in sorted(best)]
+
+
+def _weight(by_seed: Mapping[int, FigureData]) -> tuple[int, int, str]:
+    prompts = {data.info["config"]["prompts"] for data in by_seed.values()}
+    return max(prompts), len(by_seed), max(map(_started, by_seed.values()))
+
+
+def _started(data: FigureData) -> str:
+    return str(data.info["timing"]["started_at"])

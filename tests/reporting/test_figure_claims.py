@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from dllmquant_exp.probes import numbers
 from dllmquant_exp.reporting.comparisons import ALPHA
@@ -58,17 +59,20 @@ def figure(
     model: str = "m",
     digest: str | None = "sha256:1",
     started: str = "2026-01-01",
+    seed: int = 0,
     **changed: object,
 ) -> FigureData:
+    settings = {"blocks": 4, "seed": seed}
     info = {
         "figure": name,
         "model": {"name": model},
-        "config": {"prompts": prompts, "checkpoint_digest": digest},
+        "config": {"prompts": prompts, "checkpoint_digest": digest, "settings": settings},
+        "seed": seed,
         "changed": changed,
         "timing": {"started_at": started},
         "numbers": found,
     }
-    folder = Path(f"{name}-{prompts}-{started}")
+    folder = Path(f"{name}-{prompts}-{started}" + (f"-s{seed}" if seed else ""))
     return FigureData(folder, {"layers": np.array([0, 2, 5])}, info)
 
 
@@ -180,6 +184,69 @@ def test_the_models_own_settings_then_most_prompts_then_the_newest_decide() -> N
     assert found(name, newer, loud, many, few).what == newer.folder.name
     needs = measure(CLAIMS[name], [loud])
     assert needs == "the command figures figure=2 (other settings: steps=16, task=other)"
+
+
+def of_seeds(*growths: float, n: int = 16) -> list[FigureData]:
+    """Figure 2 of several seeds, whose errors grow by so much."""
+    return [figure("figure2", errors(g, g, n=n), n, seed=k) for k, g in enumerate(growths)]
+
+
+def test_several_seeds_decide_together() -> None:
+    """Prompts' values are averaged; what seeds differ by goes into the interval, by Student's t."""
+    name = "error_grows_int4_quarot_own_states"
+    one, same = found(name, *of_seeds(1.2)), found(name, *of_seeds(1.2, 1.2, 1.2))
+    assert same.effect.value == pytest.approx(one.effect.value)
+    assert same.effect.low == one.effect.low and same.effect.high == one.effect.high
+    assert same.p is not None and one.p is not None
+    assert (same.found.seeds, same.n, same.p) == (3, 16, max(one.p, same.found.p_beyond(1.0)))
+    assert same.what == "figure2-16-2026-01-01, figure2-16-2026-01-01-s1, figure2-16-2026-01-01-s2"
+    assert "other seeds (3 were run)" in same.found.covers and "seed" not in one.found.covers
+
+    growths = np.array([1.0, 1.2, 1.4])
+    apart = found(name, *of_seeds(*growths))
+    middle = growths.mean() * SPREAD[:16].mean()
+    margin = t.ppf(0.975, 2) * growths.std(ddof=1) * SPREAD[:16].mean() / math.sqrt(3)
+    assert apart.effect.value == pytest.approx(middle)
+    low, high = (abs(limit - middle) for limit in (apart.effect.low, apart.effect.high))
+    items = found(name, *of_seeds(float(growths.mean()))).effect
+    assert low == pytest.approx(math.hypot(margin, middle - items.low))
+    assert high == pytest.approx(math.hypot(margin, items.high - middle))
+    assert verdict(name, *of_seeds(1.2)) == "holds"
+    assert verdict(name, *of_seeds(*growths)) == "undecided"
+
+    star = found("post_softmax_product_is_a_main_source_own_states", *of_seeds(*growths))
+    assert star.effect.value == pytest.approx(1 - 0.9 * SPREAD[:16].mean())  # a share stays one
+
+
+def test_seeds_come_together_where_nothing_else_differs() -> None:
+    """Of one seed the newest; of other prompts those with most; more seeds before newer ones."""
+    name = "error_grows_int4_quarot_own_states"
+    older, other, third = of_seeds(1.0, 2.0, 3.0)
+    newer = figure("figure2", errors(1.5, 1.5), started="2026-02-01")
+    assert found(name, older, newer, other, third).what.split(", ")[0] == newer.folder.name
+    many = figure("figure2", errors(1.0, 1.0, n=64), prompts=64)
+    assert found(name, older, other, many).what == many.folder.name
+    settings = {"blocks": 2, "seed": 0}
+    info = {**newer.info, "config": {**newer.info["config"], "settings": settings}}
+    coarser = FigureData(Path("coarser"), newer.arrays, info)
+    assert found(name, coarser, older, other).found.seeds == 2
+
+
+def test_seeds_that_vary_are_no_certainty() -> None:
+    """No growth on average, and seeds that differ by more than prompts do: 5% wrong at 5%."""
+    generator, wrong = np.random.default_rng(0), 0
+    star = "post_softmax_product_is_a_main_source_own_states"
+    for _ in range(400):
+        left = np.exp(generator.normal(0, 0.1, (3, 1)) + generator.normal(0, 0.1, 10))
+        figures = []
+        for k, prompts in enumerate(left * (1 - CLAIMS[star].threshold)):
+            number = {"n": 10, "value": 1, "above": prompts.tolist(), "below": [1.0] * 10}
+            of = {"own_states": {"INT4 quarot*": {"removed_of_quarot": number}}}
+            figures.append(figure("figure2", of, 10, seed=k))
+        measured = found(star, *figures)
+        assert measured.p is not None
+        wrong += measured.p < ALPHA
+    assert 4 <= wrong <= 32
 
 
 def test_what_too_few_prompts_or_no_event_need() -> None:
