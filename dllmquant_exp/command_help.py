@@ -41,8 +41,9 @@ each layer.
   states=4         per prompt, for figure 9
   sweep=tables     whose results figures 7 and 8 show
 
-  seed=0           of calibration and noise (figures 2, 4 and 6); seed=0,1,2 records each, and
-                   claims then cover the choice of seed too
+  seed=0           of figure 2's calibration sets, of the unmasked positions that get figure 4's
+                   noise, and of the tokens that figure 6 draws; seed=0,1,2 records each, and claims
+                   then cover the choice of seed too
 
 Common settings (runs_dir, device, threads, ...) are those of an experiment. A setting that
 none of the chosen figures reads is refused. `report claims` is decided by figures recorded with a

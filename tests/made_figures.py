@@ -91,6 +91,7 @@ def recorded(folder: Path, figure: str) -> FigureData:
         "figure": figure,
         "model": model,
         "config": {"prompts": PROMPTS, "checkpoint_digest": None},
+        "seed": 0,
         "changed": {},
         "labels": labels,
         "numbers": NUMBERS,

@@ -47,6 +47,7 @@ from dllmquant_exp.probes.attention import (
 from dllmquant_exp.probes.command import split_words, wanted
 from dllmquant_exp.probes.decode_grid import KEPT, MASKED, NEW, decode_and_noise, status_grid
 from dllmquant_exp.probes.greedy import commit
+from dllmquant_exp.probes.measured import Measured
 from dllmquant_exp.probes.noise import noisy_steps, positions_of_groups, propagation
 from dllmquant_exp.probes.record import KINDS, figure_config, record
 from dllmquant_exp.probes.sensitivity import layer_sensitivity
@@ -648,8 +649,17 @@ def test_the_command_measures_and_draws(
 
 
 def test_each_seed_is_recorded_where_one_is_read(
-    words: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    words: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    measured = []
+
+    def measure(one: Subject) -> Measured:
+        measured.append(one.probe.experiment.common.seed)
+        return ffn_channels(one)
+
+    monkeypatch.setitem(KINDS, "figure6", replace(KINDS["figure6"], measure=measure))
     own = [*words(name="seeds"), "seed=0,2"]
     given = [f"{k}={v}" for k, v in GIVEN.items() if k != "states"]
     assert main(["figures", "figure=1,6", *given, *own]) == 0
@@ -658,9 +668,11 @@ def test_each_seed_is_recorded_where_one_is_read(
     assert [(info["figure"], info["seed"]) for info in infos] == [
         ("figure1", 0), ("figure6", 0), ("figure6", 2),
     ]  # fmt: skip
-    assert len({path.parent for path in paths}) == 3
-    assert main(["figures", "figure=6", "seed=1,1"]) == 2
-    assert "seed=1,1: a seed is there twice" in capsys.readouterr().err
+    assert measured == [0, 2] and len({path.parent for path in paths}) == 3
+    assert not any("runs_dir" in word for info in infos for word in info["words"])
+    for words_given in (["seed=1,1"], ["seed=1, 1"], ["seed=1", "seed=1"], ["seed=1", "seed=2"]):
+        assert main(["figures", "figure=6", *words_given]) == 2
+        assert "give each seed once, as in seed=0,1,2" in capsys.readouterr().err
     assert main(["figures", "figure=6", "seed=1,x"]) == 2
     assert main(["figures", "figure=1", "seed=0,1"]) == 2
     assert "seed=0,1: figure 1 would not change with it" in capsys.readouterr().err

@@ -81,13 +81,12 @@ def one_seed_each(words: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: a seed that is there twice.
     """
-    seeds = [word.removeprefix("seed=").split(",") for word in words if word.startswith("seed=")]
-    if len(seeds) != 1:
-        return [list(words)]
-    if len(set(seeds[0])) < len(seeds[0]):
-        raise ConfigError(f"seed={','.join(seeds[0])}: a seed is there twice")
+    given = [word.removeprefix("seed=") for word in words if word.startswith("seed=")]
+    seeds = [seed.strip() for text in given for seed in text.split(",")]
+    if len(set(seeds)) < len(seeds) or len(given) > 1:
+        raise ConfigError(f"seed={','.join(seeds)}: give each seed once, as in seed=0,1,2")
     others = [word for word in words if not word.startswith("seed=")]
-    return [[*others, f"seed={seed}"] for seed in seeds[0]]
+    return [[*others, f"seed={seed}"] for seed in seeds] or [others]
 
 
 def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -98,7 +98,7 @@ def record(probe: Probe, figure: str, subject: Callable[[], Subject]) -> FigureD
         "config_hash": digest,
         "changed": changed_settings(probe, figure),
         "seed": probe.experiment.common.seed,
-        "words": list(probe.words),
+        "words": [word for word in probe.words if not word.startswith("runs_dir=")],
         "labels": dict(measured.labels),
         "numbers": dict(measured.numbers),
         "versions": provenance.versions(),

@@ -17,8 +17,8 @@ import numpy as np
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.figure_data import FigureData, deciding
 from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.sign_flip import p_value, ratio_interval
-from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.sign_flip import RatioTest, ratio_test
+from dllmquant_exp.reporting.statistics import Estimate, t_quantile
 
 MAIN_SOURCE = 1 / 3  # of QuaRot's error, that goes when the post-softmax product is not quantized
 PROPAGATES = 0.1  # of what the same noise does at positions that are decoded next
@@ -156,7 +156,7 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
     numbers = [claim.number(data) for data in best]
     if numbers[0]["n"] < LEAST_PROMPTS:
         return f"{command} with at least {LEAST_PROMPTS} prompts"
-    if any(number["value"] is None for number in numbers):
+    if not any(any(number["below"]) for number in numbers):
         return f"{command} with more prompts: nothing happened that the effect could be compared to"
     return _tested(numbers, claim, ", ".join(data.folder.name for data in best))
 
@@ -165,30 +165,49 @@ def _tested(numbers: Sequence[Number], claim: FigureClaim, what: str) -> Measure
     """numbers: one per seed, of the same prompts."""
     above, below = (np.array([n[name] for n in numbers], float) for name in ("above", "below"))
     seeds, prompts = above.shape
-    share = claim.unit == "share"
-    threshold = 1 - claim.threshold if share else claim.threshold
     ratio = float(above.mean() / below.mean())
-    of_prompts = above.mean(0), below.mean(0)
-    items = Estimate(ratio, *ratio_interval(*of_prompts))
-    p = p_value(of_prompts[0] - threshold * of_prompts[1])
-    bounds = (0.0 if (above >= 0).all() else -math.inf, math.inf)
-    if share:
-        items = Estimate(1 - ratio, 1 - items.high, 1 - items.low)
-        bounds = (-math.inf, 1 - bounds[0])
+    test = ratio_test(above.mean(0), below.mean(0))
     covers = "other prompts of the same task"
-    if seeds == 1:
-        return Measured(SeededAverage(items, covers=covers, bounds=bounds), prompts, what, p)
-    # What a seed's own ratio adds to the mean's, to first order. What prompts add to its spread
-    # is not taken off: of two or three seeds that would make the test too sure.
-    spread = (above.mean(1) - ratio * below.mean(1)) / below.mean()
-    found = SeededAverage(
-        items,
-        seed_error=float(spread.std(ddof=1)) / math.sqrt(seeds),
-        seeds=seeds,
-        covers=f"{covers} and other seeds ({seeds} were run)",
-        bounds=bounds,
-    )
-    return Measured(found, prompts, what, max(p, found.p_beyond(claim.threshold)))
+    seed_error = 0.0
+    if seeds > 1:
+        # What a seed's own ratio adds to the mean's, to first order. What prompts add to its spread
+        # is not taken off: of two or three seeds that would make the test too sure.
+        spread = (above.mean(1) - ratio * below.mean(1)) / below.mean()
+        seed_error = float(spread.std(ddof=1)) / math.sqrt(seeds)
+        covers += f" and other seeds ({seeds} were run)"
+    items, bounds = Estimate(ratio, *test.interval()), (test.floor, math.inf)
+    threshold = claim.threshold
+    if claim.unit == "share":
+        items = Estimate(1 - ratio, 1 - items.high, 1 - items.low)
+        bounds, threshold = (-math.inf, 1 - bounds[0]), 1 - threshold
+    found = SeededAverage(items, seed_error, seeds, covers, bounds)
+    return Measured(found, prompts, what, _p_value(test, ratio, threshold, seed_error, seeds))
+
+
+def _p_value(
+    test: RatioTest, ratio: float, threshold: float, seed_error: float, seeds: int
+) -> float:
+    """Two-sided p-value of "the ratio is the threshold": the alpha of the interval that just
+    reaches it, which without a spread of seeds is the sign-flip test's own p."""
+
+    def reached(alpha: float) -> bool:
+        low, high = test.interval(1 - alpha)
+        t = t_quantile(seeds - 1, alpha) * seed_error if seed_error else 0.0
+        prompts = ratio - low if threshold < ratio else high - ratio
+        return math.hypot(prompts, t) >= abs(ratio - threshold)
+
+    least, most = math.log(test.smallest), 0.0
+    while most - least > 1e-6:
+        middle = (least + most) / 2
+        least, most = (middle, most) if reached(math.exp(middle)) else (least, middle)
+    return math.exp(most)
+
+
+def that_decide(figures: Sequence[FigureData]) -> list[FigureData]:
+    """Of one model's recordings those that claims are decided by."""
+    usual = [data for data in figures if not data.changed]
+    names = sorted({data.figure for data in usual})
+    return [one for name in names for one in deciding(d for d in usual if d.figure == name)]
 
 
 def of_model(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dllmquant_exp.reporting.results import ResultError, canonical_json, load_json
+from dllmquant_exp.reporting.results import ResultError, canonical_json, commit_of, load_json
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 FIGURE_VERSION = 2  # of what the probes record; pictures and claims read this one only
@@ -60,9 +60,15 @@ class FigureData:
 
     @property
     def changed(self) -> Mapping[str, Any]:
-        """Settings that are not the model's own, by name; such a figure decides no claim."""
-        found: Mapping[str, Any] = self.info["changed"]
-        return found
+        """Settings that are not the model's own, by name; such a figure decides no claim. A seed is
+        none of them, though older recordings name it."""
+        recorded: Mapping[str, Any] = self.info["changed"]
+        return {name: value for name, value in recorded.items() if name != "seed"}
+
+    @property
+    def commit(self) -> str:
+        """Of the source that measured it, as in `CellResult.commit`."""
+        return commit_of(self.info.get("source", {}))
 
     @property
     def note(self) -> str:

@@ -4,19 +4,20 @@ from collections import Counter
 from collections.abc import Iterable
 
 from dllmquant_exp.reporting.entries import Sample, shared_seeds
+from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.tables import Row
 
 
-def source_notes(cells: Iterable[CellResult]) -> list[str]:
+def source_notes(made: Iterable[CellResult | FigureData], what: str = "results") -> list[str]:
     """One note where results are of several commits, or were made with uncommitted changes."""
-    counts = Counter(cell.commit for cell in cells)
+    counts = Counter(one.commit for one in made)
     changed = any(commit.endswith("+") for commit in counts)
     if len(counts) < 2 and not changed:
         return []
-    named = (f"{_commit(commit)} ({n} results)" for commit, n in counts.most_common())
-    what = "made by more than one commit" if len(counts) > 1 else "made with uncommitted changes"
-    return [f"{what}: {', '.join(named)}."]
+    named = (f"{_commit(commit)} ({n} {what})" for commit, n in counts.most_common())
+    how = "made by more than one commit" if len(counts) > 1 else "made with uncommitted changes"
+    return [f"{how}: {', '.join(named)}."]
 
 
 def _commit(commit: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
-from dllmquant_exp.reporting.figure_claims import of_model
+from dllmquant_exp.reporting.figure_claims import of_model, that_decide
 from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
@@ -98,14 +98,19 @@ def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
     results = _with_missing(model_results(cells), presets)
     figures, broken = recorded_figures(runs_dir)
     speed = {block.model: block for block in speed_blocks(cells)}
+    recorded = {of.title: of_model(figures, of.model, of.checkpoints) for of in results}
     found = {
-        of.title: verdicts(
-            of, of_model(figures, of.model, of.checkpoints), speed.pop(of.model, None)
+        of.title: verdicts(of, recorded[of.title], speed.pop(of.model, None)) for of in results
+    }
+    found |= {block.title: speed_verdicts(block) for block in speed.values() if block.cells}
+    notes = {
+        of.title: (
+            *of.notes,
+            *source_notes(of.cells),
+            *source_notes(that_decide(recorded[of.title]), "figures"),
         )
         for of in results
     }
-    found |= {block.title: speed_verdicts(block) for block in speed.values() if block.cells}
-    notes = {of.title: (*of.notes, *source_notes(of.cells)) for of in results}
     document = claims_document(found, notes)
     faults = [line for title, decided in found.items() for line in _lacking(title, decided)]
     faults += [] if found else ["missing: no results of any row of the paper's tables"]

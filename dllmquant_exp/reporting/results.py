@@ -208,7 +208,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     cell, config, finished = value["cell"], value["config"], value["status"] == "finished"
     if not isinstance(config["model"]["checkpoint"], str):
         raise ValueError("config.model.checkpoint is not the name of a checkpoint")
-    source, collected = value.get("source", {}), (value.get("calibration") or {}).get("report")
+    collected = (value.get("calibration") or {}).get("report")
     return CellResult(
         folder=folder,
         status=value["status"],
@@ -234,9 +234,14 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         speed=value.get("speed", {}),
         hardware=value.get("hardware", {}),
         checkpoint_digest=value.get("checkpoint_digest") or "",
-        commit=(source.get("commit") or "") + ("+" if source.get("modified") else ""),
+        commit=commit_of(value.get("source", {})),
         calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
     )
+
+
+def commit_of(source: Mapping[str, Any]) -> str:
+    """As in `CellResult.commit`, from what provenance.source recorded."""
+    return (source.get("commit") or "") + ("+" if source.get("modified") else "")
 
 
 def _decoding(cell: Mapping[str, Any]) -> str:

@@ -12,6 +12,8 @@ interval excludes the threshold (of ties, within 1e-9).
 """
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,13 +38,36 @@ def p_value(differences: ArrayLike) -> float:
     return float((np.abs(flipped) >= abs(observed) - TIE * np.abs(d).sum()).mean())
 
 
-def ratio_interval(
-    above: ArrayLike, below: ArrayLike, confidence: float = 0.95
-) -> tuple[float, float]:
-    """The ratios mean(above) / mean(below) that `p_value(above - ratio * below)` does not reject.
+@dataclass(frozen=True, eq=False)
+class RatioTest:
+    """`p_value(above - ratio * below)` of every ratio at once; see `ratio_test`.
 
-    Either limit can be infinite: of 5 pairs no outcome is rare enough to reject anything. Where
-    nothing above is negative the lower limit is at least 0.
+    Attributes:
+        lower, upper: [patterns], sorted: between which ratios each pattern is as extreme as what
+            was observed.
+        floor: that no ratio lies below.
+    """
+
+    lower: Array
+    upper: Array
+    floor: float
+
+    @property
+    def smallest(self) -> float:
+        """The least p that there is."""
+        return 1 / len(self.lower)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """The ratios with a p of at least 1 - confidence. Either limit can be infinite."""
+        rare = math.ceil((1 - confidence) * len(self.lower) - TIE)  # the count not to be rejected
+        low, high = float(self.lower[rare - 1]), float(self.upper[-rare])
+        return max(low, self.floor), high
+
+
+def ratio_test(above: ArrayLike, below: ArrayLike) -> RatioTest:
+    """The test of mean(above) / mean(below).
+
+    Where nothing above is negative the lower limit of an interval is at least 0.
 
     A sign pattern splits the pairs into two parts, and is as extreme as what was observed exactly
     for thresholds between the two parts' own ratios: (A1 - t B1)(A2 - t B2) <= 0. The ratio of the
@@ -67,9 +92,18 @@ def ratio_interval(
     empty = np.isnan(one) | np.isnan(other)  # 0/0: a part that says nothing of any threshold
     lower = np.sort(np.where(empty, -math.inf, np.minimum(one, other)))
     upper = np.sort(np.where(empty, math.inf, np.maximum(one, other)))
-    rare = math.ceil((1 - confidence) * len(flips) - TIE)  # the smallest count not to be rejected
-    low, high = float(lower[rare - 1]), float(upper[-rare])
-    return (max(low, 0.0) if (a >= 0).all() else low), high
+    return RatioTest(lower, upper, 0.0 if (a >= 0).all() else -math.inf)
+
+
+def ratio_interval(
+    above: ArrayLike, below: ArrayLike, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The ratios mean(above) / mean(below) that `p_value(above - ratio * below)` does not reject.
+
+    Either limit can be infinite: of 5 pairs no outcome is rare enough to reject anything. Arguments
+    and errors are those of `ratio_test`.
+    """
+    return ratio_test(above, below).interval(confidence)
 
 
 def _column(values: ArrayLike) -> Array:
@@ -79,12 +113,16 @@ def _column(values: ArrayLike) -> Array:
     return found
 
 
+@lru_cache(maxsize=4)
 def _flips(n: int) -> NDArray[np.bool_]:
     """[patterns, n], which signs are flipped; the first pattern is what was observed."""
     if n <= EXACT:  # the first sign stays: flipping all of them changes no test
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1) & 1
-        return np.pad(bits.astype(bool), ((0, 0), (1, 0)))
+        exact = np.pad(bits.astype(bool), ((0, 0), (1, 0)))
+        exact.setflags(write=False)  # several tests share it
+        return exact
     generator = np.random.default_rng(0)
     flips = generator.integers(0, 2, (ROUNDS + 1, n), np.uint8).astype(bool)
     flips[0] = False
+    flips.setflags(write=False)
     return flips
