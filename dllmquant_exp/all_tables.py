@@ -7,22 +7,23 @@ from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.schema import ConfigError
 
 ALL_TABLES = "table=all"
-# Rows that are calibrated on 128 samples where the rows they are compared with have 512 states.
+# Rows that have another number of calibration samples than the row with TMAS that they are compared
+# with: 128, or the 512 of uniform time, which is too many where TMAS finds fewer states (Dream).
 CONTROLS = {
     "table1": "awq,quarot",
     "table2": "awq,quarot",
     "table5": "awq,quarot",
-    "table6": "static_random,static_llm_qat",
+    "table6": "static_random,static_llm_qat,static_uniform_time",
 }
-CONTROL_SAMPLES = 512
+CONTROL_SAMPLES = "${model.calibration.control_samples}"
 
 
 def sweeps(words: Sequence[str], config_folder: Path) -> list[list[str]]:
     """The command lines of a call: itself, or one per table. What tables share is run once.
 
     Seeds are not for Table 4: it repeats its measurement in rounds, and random weights are as fast
-    as others. With controls=on, each table's rows of `CONTROLS` follow once more, calibrated on
-    `CONTROL_SAMPLES`.
+    as others. With controls=on, each table's rows of `CONTROLS` follow once more, calibrated on as
+    many samples as TMAS collects states on the model.
 
     Raises:
         ConfigError: controls=... that is neither on nor off, or where it would change nothing.
@@ -57,7 +58,7 @@ def _controls(lines: list[list[str]]) -> list[list[str]]:
     ]
     if not found:
         raise ConfigError(
-            f"controls=on repeats rows of {', '.join(CONTROLS)} with {CONTROL_SAMPLES} calibration "
-            "samples, and has no effect without one of these tables (or table=all)"
+            f"controls=on repeats rows of {', '.join(CONTROLS)} with as many calibration samples "
+            "as TMAS has states, and has no effect without one of these tables (or table=all)"
         )
     return found

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -12,17 +13,21 @@ from omegaconf import DictConfig
 
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.all_tables import CONTROLS, sweeps
-from dllmquant_exp.config import Experiment
+from dllmquant_exp.calibration.tmas import TmasSettings, reachable
+from dllmquant_exp.config import Experiment, to_mapping
+from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.planning.jobs import compose_jobs
 from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
 from dllmquant_exp.reporting.presets import read_presets
 from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
+from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.sweep.submission import sweep_jobs
 
 CONF = config_folder()
 EMBEDDED = ("micro_llada", "micro_llada_1_5", "micro_dream")
+SIZES = {"micro_llada": 512, "micro_llada_1_5": 512, "micro_dream": 182}  # of TMAS' sets
 Cell = tuple[str, str, str, int | None]  # model, row, column, samples of its calibration set
 
 
@@ -36,7 +41,7 @@ def by_folder(jobs: list[Experiment]) -> dict[Path, str | None]:
 @pytest.mark.parametrize(
     ("table", "rows", "suite", "n"),
     [("table2", "awq,quarot", "micro_nine", 18),
-     ("table6", "static_random,static_llm_qat", "micro_generation", 4)],
+     ("table6", "static_random,static_llm_qat,static_uniform_time", "micro_generation", 6)],
 )  # fmt: skip
 def test_controls_are_the_cells_that_were_run_by_hand(
     table: str, rows: str, suite: str, n: int
@@ -49,14 +54,46 @@ def test_controls_are_the_cells_that_were_run_by_hand(
     cells = by_folder(jobs)
     assert cells == by_folder(compose_jobs(by_hand.split(), CONF)) and len(cells) == n
     assert set(cells.values()) == set(rows.split(",")), "variants of the rows, under their names"
-    assert not any(usual_size(job.cell_config(job.tasks[0])) for job in jobs)
+    usual = {job.row for job in jobs if usual_size(job.cell_config(job.tasks[0]))}
+    assert len(usual) == (table == "table6"), "uniform time has as many as TMAS already"
+
+
+def calibration_of(model: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found: dict[str, Any] = to_mapping(compose("config", [f"model={model}", "+tmas=on"]))
+    return found["model"] | {"tmas": found["tmas"]}
+
+
+@pytest.mark.parametrize(
+    "model", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "saved"]
+)
+def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
+    """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
+    config = calibration_of(model)
+    length, llada = config["calibration"]["gen_length"], config["architecture"] == "llada"
+    tmas = TmasSettings(blocks=config["tmas"]["blocks"], samples=config["tmas"]["samples"])
+    decoding = DecodingSettings(
+        gen_length=length,
+        steps=config["calibration"]["steps"],
+        block_length=length // tmas.blocks if llada else length,
+        remasking="low_confidence" if llada else "entropy",
+    )
+    states = sum(tmas.quotas[interval] for _, interval in reachable(decoding, tmas))
+    samples = config["calibration"]["control_samples"]
+    assert abs(states - samples) <= NEARLY_EQUAL * states, (states, samples)
+
+
+def test_controls_of_each_model_have_its_own_size() -> None:
+    (own,) = sweeps(["table=table6", "models=embedded_all", "controls=on"], CONF)[1:]
+    sizes = {(job.model.name, job.calibration.samples) for job in compose_jobs(own, CONF)}
+    assert sizes == set(SIZES.items())
 
 
 def test_controls_of_all_tables_come_last() -> None:
     lines = sweeps(["table=all", "controls=on", "seed=0,1"], CONF)
     assert lines[:6] == sweeps(["table=all", "seed=0,1"], CONF)
     assert [line[0] for line in lines[6:]] == [f"table={table}" for table in CONTROLS]
-    assert all("seed=0,1" in line and "calibration.samples=512" in line for line in lines[6:])
+    assert all("seed=0,1" in line for line in lines[6:])
     assert sweeps(["table=table3", "controls=off"], CONF) == [["table=table3"]]
 
 
@@ -96,10 +133,10 @@ def every_cell() -> Iterator[set[Cell]]:
         for line in sweeps(["table=all", "models=embedded_all", "controls=on"], CONF):
             for job in sweep_jobs(_composed(loader, *line), loader):
                 word = dict(text.split("=") for text in job)
-                size = word.get("calibration.samples")
+                control = "calibration.samples" in word
+                size = SIZES[word["model"]] if control else None
                 cells |= {
-                    (word["model"], word["row"], label, int(size) if size else None)
-                    for label in labels[word["task"]]
+                    (word["model"], word["row"], label, size) for label in labels[word["task"]]
                 }
         yield cells
 
@@ -113,7 +150,8 @@ def test_every_claim_has_its_cells_for_every_embedded_model(
     def sizes(row: str, label: str) -> set[int]:
         found = {size for *cell, size in every_cell if cell == [model, row, label]}
         sampler = ROWS[row].calibration
-        return {size or (SAMPLES[sampler] if sampler else 0) for size in found}
+        usual = SIZES[model] if sampler == "tmas" else SAMPLES[sampler] if sampler else 0
+        return {size or usual for size in found}
 
     for claim in CLAIMS:
         for label in (*claim.tasks, *claim.beside):
