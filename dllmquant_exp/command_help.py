@@ -40,7 +40,6 @@ each layer.
   noise=0.5        figure 4's, as a share of the RMS of a block's output
   states=4         per prompt, for figure 9
   sweep=tables     whose results figures 7 and 8 show
-
   seed=0           of figure 2's calibration sets, of the unmasked positions that get figure 4's
                    noise, and of the tokens that figure 6 draws; seed=0,1,2 records each, and claims
                    then cover the choice of seed too

@@ -398,7 +398,7 @@ def test_model_presets(name, architecture, checkpoint, settings):
     preset = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
     embedded = checkpoint.startswith("embedded:")
     calibration = preset.pop("calibration")
-    assert set(calibration) == {"texts", "length", "gen_length", "steps"}
+    assert set(calibration) == {"texts", "length", "gen_length", "steps", "control_samples"}
     assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
     assert (preset.pop("outliers") is not None) == (embedded and name != "micro_llada_plain")
     assert preset == {

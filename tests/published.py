@@ -1,0 +1,191 @@
+"""The results behind README's tables, kept as archives, and the tables as they follow from them.
+
+    python tests/published.py pack RUNS    # a folder of `table=all` -> runs/*.tar.xz
+    python tests/published.py write        # the archives -> README's tables
+
+Archives hold the result files of the sweep `tables`, one archive per seed, and the recorded figures
+of each model; nothing else that runs write. README's tables stand between two comments, and
+`test_published.py` compares them with what the archives say.
+"""
+
+import io
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from dllmquant_exp.reporting import claim_verdicts, table
+from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
+from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
+from dllmquant_exp.reporting.figure_data import ARRAYS_FILE, INFO_FILE
+from dllmquant_exp.reporting.results import RESULT_FILE, ResultError, load_json
+from dllmquant_exp.reporting.rows import SWEEP
+from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+KEPT = REPOSITORY / "runs"
+README = REPOSITORY / "README.md"
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+
+
+def pack(runs_dir: Path, kept: Path) -> list[Path]:
+    """Write the archives, but for those that hold these very files: a seed that is kept already
+    stays as it is in the repository's history. Returns the archives.
+
+    Raises:
+        ResultError: there is nothing to pack, or a file that cannot be read.
+    """
+    groups: dict[str, list[Path]] = {}
+    for path in sorted((runs_dir / SWEEP).glob(f"*/{RESULT_FILE}"), key=_alike):
+        groups.setdefault(f"tables-s{load_json(path)['cell']['seed']}", []).append(path)
+    for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
+        model = load_json(path)["model"]["name"]
+        groups.setdefault(f"figures-{model}", []).extend((path, path.with_name(ARRAYS_FILE)))
+    if not groups:
+        raise ResultError(f"{runs_dir} holds no sweep {SWEEP!r} and no figures")
+    kept.mkdir(exist_ok=True)
+    return [_packed(paths, runs_dir, kept / f"{name}.tar.xz") for name, paths in groups.items()]
+
+
+def _packed(paths: Iterable[Path], runs_dir: Path, archive: Path) -> Path:
+    contents = {path.relative_to(runs_dir).as_posix(): path.read_bytes() for path in paths}
+    if archive.exists() and contents == dict(_members(archive)):
+        return archive
+    with tarfile.open(archive, "w:xz", preset=9) as made:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return archive
+
+
+def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(archive) as packed:
+        for member in packed:
+            content = packed.extractfile(member)
+            assert content is not None  # archives hold files only
+            yield member.name, content.read()
+
+
+def _alike(path: Path) -> tuple[str, str]:
+    """Files of one task stand together: they compress best beside each other."""
+    model_and_row, _, task = path.parent.name.partition("-micro_")
+    return task, model_and_row
+
+
+def unpack(kept: Path, runs_dir: Path) -> None:
+    """All archives of a folder, as `tar -xf` would."""
+    for archive in sorted(kept.glob("*.tar.xz")):
+        with tarfile.open(archive) as packed:
+            packed.extractall(runs_dir, filter="data")
+
+
+def readme_tables(runs_dir: Path) -> str:
+    """Tables 1 and 2 and the verdicts, for all models that the folder has results of."""
+    return "\n".join(_parts(runs_dir)).strip()
+
+
+def _parts(runs_dir: Path) -> Iterator[str]:
+    models = []  # in Table 1's order
+    for title, scores in _scores(table("table1", runs_dir)):
+        yield from (f"Table 1, {title}:", "", _markdown(scores), "")
+        models.append(_model(title))
+    columns = {
+        _model(title): scores["Avg."] for title, scores in _scores(table("table2", runs_dir))
+    }
+    averages = pd.DataFrame(columns)[models].fillna("-")
+    yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
+    verdicts = claim_verdicts(runs_dir)
+    verdicts["model"] = verdicts["model"].map(_model)
+    measured = verdicts[verdicts["model"].isin(models) & (verdicts["verdict"] != UNMEASURED)]
+    figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
+    speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
+    for heading, chosen in (
+        ("Claims about scores, in points:", measured[~figures & ~speed]),
+        ("Claims about what goes on inside a decode, as ratios or shares:", measured[figures]),
+    ):
+        if len(chosen):
+            wide = chosen.assign(text=chosen.apply(_text, axis=1)).pivot(
+                index="sentence", columns="model", values="text"
+            )
+            claims = wide.loc[chosen["sentence"].unique()].reindex(columns=models)
+            yield from (heading, "", _markdown(claims.fillna(UNMEASURED)), "")
+
+
+def _scores(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for title in frame.index.unique("model"):
+        yield title, frame.loc[title].loc["score"].drop(index="items")
+
+
+def _model(title: str) -> str:
+    return title.partition(" ")[0]
+
+
+def _text(claim: pd.Series) -> str:
+    """`holds: +36.3 [31.9, 40.5], p = .008`; where undecided, behind it what is detectable."""
+    if claim["verdict"] not in (HOLDS, FAILS, UNDECIDED):
+        return str(claim["verdict"])
+    if claim["unit"] == "tasks":
+        found = f"{claim['effect']:.0f} tasks [{claim['low']:.0f}, {claim['high']:.0f}]"
+        return found if claim["verdict"] == UNDECIDED else f"{claim['verdict']}: {found}"
+    digits, sign = (1, "+") if claim["unit"] == "points" else (2, "")
+    limits = f"[{claim['low']:.{digits}f}, {claim['high']:.{digits}f}]"
+    found = f"{claim['effect']:{sign}.{digits}f} {limits}"
+    if claim["verdict"] == UNDECIDED:
+        return f"{found} ({claim['detectable']:.{digits}f})"
+    p = claim["p_holm"]
+    return f"{claim['verdict']}: {found}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}"
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    columns = frame.rename_axis(columns=None).reset_index(names="")
+    sides = ["left", *["right"] * frame.shape[1]]
+    return str(columns.to_markdown(index=False, disable_numparse=True, colalign=sides))
+
+
+def tables_of(text: str) -> str:
+    """What stands between README's two comments.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    return _split(text)[1].strip()
+
+
+def with_tables(text: str, tables: str) -> str:
+    """README with these tables between its two comments."""
+    before, _, after = _split(text)
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    before, begin, rest = text.partition(BEGIN)
+    between, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README has no {BEGIN} with {END} behind it")
+    return before, between, after
+
+
+def main(words: Iterable[str]) -> int:
+    """Pack or write; returns an exit status."""
+    match list(words):
+        case ["pack", folder]:
+            for archive in pack(Path(folder), KEPT):
+                print(f"{archive.name}: {archive.stat().st_size:,} bytes")
+        case ["write"]:
+            with tempfile.TemporaryDirectory() as folder:
+                unpack(KEPT, Path(folder))
+                made = readme_tables(Path(folder))
+            text = with_tables(README.read_text(encoding="utf-8"), made)
+            README.write_text(text, encoding="utf-8")
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""README's tables are what the kept results say, and the results are whole."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import published
+import pytest
+
+from dllmquant_exp.reporting.figure_data import recorded_figures
+from dllmquant_exp.reporting.results import ResultError, read_sweep
+from dllmquant_exp.reporting.rows import SWEEP
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    published.unpack(published.KEPT, folder)
+    return folder
+
+
+def test_every_kept_result_is_whole(runs: Path) -> None:
+    """Digests are checked as they are read; of one commit without changes."""
+    cells, problems = read_sweep(runs, SWEEP)
+    figures, broken = recorded_figures(runs)
+    assert problems == broken == []
+    assert cells and {cell.status for cell in cells} == {"finished"}
+    made = [*cells, *figures]
+    assert all(one.commit and not one.commit.endswith("+") for one in made)
+    texts = [path.read_text(encoding="utf-8") for path in runs.rglob("*.json")]
+    assert not any("runs_dir" in text or "/tmp" in text for text in texts), "where it was run"
+
+
+def test_readme_says_what_they_say(runs: Path) -> None:
+    written = published.tables_of(published.README.read_text(encoding="utf-8"))
+    assert written == published.readme_tables(runs), "python tests/published.py write"
+
+
+def test_tables_take_the_place_of_what_was_there() -> None:
+    text = f"before {published.BEGIN}{published.END} after"
+    once = published.with_tables(text, "| a |")
+    assert published.tables_of(once) == "| a |"
+    assert published.with_tables(published.with_tables(once, "| b |"), "| a |") == once
+    assert once.startswith("before <") and once.endswith("> after")
+    with pytest.raises(ValueError, match="README has no"):
+        published.with_tables("no comments", "| a |")
+
+
+def test_packing_and_unpacking_keep_every_byte(runs: Path, tmp_path: Path) -> None:
+    """Of some cells of each seed; the archives are the same bytes for the same files."""
+    some = tmp_path / "some"
+    for archive in published.KEPT.glob("*.tar.xz"):
+        with tarfile.open(archive) as packed:
+            names = packed.getnames()
+        for name in names[::50]:
+            shutil.copytree((runs / name).parent, (some / name).parent, dirs_exist_ok=True)
+    first, second = (published.pack(some, tmp_path / name) for name in ("first", "second"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    times = [path.stat().st_mtime_ns for path in first]
+    assert published.pack(some, tmp_path / "first") == first
+    assert [path.stat().st_mtime_ns for path in first] == times, "written again"
+    with pytest.raises(ResultError, match="holds no sweep"):
+        published.pack(tmp_path / "nothing", tmp_path / "third")
+    published.unpack(tmp_path / "first", tmp_path / "back")
+    assert _contents(tmp_path / "back") == _contents(some) != {}
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
