@@ -59,10 +59,17 @@ class CellResult:
 
 def flat(name: str, value: object) -> dict[str, object]:
     """Values of nested mappings by their path, as `name.inner.key`."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    parts = (flat(f"{name}.{key}" if name else key, part) for key, part in value.items())
-    return {key: part for found in parts for key, part in found.items()}
+    found: dict[str, object] = {}
+    _flatten(name, value, found)
+    return found
+
+
+def _flatten(name: str, value: object, found: dict[str, object]) -> None:
+    if isinstance(value, dict | Mapping):  # dict first: a Mapping is found slowly
+        for key, part in value.items():
+            _flatten(f"{name}.{key}" if name else key, part, found)
+    else:
+        found[name] = value
 
 
 def canonical_json(value: Any) -> str:

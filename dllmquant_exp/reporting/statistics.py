@@ -17,8 +17,9 @@ Tests, several calibration seeds and power are in comparisons.py.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, pvariance, stdev
+from statistics import NormalDist, fmean
 
+import numpy as np
 from scipy.special import stdtrit  # not scipy.stats: its import takes longer than a report
 
 ALPHA = 0.05  # two-sided
@@ -71,9 +72,8 @@ def averaged_proportion(means: Sequence[float]) -> Estimate:
     number where repetitions agree on every item, and more where they do not.
     """
     p, n = fmean(means), float(len(means))
-    variance = pvariance(means, p)
-    if variance > 0:
-        n *= p * (1 - p) / variance
+    if min(means) < max(means):  # rounding must not give equal means a variance
+        n *= p * (1 - p) / float(np.var(means))
     return wilson(p * n, n)
 
 
@@ -84,7 +84,7 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estim
     mean = fmean(values)
     if len(values) == 1:
         return Estimate(mean, *bounds)
-    half = t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Estimate(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
 
 
