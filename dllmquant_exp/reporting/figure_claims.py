@@ -70,15 +70,16 @@ def _accumulation() -> Iterator[FigureClaim]:
                     1.0,
                 )
     for panel, text in PANELS.items():
-        yield FigureClaim(
-            f"post_softmax_product_is_a_main_source_{panel}",
-            "the post-softmax product is a main source of accumulated error (at least a third of "
-            f"INT4 QuaRot's goes without its quantization), {text}",
-            "figure2",
-            _error(panel, "INT4 quarot*", "removed_of_quarot"),
-            MAIN_SOURCE,
-            unit="share",
-        )
+        for bits in ("INT8", "INT4"):  # the paper shows INT8
+            yield FigureClaim(
+                f"post_softmax_product_is_a_main_source_{bits.lower()}_{panel}",
+                "the post-softmax product is a main source of accumulated error (at least a third "
+                f"of {bits} QuaRot's goes without its quantization), {text}",
+                "figure2",
+                _error(panel, f"{bits} quarot*", "removed_of_quarot"),
+                MAIN_SOURCE,
+                unit="share",
+            )
 
 
 def _noise(measure: str, group: str) -> Callable[[FigureData], Number]:
@@ -153,10 +154,16 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
         others = sorted({", ".join(f"{k}={v}" for k, v in data.changed.items()) for data in known})
         return command + (f" (other settings: {'; '.join(others)})" if others else "")
     best = deciding(usual)
-    numbers = [claim.number(data) for data in best]
-    if numbers[0]["n"] < LEAST_PROMPTS:
+    try:
+        numbers = [claim.number(data) for data in best]
+        prompts = min(number["n"] for number in numbers)
+        comparable = any(any(number["below"]) for number in numbers)
+    except (KeyError, IndexError, TypeError):
+        folders = ", ".join(data.folder.name for data in best)
+        return f"{command} again (what is recorded lacks the number; delete {folders})"
+    if prompts < LEAST_PROMPTS:
         return f"{command} with at least {LEAST_PROMPTS} prompts"
-    if not any(any(number["below"]) for number in numbers):
+    if not comparable:
         return f"{command} with more prompts: nothing happened that the effect could be compared to"
     return _tested(numbers, claim, ", ".join(data.folder.name for data in best))
 

@@ -7,7 +7,6 @@
     figureN.png, figureN.pdf   drawn from these two files alone
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,11 +17,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
-from dllmquant_exp.reporting.results import ResultError, canonical_json, commit_of, load_json
+from dllmquant_exp.reporting.results import (
+    ResultError,
+    canonical_json,
+    commit_of,
+    json_text,
+    load_json,
+    sha256,
+    with_digest,
+)
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
+ARRAYS_DIGEST = "arrays_digest"  # of the arrays' file, in the other one
+FIELDS = {  # of figure.json, without which nothing can be drawn or decided
+    "figure": str, "model": Mapping, "config": Mapping, "seed": int, "changed": Mapping,
+    "labels": Mapping, "numbers": Mapping, "timing": Mapping,
+}  # fmt: skip
+NAMES = (
+    ("model", "name"), ("config", "prompts"), ("config", "checkpoint_digest"),
+    ("timing", "started_at"),
+)  # fmt: skip
 FIGURE_VERSION = 2  # of what the probes record; pictures and claims read this one only
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -90,14 +106,18 @@ def figure_folder(runs_dir: Path, figure: str, model: str, config_hash: str) -> 
 
 
 def save_arrays(folder: Path, arrays: Arrays, info: Mapping[str, Any]) -> None:
-    """Write a folder that appears complete or not at all; one that is there already stays."""
+    """Write a folder that appears complete or not at all; one that is there already stays.
+
+    The JSON file holds the digests of both, by which damage is noticed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(info, indent=1, ensure_ascii=False, allow_nan=False)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         partial.chmod(0o755)  # mkdtemp makes folders that only their owner can read
         in_order = {name: np.array(value, order="C") for name, value in arrays.items()}
         save_file(in_order, partial / ARRAYS_FILE)
+        digest = sha256((partial / ARRAYS_FILE).read_bytes())
+        text = json_text(with_digest({**info, ARRAYS_DIGEST: digest}))
         (partial / INFO_FILE).write_text(text + "\n", encoding="utf-8")
         try:
             partial.rename(folder)
@@ -120,16 +140,33 @@ def load_figure(folder: Path) -> FigureData:
             f"{folder / INFO_FILE}: figure_version is {info.get('figure_version')!r}, this version "
             f"reads {FIGURE_VERSION}: delete {folder} and record the figure again"
         )
-    return FigureData(folder, load_arrays(folder), info)
+    for name, kind in FIELDS.items():
+        if not isinstance(info.get(name), kind):
+            raise ResultError(f"{folder / INFO_FILE}: {name} is missing or of a wrong kind")
+    for section, name in NAMES:
+        if name not in info[section]:
+            raise ResultError(f"{folder / INFO_FILE}: {section}.{name} is missing")
+    return FigureData(folder, load_arrays(folder, info.get(ARRAYS_DIGEST)), info)
 
 
-def load_arrays(folder: Path) -> dict[str, NDArray[Any]]:
-    """The arrays alone (ResultError where they cannot be read)."""
+def load_arrays(folder: Path, digest: str | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays alone.
+
+    Args:
+        digest: of their file; older recordings have none.
+
+    Raises:
+        ResultError: they cannot be read, or are not what was written.
+    """
     try:
-        return load_file(folder / ARRAYS_FILE)
+        content = (folder / ARRAYS_FILE).read_bytes()
+        arrays = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         reason = f"{folder / ARRAYS_FILE} cannot be read ({error}): delete {folder}"
         raise ResultError(reason) from error
+    if digest not in (None, sha256(content)):
+        raise ResultError(f"{folder / ARRAYS_FILE} is damaged: delete {folder}")
+    return arrays
 
 
 def recorded_figures(runs_dir: Path) -> tuple[list[FigureData], list[str]]:

@@ -10,16 +10,19 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import orjson
 
 from dllmquant_exp.partial_files import whole_file
+from dllmquant_exp.reporting.rows import Bits, bits_of, row_of
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
 DIGEST = "content_digest"  # of all that stands before it in a result file; `TIMING` stands behind
 TIMING = "timing"
+SPEED = "speed"  # the kind of a task without items, of Table 4
 logger = logging.getLogger(__name__)
 _CELL = re.compile(r".+-s\d+-[0-9a-f]{8}")  # a cell's folder: what it is, seed, hash
 
@@ -55,6 +58,8 @@ class CellResult:
     commit: str = ""  # of the source that made it; "+" after it: with changes; empty: not known
     checkpoint_digest: str = ""  # of the weights; empty: not known, as of failed cells
     calibrated_on: tuple[int, int] | None = None  # states and tokens that were collected
+    row: str | None = None  # of conf/row; None: of none of them
+    bits: Bits | None = None  # see rows.bits_of; None where nothing is quantized
 
 
 def flat(name: str, value: object) -> dict[str, object]:
@@ -90,17 +95,22 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
     It holds `content_digest`, by which damage is noticed when it is read: sha256 of what stands
     before it, which is all but `timing`. Runs with the same outcome have the same digest.
     """
-    content = {key: value for key, value in result.items() if key not in (DIGEST, TIMING)}
-    times = {key: value for key, value in result.items() if key == TIMING}
-    before = _text(content).removesuffix("\n}").encode()
-    return write_json(folder / RESULT_FILE, {**content, DIGEST: _sha256(before), **times})
+    return write_json(folder / RESULT_FILE, with_digest(result))
 
 
-def _sha256(content: bytes) -> str:
+def with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same object with its `content_digest`, as `json_text` writes it; `timing` comes last."""
+    content = {key: item for key, item in value.items() if key not in (DIGEST, TIMING)}
+    times = {key: item for key, item in value.items() if key == TIMING}
+    before = json_text(content).removesuffix("\n}").encode()
+    return {**content, DIGEST: sha256(before), **times}
+
+
+def sha256(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def _text(value: Any) -> str:
+def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -135,7 +145,7 @@ def unfinished(folder: Path) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     """Write an object to `path`, see `write_whole`."""
-    return write_whole(path, (_text(value) + "\n").encode())
+    return write_whole(path, (json_text(value) + "\n").encode())
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -175,11 +185,11 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def _is_intact(written: bytes, value: Mapping[str, Any]) -> bool:
     before = written.partition(f',\n "{DIGEST}": '.encode())[0]
-    if value[DIGEST] == _sha256(before):
+    if value[DIGEST] == sha256(before):
         return True
     # Before 2026-11-22 the digest was the last field, of the content's canonical form.
     content = {key: item for key, item in value.items() if key not in (DIGEST, TIMING)}
-    return bool(value[DIGEST] == _sha256(canonical_json(content).encode()))
+    return bool(value[DIGEST] == sha256(canonical_json(content).encode()))
 
 
 def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:
@@ -200,50 +210,65 @@ def read_result(path: Path) -> CellResult:
     """Read one result file for the tables.
 
     Raises:
-        ResultError: unreadable, of another schema, or without a field that every result has.
+        ResultError: unreadable, of another schema, another cell's, or without a field that every
+            result has.
     """
     value = load_json(path)
     try:
         return _cell_result(path.parent, value)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ResultError(f"{path}: field {error} is missing or of a wrong kind") from error
     except ValueError as error:
         raise ResultError(f"{path}: {error}") from error
 
 
 def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
-    cell, config, finished = value["cell"], value["config"], value["status"] == "finished"
-    if not isinstance(config["model"]["checkpoint"], str):
-        raise ValueError("config.model.checkpoint is not the name of a checkpoint")
+    cell, config = _field(value, "cell", Mapping), _field(value, "config", Mapping)
+    _field(_field(config, "model", Mapping), "checkpoint", str)
+    finished = {"finished": True, "failed": False}[value["status"]]
+    if cell.get("name") not in (None, folder.name):
+        raise ValueError(f"is the result of {cell['name']}, in another folder")
+    items = {
+        (item["subtask"], str(item["doc_id"])): _score(item["score"])
+        for item in value.get("items", ())
+    }
+    speed = _field(value, "speed", Mapping) if finished and cell["kind"] == SPEED else {}
+    if finished and not items and not speed:
+        raise ValueError("is finished and has no items")
     collected = (value.get("calibration") or {}).get("report")
     return CellResult(
         folder=folder,
         status=value["status"],
-        model=cell["model"],
-        method=cell["method"],
-        quant=cell["quant"] or "",
-        task=cell["task"],
-        label=cell["label"],
-        kind=cell["kind"],
-        seed=cell["seed"],
-        embedded=cell["embedded"],
+        model=_field(cell, "model", str),
+        method=_field(cell, "method", str),
+        quant=_field(cell, "quant", str | None) or "",
+        task=_field(cell, "task", str),
+        label=_field(cell, "label", str),
+        kind=_field(cell, "kind", str),
+        seed=_field(cell, "seed", int),
+        embedded=_field(cell, "embedded", bool),
         decoding=_decoding(cell),
         config=config,
-        config_hash=value["config_hash"],
-        finished_at=value["timing"]["finished_at"],
+        config_hash=_field(value, "config_hash", str),
+        finished_at=_field(value["timing"], "finished_at", str),
         error=(value["error"] or {}).get("message", ""),
-        score=value["score"] if finished else None,
+        score=_score(value["score"]) if items else None,
         chance=value.get("chance"),
-        items={
-            (item["subtask"], str(item["doc_id"])): _score(item["score"])
-            for item in value.get("items", ())
-        },
-        speed=value.get("speed", {}),
+        items=items,
+        speed=speed,
         hardware=value.get("hardware", {}),
         checkpoint_digest=value.get("checkpoint_digest") or "",
         commit=commit_of(value.get("source", {})),
         calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
+        row=row_of(config),
+        bits=bits_of(config),
     )
+
+
+def _field(section: Mapping[str, Any], name: str, kind: type | UnionType) -> Any:
+    if not isinstance(section[name], kind):
+        raise TypeError(f"{name!r}")  # as a KeyError says it
+    return section[name]
 
 
 def commit_of(source: Mapping[str, Any]) -> str:

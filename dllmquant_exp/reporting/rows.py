@@ -14,6 +14,7 @@ SWEEP = "tables"  # where conf/table's options put their cells
 SPEED_TABLE = "table4"  # the only one of them without scores
 Sampler = Literal["random", "llm_qat", "uniform_time", "tmas"]
 Part = Literal["rotation", "awq", "gptq"]
+Bits = tuple[object, ...]
 QUAROT: frozenset[Part] = frozenset({"rotation", "gptq"})
 AWQ: frozenset[Part] = frozenset({"awq"})
 
@@ -71,7 +72,7 @@ def row_of(config: Mapping[str, Any]) -> str | None:
     return _BY_RECIPE.get(recipe)
 
 
-def bits_of(config: Mapping[str, Any]) -> tuple[object, ...] | None:
+def bits_of(config: Mapping[str, Any]) -> Bits | None:
     """Weight and activation bits, those of P, V and K, of head and embedding; None for fp."""
     quant = config.get("quant")
     if quant is None:
@@ -92,4 +93,4 @@ def usual_size(config: Mapping[str, Any]) -> bool:
     if calibration is None:
         return True
     usual = SAMPLES.get(calibration["name"])
-    return calibration["samples"] == usual and calibration.get("tokens") is None
+    return calibration.get("samples") == usual and calibration.get("tokens") is None

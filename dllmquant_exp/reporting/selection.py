@@ -13,11 +13,9 @@ from statistics import fmean
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
 from dllmquant_exp.reporting.results import CellResult, canonical_json
-from dllmquant_exp.reporting.rows import bits_of, row_of, usual_size
+from dllmquant_exp.reporting.rows import Bits, usual_size
 from dllmquant_exp.reporting.speed_results import is_speed
 from dllmquant_exp.reporting.tables import conditions, labels, made_of, newest, recipe
-
-Bits = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -93,14 +91,14 @@ def model_results(cells: Iterable[CellResult]) -> list[ModelResults]:
     """Sort results into models and rows; results of no row of conf/row are left out."""
     by_model: dict[str, list[CellResult]] = {}
     for cell in cells:
-        if row_of(cell.config) is not None and not is_speed(cell):
+        if cell.row is not None and not is_speed(cell):
             by_model.setdefault(cell.model, []).append(cell)
     return [_model_results(by_model[model]) for model in sorted(by_model)]
 
 
 def of_no_row(cells: Iterable[CellResult]) -> list[CellResult]:
     """Results that no row of conf/row recognises."""
-    return [cell for cell in cells if row_of(cell.config) is None and not is_speed(cell)]
+    return [cell for cell in cells if cell.row is None and not is_speed(cell)]
 
 
 def bits_text(bits: Bits) -> str:
@@ -129,14 +127,13 @@ def _model_results(cells: list[CellResult]) -> ModelResults:
     kept = one_checkpoint(kept, notes)
     by_bits: dict[Bits, list[CellResult]] = {}
     for cell in kept:
-        found = bits_of(cell.config)
-        if found is not None:
-            by_bits.setdefault(found, []).append(cell)
+        if cell.bits is not None:
+            by_bits.setdefault(cell.bits, []).append(cell)
     bits = max(by_bits, key=lambda key: _size(by_bits[key]), default=None)
     for other, group in by_bits.items():
         if other != bits:
             notes.append(f"left out: {len(group)} results with {bits_text(other)}.")
-    kept = [cell for cell in kept if bits_of(cell.config) in (bits, None)]
+    kept = [cell for cell in kept if cell.bits in (bits, None)]
     repeated: list[str] = []
     kept = _one_task_per_label(newest(kept, repeated), notes)
     if repeated:
@@ -154,7 +151,7 @@ def _model_results(cells: list[CellResult]) -> ModelResults:
 
 def _size(cells: Sequence[CellResult]) -> tuple[int, str]:
     """How much a group can fill of a table, and how new it is."""
-    places = {(row_of(cell.config), cell.task, cell.seed) for cell in cells}
+    places = {(cell.row, cell.task, cell.seed) for cell in cells}
     return len(places), max(cell.finished_at for cell in cells)
 
 
@@ -170,9 +167,8 @@ def _one_task_per_label(cells: list[CellResult], notes: list[str]) -> list[CellR
 def _rows(cells: Sequence[CellResult]) -> dict[str, tuple[Variant, ...]]:
     found: dict[str, dict[str, list[CellResult]]] = {}
     for cell in cells:
-        row = row_of(cell.config)
-        assert row is not None  # others were sorted out
-        found.setdefault(row, {}).setdefault(made_of(cell), []).append(cell)
+        assert cell.row is not None  # others were sorted out
+        found.setdefault(cell.row, {}).setdefault(made_of(cell), []).append(cell)
     return {row: _variants(row, list(groups.values())) for row, groups in found.items()}
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
-from dllmquant_exp.reporting.rows import ROWS, row_of
+from dllmquant_exp.reporting.results import SPEED, CellResult, canonical_json, flat
+from dllmquant_exp.reporting.rows import ROWS
 
 NUMBER = 4
-KIND = "speed"
 PARTS = ("linears", "rotations", "attention", "head")
 TABLE_ROWS = ("rtn", "quarot", "dllmquant_plusplus")  # as conf/table/table4.yaml has them
 COLUMNS = (  # of `speed_frame`
@@ -56,12 +55,12 @@ class SpeedBlock:
 
 
 def is_speed(cell: CellResult) -> bool:
-    return cell.kind == KIND
+    return cell.kind == SPEED
 
 
 def row_name(cell: CellResult) -> str:
     """The row of conf/row, or the method where it is none; and the quantization if not W4A4."""
-    row = row_of(cell.config) or cell.method
+    row = cell.row or cell.method
     return " ".join(filter(None, (row, "" if cell.quant in ("", "w4a4") else cell.quant)))
 
 

@@ -48,7 +48,8 @@ def errors(own: float, same: float, removed: float = 0.1, n: int = 16) -> dict[s
             for row in ("rtn", "quarot")
         }
         star = numbers.share_removed((1 - removed) * SPREAD[:n], np.ones(n))
-        return {**variants, "INT4 quarot*": {"removed_of_quarot": star}}
+        stars = {f"{bits} quarot*": {"removed_of_quarot": star} for bits in ("INT8", "INT4")}
+        return {**variants, **stars}
 
     return {"own_states": panel(own), "same_states": panel(same)}
 
@@ -118,8 +119,8 @@ def test_errors_grow_on_own_states_or_on_equal_ones() -> None:
 )
 def test_a_third_of_the_error_is_a_main_source(removed: float, expected: str) -> None:
     data = figure("figure2", errors(1.0, 1.0, removed))
-    for panel in ("own_states", "same_states"):
-        name = f"post_softmax_product_is_a_main_source_{panel}"
+    for which in ("int8_own_states", "int8_same_states", "int4_own_states", "int4_same_states"):
+        name = f"post_softmax_product_is_a_main_source_{which}"
         assert verdict(name, data) == expected
         measured = found(name, data)
         assert (measured.n, measured.what) == (16, "figure2-16-2026-01-01")
@@ -215,7 +216,7 @@ def test_several_seeds_decide_together() -> None:
     assert verdict(name, *of_seeds(1.2)) == "holds"
     assert verdict(name, *of_seeds(*growths)) == "undecided"
 
-    star = "post_softmax_product_is_a_main_source_own_states"
+    star = "post_softmax_product_is_a_main_source_int4_own_states"
     shares = [0.2, 0.5, 0.8]
     made = [
         figure("figure2", errors(1.0, 1.0, share), seed=seed) for seed, share in enumerate(shares)
@@ -286,7 +287,7 @@ def test_seeds_that_vary_are_no_certainty() -> None:
     """At the threshold on average, and seeds that differ by more than their prompts' averages do:
     about 5% wrong at 5%."""
     generator, wrong = np.random.default_rng(0), 0
-    star = "post_softmax_product_is_a_main_source_own_states"
+    star = "post_softmax_product_is_a_main_source_int4_own_states"
     for _ in range(400):
         left = np.exp(generator.normal(0, 0.1, (3, 1)) + generator.normal(0, 0.1, 10))
         figures = []
@@ -308,6 +309,17 @@ def test_what_too_few_prompts_or_no_event_need() -> None:
     assert enough.p is not None and enough.p < ALPHA  # the least number that can decide
     nothing = figure("figure2", _only(numbers.ratio(np.zeros(8), np.zeros(8))))
     assert "more prompts" in str(measure(CLAIMS[name], [nothing]))
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [{}, {"own_states": {}}, {"own_states": None}, _only({"value": 1.0}), _only({"n": 8})],
+    ids=str,
+)
+def test_a_recording_without_the_number_is_named(lacking: dict[str, Any]) -> None:
+    needs = measure(CLAIMS["error_grows_int4_rtn_own_states"], [figure("figure2", lacking)])
+    assert str(needs).startswith("the command figures figure=2 again (what is recorded lacks")
+    assert "delete figure2-" in str(needs)
 
 
 def test_figures_of_other_models_and_checkpoints_do_not_count() -> None:

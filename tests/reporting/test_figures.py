@@ -245,10 +245,29 @@ def test_damaged_figures_are_named_and_the_others_read(tmp_path: Path) -> None:
     assert len(problems) == 2 and all("figure" in problem for problem in problems)
     with pytest.raises(ResultError, match="delete"):
         load_figure(tmp_path / "figures" / "figure3-x")
+    for name in ("labels", "model", "seed"):
+        save_arrays(tmp_path / name, {}, {k: v for k, v in good.info.items() if k != name})
+        with pytest.raises(ResultError, match=f"{name} is missing"):
+            load_figure(tmp_path / name)
     older = tmp_path / "older"
     save_arrays(older, {"a": np.zeros(1)}, {"schema_version": 1})
     with pytest.raises(ResultError, match=r"figure_version is None.*record the figure again"):
         load_figure(older)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [(INFO_FILE, b'"seed": 0', b'"seed": 1'), (ARRAYS_FILE, b"", b"")]
+)
+def test_a_changed_number_is_noticed(
+    tmp_path: Path, name: str, before: bytes, after: bytes
+) -> None:
+    path = recorded(tmp_path, "figure1").folder / name
+    content = path.read_bytes()
+    assert not before or content.count(before) == 1
+    last = bytes([content[-1] ^ 1])
+    path.write_bytes(content.replace(before, after) if before else content[:-1] + last)
+    with pytest.raises(ResultError, match="is damaged"):
+        load_figure(path.parent)
 
 
 def test_stand_ins_are_labelled() -> None:

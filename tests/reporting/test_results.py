@@ -20,23 +20,26 @@ from dllmquant_exp.reporting.results import (
     write_result,
 )
 
+CELL = {
+    "model": "m",
+    "method": "rtn",
+    "quant": "w4a4",
+    "task": "t",
+    "label": "T",
+    "kind": "micro",
+    "seed": 0,
+    "embedded": True,
+    "decoding": "published",
+}
+CONFIG = {"limit": 2, "model": {"checkpoint": "embedded:m"}, "method": {"name": "rtn"}}
+
 
 def content(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = {
         "schema_version": 1,
         "status": "finished",
-        "cell": {
-            "model": "m",
-            "method": "rtn",
-            "quant": "w4a4",
-            "task": "t",
-            "label": "T",
-            "kind": "micro",
-            "seed": 0,
-            "embedded": True,
-            "decoding": "published",
-        },
-        "config": {"limit": 2, "model": {"checkpoint": "embedded:m"}},
+        "cell": CELL,
+        "config": CONFIG,
         "config_hash": "abc",
         "score": 0.5,
         "chance": 0.25,
@@ -106,7 +109,19 @@ def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         ('{"schema_version": 1, "status": "finished"}', "'cell' is missing"),
         ('{"loss": 0.1}', "schema_version is None"),
         (json.dumps(content(config={})), "'model' is missing"),
-        (json.dumps(content(config={"model": {"checkpoint": 3}})), "checkpoint is not the name"),
+        (json.dumps(content(config={"model": {"checkpoint": 3}})), "'checkpoint' is missing or of"),
+        (json.dumps(content(config={**CONFIG, "model": None})), "'model' is missing or of"),
+        (json.dumps(content(config={"model": {"checkpoint": "m"}})), "'method' is missing"),
+        (json.dumps(content(config={**CONFIG, "method": "rtn"})), "has no attribute 'get'"),
+        (json.dumps(content(config={**CONFIG, "quant": {}})), "'weight_bits' is missing"),
+        (json.dumps(content(config={**CONFIG, "calibration": {"samples": 1}})), "'name' is mis"),
+        (json.dumps(content(config_hash=None)), "'config_hash' is missing or of a wrong kind"),
+        (json.dumps(content(status="done")), "'done' is missing"),
+        (json.dumps(content(cell={**CELL, "seed": "0"})), "'seed' is missing or of a wrong kind"),
+        (json.dumps(content(cell={**CELL, "label": 3})), "'label' is missing or of a wrong kind"),
+        (json.dumps(content(cell={**CELL, "name": "other"})), "is the result of other"),
+        (json.dumps(content(timing={"finished_at": 3})), "'finished_at' is missing or of a wrong"),
+        (json.dumps(content(items=[])), "is finished and has no items"),
         (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}])), "is 1.5, not"),
         (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}])), "could not"),
     ],
