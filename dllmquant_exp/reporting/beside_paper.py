@@ -11,6 +11,10 @@ from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 
 PUBLISHED = "published"  # the option of conf/decoding that keeps every setting
+UNLIKE_ROWS = {  # (table, our row) whose number is not the paper's, and why
+    (3, "quarot_tmas"): "the paper's GPTQ row is QuaRot of its Table 1, calibrated on plain text; "
+    "ours is calibrated on the masked states that the rows below it are calibrated on",
+}
 
 
 def printed_cells(number: int, results: ModelResults, variant: Variant) -> dict[str, PaperCell]:
@@ -39,15 +43,20 @@ def unlike_the_paper(results: ModelResults) -> str:
     return " and ".join(reason for reason, holds in reasons.items() if holds)
 
 
-def notes_beside_the_paper(results: ModelResults, unlike: str) -> list[str]:
+def notes_beside_the_paper(number: int, results: ModelResults, unlike: str) -> list[str]:
     """What a reader must know of the differences, or why there are none."""
     if unlike:
         return [f"not subtracted from the paper's numbers, which are of another run: {unlike}."]
+    notes = [
+        f"{row} is not subtracted from the paper's number: {reason}."
+        for (table, row), reason in UNLIKE_ROWS.items()
+        if table == number
+    ]
     cell = _any_cell(results)
     limit = None if cell is None else cell.config.get("limit")
-    if limit is None:
-        return []
-    return [f"differences from the paper compare limit={limit} with its whole splits."]
+    if limit is not None:
+        notes.append(f"differences from the paper compare limit={limit} with its whole splits.")
+    return notes
 
 
 def _any_cell(results: ModelResults) -> CellResult | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.claims import Verdict
-from dllmquant_exp.reporting.grids import Grid
+from dllmquant_exp.reporting.grids import Grid, signed
 from dllmquant_exp.reporting.writers import Document, Section
 
 COLUMNS = (
@@ -17,10 +17,11 @@ CAPTION = (
     "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
     "both rows; those of figures are over prompts (and seeds), speed's over rounds. A claim holds, "
     "or does not, where p stays below 0.05 after Holm's correction over the claims of one model "
-    "and kind: scores, scores at equal calibration size, figures, speed (and, in the count of "
-    "tasks, over its comparisons). Detectable: how far from the claim's threshold an effect must "
-    "lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% interval "
-    "alone; in brackets, as the first of its kind that Holm tests."
+    "and kind: scores, scores with as many calibration states, figures, speed (and, in the count "
+    "of tasks, over its comparisons). Detectable: how far from the claim's threshold an effect "
+    "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% interval "
+    "alone; in brackets, as the first of its kind that Holm tests. That of the count of tasks is a "
+    "difference on one task, in points."
 )
 Found = Mapping[str, Sequence[Verdict]]  # by the model's title
 
@@ -33,6 +34,7 @@ def claims_frame(found: Found) -> pd.DataFrame:
 
 def _line(model: str, verdict: Verdict) -> dict[str, Any]:
     scale = 100 if verdict.unit == "points" else 1
+    of_detectable = 1 if verdict.unit in ("ratio", "share") else 100
     effect = verdict.effect
     measured = effect is not None
     return {
@@ -50,9 +52,9 @@ def _line(model: str, verdict: Verdict) -> dict[str, Any]:
         "p_holm": verdict.adjusted,
         "n": verdict.n,
         "seeds": verdict.seeds,
-        "detectable": None if verdict.detectable is None else scale * verdict.detectable,
+        "detectable": None if verdict.detectable is None else of_detectable * verdict.detectable,
         "detectable_holm": (
-            None if verdict.detectable_first is None else scale * verdict.detectable_first
+            None if verdict.detectable_first is None else of_detectable * verdict.detectable_first
         ),
         "covers": verdict.covers,
         "needs": verdict.needs,
@@ -87,15 +89,15 @@ def _texts(verdict: Verdict) -> tuple[str, ...]:
     if verdict.unit == "tasks":
         text = f"{effect.value:.0f} tasks ({effect.low:.0f} to {effect.high:.0f})"
     elif verdict.unit == "points":
-        low, high = (f"{100 * limit:+.1f}" for limit in (effect.low, effect.high))
-        text = f"{100 * effect.value:+.1f} ({low} to {high})"
+        value, low, high = (signed(100 * x) for x in (effect.value, effect.low, effect.high))
+        text = f"{value} ({low} to {high})"
     else:
         text = f"{verdict.unit} {effect.value:.2f} ({effect.low:.2f} to {effect.high:.2f})"
     p = verdict.adjusted
     p_text = "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
     detectable = "-"
     if verdict.detectable is not None and verdict.detectable_first is not None:
-        scale, digits = (100, 1) if verdict.unit == "points" else (1, 2)
+        scale, digits = (1, 2) if verdict.unit in ("ratio", "share") else (100, 1)
         alone, first = scale * verdict.detectable, scale * verdict.detectable_first
         detectable = f"{alone:.{digits}f} ({first:.{digits}f})"
     return (verdict.verdict, text, p_text, str(verdict.n), str(verdict.seeds), detectable)

@@ -1,16 +1,16 @@
 """The paper's claims, decided for each model from result files and recorded figures.
 
 A comparison holds where its effect lies beyond the claim's threshold and p stays below 5% after
-Holm's correction over the claims of its kind (scores, equal calibration sizes, figures, speed),
-those that were not measured counted; it does not hold where that is so on the other side; else it
-is undecided, and the detectable effect says what these items and seeds could have shown. Rows
-that are all at chance decide nothing.
+Holm's correction over the claims of its kind (scores, scores with as many calibration states,
+figures, speed), those that were not measured counted; it does not hold where that is so on the
+other side; else it is undecided, and the detectable effect says what these items and seeds could
+have shown. Rows that are all at chance decide nothing.
 Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
 and, with several of them, other seeds.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dllmquant_exp.reporting.claim_list import (
@@ -22,8 +22,8 @@ from dllmquant_exp.reporting.claim_list import (
     Claim,
     Sum,
 )
-from dllmquant_exp.reporting.comparisons import holm
-from dllmquant_exp.reporting.entries import p_value
+from dllmquant_exp.reporting.comparisons import SeededAverage, holm
+from dllmquant_exp.reporting.entries import difference, p_value
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, measure
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.measured import Measured
@@ -56,7 +56,8 @@ class Verdict:
     seeds: int = 0
     p: float | None = None
     adjusted: float | None = None  # p after Holm
-    detectable: float | None = None  # distance from the threshold, by this test alone
+    # How far from the threshold, by this test alone; of a count of tasks: on one task, in points.
+    detectable: float | None = None
     detectable_first: float | None = None  # were it the first of its family that Holm tests
     covers: str = ""
     needs: str = ""  # where nothing was measured
@@ -139,7 +140,7 @@ def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | Non
         effect=effect,
         threshold=measured.shown(claim.threshold),
         n=measured.n,
-        seeds=found.seeds,
+        seeds=1 if isinstance(claim, SpeedClaim) else found.seeds,  # speed's are rounds
         covers=found.covers,
     )
     below = isinstance(claim, FigureClaim) and claim.below
@@ -158,7 +159,10 @@ def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | Non
 
 
 def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
-    """Holds where all parts hold: the worst verdict of a part, with its numbers."""
+    """Holds where all parts hold: the worst verdict of a part, with the numbers of the weakest.
+
+    It could have missed as much as the part that could have missed most.
+    """
     parts = [step for step in steps if step.name in claim.parts]
     worst_first = (FAILS, UNMEASURED, AT_CHANCE, UNDECIDED, HOLDS)
     verdict = min((part.verdict for part in parts), key=worst_first.index)
@@ -167,14 +171,25 @@ def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
         needs = "; ".join(dict.fromkeys("; ".join(part.needs for part in found).split("; ")))
         return Verdict(claim.name, claim.sentence, verdict, needs=needs)
     weakest = min(found, key=lambda part: part.effect.value if part.effect else math.inf)
-    return replace(weakest, name=claim.name, sentence=claim.sentence, verdict=verdict)
+    return replace(
+        weakest,
+        name=claim.name,
+        sentence=claim.sentence,
+        detectable=_largest(part.detectable for part in parts),
+        detectable_first=_largest(part.detectable_first for part in parts),
+    )
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _best_on_nearly_all(results: ModelResults) -> Verdict:
     """In how many tasks DLLMQuant++ is the best quantized row.
 
     At least where it beats every rival, at most where no rival beats it, by paired tests with
-    Holm's correction over all of them.
+    Holm's correction over all of them. `detectable` is that of the comparison that could have
+    missed most: a difference on one task, in points.
     """
     name = "best_on_nearly_all"
     sentence = f"DLLMQuant++ is best on nearly all tasks (at least {NEARLY_ALL} of nine)"
@@ -184,12 +199,15 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
         return Verdict(name, sentence, UNMEASURED, needs=missing)
     gains: dict[tuple[str, str], float] = {}
     p_values: dict[tuple[str, str], float] = {}
+    found: list[SeededAverage] = []
     for rival in rows[1:]:
         for label in PAPER_COLUMNS:
             mine, other = rows[0].entry(label).sample, rival.entry(label).sample
             assert mine is not None and other is not None  # nothing is missing
             gains[rival.row, label] = float(mine.scores.mean() - other.scores.mean())
             p_values[rival.row, label] = p_value([mine], [other])
+            gain = difference([mine], [other])
+            found += [gain] if gain is not None else []
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     sure = {key: gains[key] if p < ALPHA else 0.0 for key, p in adjusted.items()}
     best, low = _won(gains), _won(sure)
@@ -204,6 +222,8 @@ def _best_on_nearly_all(results: ModelResults) -> Verdict:
         threshold=NEARLY_ALL,
         n=sum(rows[0].entry(label).n for label in PAPER_COLUMNS),
         seeds=min(len(entry.cells) for entry in rows[0].entries.values()),
+        detectable=_largest(gain.detectable() for gain in found),
+        detectable_first=_largest(gain.detectable(ALPHA / len(p_values)) for gain in found),
         covers="other items of these tasks and, with several seeds, other seeds",
     )
 

@@ -38,6 +38,10 @@ ROW_LABELS = {
 }
 PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}
 ABLATION, MAIN = 2, 1  # tables of the paper
+BASES = {  # what components are added to
+    "awq": ("awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
+    "quarot": ("quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,13 @@ def ablation_points(results: ModelResults) -> list[Point]:
     """Nine-task averages of Table 2's rows, in its order; rows that are incomplete are left out."""
     rows = paper_rows(ABLATION)
     return _points(rows, [average(_samples(results, row)) for row in rows])
+
+
+def gain_points(results: ModelResults) -> list[Point]:
+    """Paired changes of Table 2's rows from the row that their components are added to."""
+    pairs = [(row, base) for base, rows in BASES.items() for row in rows]
+    gains = [difference(_samples(results, row), _samples(results, base)) for row, base in pairs]
+    return _points([row for row, _ in pairs], gains)
 
 
 def drop_points(results: ModelResults) -> list[Point]:
@@ -79,20 +90,30 @@ def paper_drops(model: str) -> list[tuple[str, float]]:
 
 def draw_ablation(results: ModelResults) -> Figure | None:
     """Figure 7; None where no row has all nine tasks."""
-    points, reference = ablation_points(results), full_precision(results)
+    points, gains, reference = (
+        ablation_points(results), gain_points(results), full_precision(results)
+    )  # fmt: skip
     if not points:
         return None
-    figure = canvas(0.9 + 0.2 * len(points), _note(results))
-    axes = figure.subplots()
-    for place, point in enumerate(points):
-        rotated = "quarot" in point.row or point.row == "dllmquant_plusplus"
-        _interval(axes, place, point.estimate, BLUE if rotated else RED)
+    shown_points = [points, gains] if gains else [points]
+    figure = canvas(0.9 * len(shown_points) + 0.2 * (len(points) + len(gains)), _note(results))
+    sizes = [len(shown) for shown in shown_points]
+    upper, *below = figure.subplots(len(sizes), 1, height_ratios=sizes, squeeze=False)[:, 0]
+    for axes, shown in zip((upper, *below), shown_points, strict=True):
+        for place, point in enumerate(shown):
+            rotated = "quarot" in point.row or point.row == "dllmquant_plusplus"
+            _interval(axes, place, point.estimate, BLUE if rotated else RED)
+        _rows_axis(axes, [point.row for point in shown])
     if reference is not None:
-        axes.axvspan(reference.low, reference.high, color=GREY, alpha=0.3, linewidth=0)
-        axes.axvline(reference.value, color=GREY, linewidth=0.8, label="full precision")
+        upper.axvspan(reference.low, reference.high, color=GREY, alpha=0.3, linewidth=0)
+        upper.axvline(reference.value, color=GREY, linewidth=0.8, label="full precision")
         figure.legend(loc="outside upper center")
-    _rows_axis(axes, [point.row for point in points])
-    axes.set_xlabel("average over nine tasks (%), 95% interval")
+    letter(upper, "(a) averages of nine tasks")
+    upper.set_xlabel("score (%), 95% interval")
+    for axes in below:
+        axes.axvline(0, color=GREY, linewidth=0.6)
+        letter(axes, "(b) gain over AWQ, or over QuaRot")
+        axes.set_xlabel("points on the same items, 95% interval")
     return figure
 
 

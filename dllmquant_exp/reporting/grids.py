@@ -51,13 +51,19 @@ def points(estimate: Estimate | None, *, sign: bool = False) -> str:
     """
     if estimate is None:
         return "-"
-    value = f"{100 * estimate.value:+.1f}" if sign else f"{100 * estimate.value:.1f}"
+    value = signed(100 * estimate.value) if sign else f"{100 * estimate.value:.1f}"
     star = "*" if sign and estimate.excludes_zero else ""
     half = estimate.half_width
     if not sign and not half <= estimate.value <= 1 - half:
         below, above = estimate.value - estimate.low, estimate.high - estimate.value
         return f"{value} -{100 * below:.1f} +{100 * above:.1f}"
     return f"{value}{star} ±{100 * half:.1f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """`+1.3`, `-0.4`, and `0.0` for what rounds to it."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def to_rich(grid: Grid, name_width: int = NAME_WIDTH) -> RichTable:

@@ -1,13 +1,15 @@
 """A table of the paper as text and as data frames, for the screen, files and notebooks."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from dllmquant_exp.reporting.beside_paper import UNLIKE_ROWS
 from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.grids import Grid
+from dllmquant_exp.reporting.grids import Grid, signed
 from dllmquant_exp.reporting.paper import paper_model
 from dllmquant_exp.reporting.paper_tables import Block, Gap, PaperTable
 from dllmquant_exp.reporting.remarks import average_seeds
@@ -44,7 +46,7 @@ def _paper_grids(block: Block) -> dict[str, Grid]:
         if cells:
             printed.append((row.name, tuple(cells[c].printed for c in block.shown)))
             gaps = [_paper_difference(block, i, column) for column in block.shown]
-            texts = tuple("-" if gap is None else f"{gap:+.1f}" for gap in gaps)
+            texts = tuple("-" if gap is None else signed(gap) for gap in gaps)
             differences.append((row.name, texts))
     name = paper_model(block.model)
     heading = f"what the paper prints for {name}, in %"
@@ -56,9 +58,11 @@ def _paper_grids(block: Block) -> dict[str, Grid]:
 
 
 def _paper_difference(block: Block, row: int, column: str) -> float | None:
-    """In points; None where the paper or we have no number, or ours is no number of its model."""
+    """In points; None where the paper or we have no number, or ours is not of its model or row."""
     cell, ours = block.printed[row].get(column), block.value(row, column)
     if cell is None or ours is None or block.unlike:
+        return None
+    if (cell.table, block.variants[row].row) in UNLIKE_ROWS:
         return None
     return 100 * ours.estimate.value - float(cell.value)
 
@@ -83,9 +87,10 @@ def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
     """One line per table, model, row and column, with everything that stands behind the number.
 
     Scores and their limits are in percent, changes and differences in points. `seeds`,
-    `config_hash` and `commit` list the runs that were averaged, joined by spaces; an average over
-    tasks has the seeds that every task has, and names no runs. `state` is partial where seeds are
-    missing or failed, and that of the worst task for an average.
+    `config_hash` and `commit` list the runs that were averaged, joined by spaces. An average over
+    tasks has the seeds that every task has, and as its hash sha256 of its runs' sorted hashes,
+    joined by spaces. `state` is partial where seeds are missing or failed, and that of the worst
+    task for an average.
     """
     lines = [
         _line(table, block, row, column)
@@ -100,7 +105,7 @@ def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
 def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, Any]:
     variant, entries = block.variants[row], block.entries(row, column)
     states = block.states(row, column)
-    runs = entries[0].cells if len(entries) == 1 else ()
+    runs = [run for entry in entries for run in entry.cells]
     score, change = block.value(row, column), block.change(row, column)
     best_row, best_p = block.best.get(column, (None, None))
     cell = block.printed[row].get(column)
@@ -125,9 +130,16 @@ def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, A
         "best_p": best_p if best_row == row else None,
         "paper": float(cell.value) if cell else None,
         "paper_difference": _paper_difference(block, row, column),
-        "config_hash": " ".join(run.config_hash for run in runs),
+        "config_hash": _hash([run.config_hash for run in runs], one_task=len(entries) == 1),
         "commit": " ".join(dict.fromkeys(run.commit for run in runs)),
     }
+
+
+def _hash(hashes: Sequence[str], *, one_task: bool) -> str:
+    """See `long_frame`; empty without runs."""
+    if one_task or not hashes:
+        return " ".join(hashes)
+    return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()
 
 
 def _numbers(value: str, low: str, high: str, found: SeededAverage | None) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _block(number: int, results: ModelResults) -> Block:
     printed = tuple(printed_cells(number, results, variant) for variant in variants)
     unlike = unlike_the_paper(results) if any(printed) else ""
     if any(printed):
-        notes += notes_beside_the_paper(results, unlike)
+        notes += notes_beside_the_paper(number, results, unlike)
     table = Table(
         title=results.title,
         columns=tuple((results.tasks.get(label, label), label) for label in labels),
@@ -259,6 +259,11 @@ def _remarks(
         notes.append(
             "best quantized row of a column marked where a paired test against the runner-up has "
             "p < 0.05 after Holm's correction over the columns."
+        )
+    elif sum(variant.row != REFERENCE and bool(variant.entries) for variant in variants) > 1:
+        notes.append(
+            "no quantized row is marked as the best of a column: no paired test against the "
+            "runner-up has p < 0.05 after Holm's correction over the columns."
         )
     return notes
 

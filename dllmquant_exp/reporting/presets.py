@@ -18,6 +18,12 @@ def read_presets(config_folder: Path) -> list[dict[str, list[str]]]:
     return [{key: str(option[key]).split(",") for key in ("all", "first")} for option in options]
 
 
+def place(presets: Presets, model: str) -> tuple[int, str]:
+    """A key that sorts models as the presets name them, others behind these by name."""
+    named = [name for preset in presets for name in preset["all"]]
+    return (named.index(model) if model in named else len(named), model)
+
+
 def expected_models(
     presets: Iterable[Mapping[str, Sequence[str]]], key: str, present: Mapping[str, bool]
 ) -> dict[str, bool]:

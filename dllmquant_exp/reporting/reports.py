@@ -15,7 +15,7 @@ from dllmquant_exp.reporting.figure_claims import of_model, that_decide
 from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
-from dllmquant_exp.reporting.presets import Presets, expected_models
+from dllmquant_exp.reporting.presets import Presets, expected_models, place
 from dllmquant_exp.reporting.remarks import source_notes
 from dllmquant_exp.reporting.results import ResultError, read_sweep, unfinished_cells
 from dllmquant_exp.reporting.rows import SPEED_TABLE
@@ -58,7 +58,7 @@ def tables_report(name: str, runs_dir: Path, sweep: str, presets: Presets) -> Re
     if name not in (*TABLE_NAMES, "all"):
         raise ResultError(f"table = {name!r} is not one of: {', '.join(TABLE_NAMES)}, all")
     found, unreadable = read_sweep(runs_dir, sweep)
-    results = model_results(found)
+    results = sorted(model_results(found), key=lambda of: place(presets, of.model))
     documents: list[Document] = []
     gaps: list[str] = []
     cells: dict[str, pd.DataFrame] = {}
@@ -70,7 +70,9 @@ def tables_report(name: str, runs_dir: Path, sweep: str, presets: Presets) -> Re
     if name in (SPEED_TABLE, "all"):
         present = {of.model: of.embedded for of in results}
         present |= {cell.model: cell.embedded for cell in found if is_speed(cell)}
-        blocks = speed_blocks(found, expected_models(presets, "all", present))
+        expected = expected_models(presets, "all", present)
+        blocks = speed_blocks(found, expected)
+        blocks.sort(key=lambda block: place(presets, block.model))
         documents.append(speed_document(blocks))
         gaps += speed_gaps(blocks)
         cells[f"{SPEED_TABLE}_cells"] = speed_frame(blocks)
@@ -129,11 +131,12 @@ def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
 
 
 def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[ModelResults]:
-    """Models of a preset that have no results, behind those that have."""
+    """With the models of a preset that have no results, in the presets' order."""
     present = {found.model: found.embedded for found in results}
     expected = expected_models(presets, "all", present)
     missing = [model for model in expected if model not in present]
-    return [*results, *(ModelResults(model, expected[model]) for model in missing)]
+    every = [*results, *(ModelResults(model, expected[model]) for model in missing)]
+    return sorted(every, key=lambda of: place(presets, of.model))
 
 
 def _unfinished(runs_dir: Path, sweep: str) -> list[str]:

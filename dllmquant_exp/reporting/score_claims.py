@@ -1,5 +1,6 @@
 """The paper's claims about scores: the difference between rows, on what both of them have."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
-NEARLY_EQUAL = 0.02  # TMAS' quotas, each rounded up, make 520 states of 512
+NEARLY_EQUAL = 0.02  # of states: TMAS' quotas, each rounded up, make 520 of 512
 FLOOR = 0.02  # above chance, on average: rows that score less have nothing to tell
 
 
@@ -35,7 +36,7 @@ def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtCha
         pair = _equal_size(results, claim.better[0], claim.worse[0])
         if pair is None:
             needed = f"row={claim.better[0]} and row={claim.worse[0]}"
-            return f"{needed} calibrated on as many states or tokens (a control)"
+            return f"{needed} calibrated on as many states (a control)"
         better, worse = [pair[0]], [pair[1]]
     labels = (*claim.tasks, *claim.beside)
     rows = [*better, *worse]
@@ -134,25 +135,23 @@ def _mean(samples: Sequence[Sample | None]) -> Sample | None:
 
 
 def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:
-    """Two rows as they were run with equally large calibration sets: by states, else by tokens,
-    the largest."""
+    """Two rows as they were run with as many calibration states (up to a few), the most of them.
+
+    Segments count as states. Tokens may differ: the claim's comparison says how many there were.
+    """
     pairs = [
-        (size, a, b)
+        (min(_states(a), _states(b)), a, b)
         for a in results.rows.get(first, ())
         for b in results.rows.get(second, ())
-        if _uncalibrated(a) == _uncalibrated(b) and (size := _shared_size(a, b)) is not None
+        if _uncalibrated(a) == _uncalibrated(b)
+        and math.isclose(_states(a), _states(b), rel_tol=NEARLY_EQUAL)
     ]
     return max(pairs, key=lambda pair: pair[0])[1:] if pairs else None
 
 
-def _shared_size(a: Variant, b: Variant) -> tuple[bool, float] | None:
-    """(True, states) or (False, tokens) where both collected as many, up to a few."""
-    if a.calibrated_on is None or b.calibrated_on is None:
-        return None
-    for of_states, one, other in zip((True, False), a.calibrated_on, b.calibrated_on, strict=True):
-        if abs(one - other) <= NEARLY_EQUAL * max(one, other):
-            return of_states, min(one, other)
-    return None
+def _states(variant: Variant) -> float:
+    """NaN without a calibration set: no number is close to it."""
+    return math.nan if variant.calibrated_on is None else variant.calibrated_on[0]
 
 
 def _uncalibrated(variant: Variant) -> dict[str, object]:

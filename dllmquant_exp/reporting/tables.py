@@ -223,7 +223,7 @@ def change_grid(table: Table) -> Grid | None:
         (row.name, tuple(_of(change, sign=True) for change in (*row.changes, row.change)))
         for row in changed
     )
-    title = f"change from {REFERENCE} on the same items, in points; * excludes 0"
+    title = f"change from {REFERENCE} on the same items, in points; * excludes 0, taken by itself"
     return Grid(title, _headings(table), lines) if lines else None
 
 

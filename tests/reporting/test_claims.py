@@ -99,6 +99,9 @@ def test_components_add_up_where_each_one_helps(made: Made) -> None:
 
     assert sum_of((5, 15, 25, 35)).verdict == "holds"
     assert sum_of((5, 15, 15, 35)).verdict == "undecided"
+    unclear = decide(cells_of(made, dict(zip(CHAIN, (5, 15, 15, 35), strict=True))))
+    steps = [unclear[f"{part}_on_awq"].detectable for part in ("tmas", "cgq", "iaaq")]
+    assert unclear["adds_up_on_awq"].detectable == max(filter(None, steps))
     found = sum_of((5, 30, 10, 35))
     assert found.verdict == "does not hold" and found.comparison == "awq_tmas_cgq - awq_tmas"
     assert sum_of((5, 15)).verdict == "not measured"
@@ -173,6 +176,10 @@ def test_best_on_nearly_all_tasks_counts_sure_wins_and_sure_losses(made: Made) -
     assert best(0, 0).effect == Estimate(9, 9, 9) and best(0, 1).verdict == "holds"
     assert best(1, 1).effect == Estimate(7, 7, 8) and best(1, 1).verdict == "undecided"
     assert best(2, 0).verdict == "does not hold"
+    even = best(0, 9)  # no item differs: what Bonett and Price's interval could have shown
+    alone = average_over_seeds([np.zeros((1, N))], [np.zeros((1, N))])
+    assert even.detectable == pytest.approx(alone.detectable())
+    assert even.detectable_first == pytest.approx(alone.detectable(0.05 / 36))
 
 
 def controlled(samples: int) -> Callable[[dict[str, Any]], None]:
@@ -209,25 +216,6 @@ def test_only_what_differs_by_calibration_is_of_equal_size(made: Made) -> None:
     cells += [made("static_random", task, right(40), change=other_grid) for task in GENERATED]
     found = decide(cells)["static_tmas_beats_static_random_at_equal_size"]
     assert found.verdict == "not measured"
-
-
-def test_equal_tokens_are_an_equal_size_too(made: Made) -> None:
-    """128 whole segments of 64 tokens are 8192 tokens; states are cut to that number."""
-
-    def segments(config: dict[str, Any]) -> None:
-        config["calibration"]["length"] = 64
-
-    def cut(config: dict[str, Any]) -> None:
-        config["calibration"]["tokens"] = 8192
-
-    def both(task: str) -> list[CellResult]:
-        segmented = made("static_random", task, right(10), change=segments)
-        return [segmented, made("static_tmas", task, right(30), change=cut)]
-
-    found = decide([*both("gsm8k"), *both("humaneval")])
-    verdict = found["static_tmas_beats_static_random_at_equal_size"]
-    assert verdict.verdict == "holds" and verdict.effect is not None
-    assert verdict.effect.value == pytest.approx(20 / N)
 
 
 def test_what_is_missing_is_named_and_nothing_is_guessed(made: Made) -> None:

@@ -31,6 +31,7 @@ from dllmquant_exp.reporting.figure_rows import (
     draw_drops,
     drop_points,
     full_precision,
+    gain_points,
     paper_drops,
 )
 from dllmquant_exp.reporting.figure_style import COLUMN, styled
@@ -325,12 +326,35 @@ def test_ablation_and_drops_are_drawn(made: Made) -> None:
             figure.draw_without_rendering()
             assert figure.get_figwidth() == COLUMN and not small_texts(figure)
     assert not overlaps(ablation) and not overlaps(drops)
-    (axes,) = ablation.axes
+    (axes,) = ablation.axes  # AWQ + TMAS lacks a task: nothing is added to AWQ or QuaRot
     assert [t.get_text() for t in axes.get_yticklabels()] == ["AWQ", "QuaRot"]
     assert [float(c.lines[0].get_xdata()[0]) for c in axes.containers] == pytest.approx([50, 70])  # type: ignore[attr-defined]
     left, right = drops.axes
     assert len(right.containers) == 3 and len(left.lines) == 3 + 1  # three models and the zero
     assert "stand-in" in right.get_title("left") and "paper" in left.get_title("left")
+
+
+def test_gains_are_over_the_row_that_components_are_added_to(made: Made) -> None:
+    right = {"awq": 5, "awq_tmas": 6, "quarot": 7, "quarot_tmas": 4, "quarot_tmas_cgq": 9}
+    cells = [
+        made(row, task, [1] * count + [0] * (10 - count))
+        for row, count in right.items()
+        for task in TASKS
+    ]
+    (found,) = model_results(cells)
+    assert {p.row: round(p.estimate.value) for p in gain_points(found)} == {
+        "awq_tmas": 10, "quarot_tmas": -30, "quarot_tmas_cgq": 20,
+    }  # fmt: skip
+    one, other = np.array([[1] * 6 + [0] * 4]), np.array([[1] * 5 + [0] * 5])
+    expected = average_over_seeds([one] * 9, [other] * 9).estimate
+    assert gain_points(found)[0].estimate.low == pytest.approx(100 * expected.low)
+    with styled():
+        figure = draw_ablation(found)
+        assert figure is not None
+        figure.draw_without_rendering()
+    assert not small_texts(figure) and not overlaps(figure)
+    upper, lower = figure.axes
+    assert (len(upper.containers), len(lower.containers)) == (5, 3)
 
 
 def test_a_model_of_the_paper_is_compared_with_its_own_numbers(made: Made) -> None:

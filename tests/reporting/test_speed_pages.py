@@ -128,13 +128,13 @@ def test_the_command_writes_table_4(
     assert main(["report", "table=table4"]) == 1  # of nine cells one is there, and two of llada_8b
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith("missing: ")][-7:] == [
-        "missing: dream_7b: every cell of Table 4",
-        "missing: llada_1_5: every cell of Table 4",
-        "missing: llada_8b, dllmquant_plusplus: speed",
-        "missing: micro_dream: every cell of Table 4",
         "missing: micro_llada, quarot: speed",
         "missing: micro_llada, dllmquant_plusplus: speed",
         "missing: micro_llada_1_5: every cell of Table 4",
+        "missing: micro_dream: every cell of Table 4",
+        "missing: llada_8b, dllmquant_plusplus: speed",
+        "missing: llada_1_5: every cell of Table 4",
+        "missing: dream_7b: every cell of Table 4",
     ]
     assert "Table 4." in out and "llada_8b (its shape, random weights)" in out
     folder = tmp_path / "runs" / "tables" / "report"
