@@ -19,9 +19,9 @@ CAPTION = (
     "or does not, where p stays below 0.05 after Holm's correction over the claims of one model "
     "and kind: scores, scores with as many calibration states, figures, speed (and, in the count "
     "of tasks, over its comparisons). Detectable: how far from the claim's threshold an effect "
-    "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% interval "
-    "alone; in brackets, as the first of its kind that Holm tests. That of the count of tasks is a "
-    "difference on one task, in points."
+    "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% "
+    "interval alone; in brackets, as the first of its kind that Holm tests. That of the count of "
+    "tasks is a difference on one task, in points."
 )
 Found = Mapping[str, Sequence[Verdict]]  # by the model's title
 

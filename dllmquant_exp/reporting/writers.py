@@ -1,13 +1,14 @@
 """Tables and claims as files: Markdown, LaTeX, HTML and CSV, and Parquet for single cells.
 
-The LaTeX needs the package booktabs. All files stand beside each other in one folder, and a file is
-replaced whole.
+The LaTeX says which packages it needs. All files stand beside each other in one folder, and a file
+is replaced whole.
 """
 
 import html
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -72,26 +73,54 @@ def to_markdown(document: Document) -> str:
 
 
 def to_latex(document: Document) -> str:
-    """A `table*` per section: its grids one below the other, its notes in the caption."""
-    parts = [f"% {document.title}: needs \\usepackage{{booktabs}}"]
+    """A `table*` per section, as wide as the page at most, its grids one below the other and its
+    notes in the caption; a section with sentences goes on over pages."""
+    parts = [f"% {document.title}: needs \\usepackage{{booktabs,adjustbox,longtable}}"]
     for number, section in enumerate(document.sections, 1):
-        caption = " ".join([f"{section.title}.", document.caption, *section.notes])
-        parts += [r"\begin{table*}", r"\centering", f"\\caption{{{_latex(caption)}}}"]
-        parts += [f"\\label{{tab:{document.name}-{number}}}", r"\scriptsize"]
-        parts += [r"\setlength{\tabcolsep}{3pt}"]  # ten columns with intervals on one page
-        for grid in section.grids:
-            frame = _frame(grid, _latex, r"\textbf{{{}}}")
-            parts += [rf"\par\medskip\emph{{{_latex(grid.title)}}}\par\smallskip"]
-            parts += [frame.to_latex(escape=False, column_format=_layout(grid)).rstrip()]
-        parts += [r"\end{table*}", ""]
+        label = f"tab:{document.name}-{number}"
+        long = any(_has_sentences(grid) for grid in section.grids)
+        parts += (_pages if long else _float)(document, section, label)
     return "\n".join(parts)
+
+
+def _float(document: Document, section: Section, label: str) -> list[str]:
+    caption = " ".join([f"{section.title}.", document.caption, *section.notes])
+    parts = [r"\begin{table*}", r"\centering", f"\\caption{{{_latex(caption)}}}"]
+    parts += [f"\\label{{{label}}}", r"\scriptsize"]
+    parts += [r"\setlength{\tabcolsep}{3pt}"]  # ten columns with intervals on one page
+    for grid in section.grids:
+        parts += [rf"\par\medskip\emph{{{_latex(grid.title)}}}\par\smallskip"]
+        parts += [r"\begin{adjustbox}{max width=\textwidth}", _tabular(grid), r"\end{adjustbox}"]
+    return [*parts, r"\end{table*}", ""]
+
+
+def _pages(document: Document, section: Section, label: str) -> list[str]:
+    """longtable's, which repeat their captions: what is long stands before and behind them."""
+    parts = ["% in a document of two columns: \\onecolumn before it", r"\begingroup\scriptsize"]
+    parts += [r"\setlength{\tabcolsep}{3pt}", rf"\par {_latex(document.caption)}"]
+    for place, grid in enumerate(section.grids):
+        caption = f"{section.title}: {grid.title}."
+        own = label if place == 0 else f"{label}-{place + 1}"
+        parts += [_tabular(grid, longtable=True, caption=_latex(caption), label=own)]
+    parts += [rf"\par {_latex(note)}" for note in section.notes]
+    return [*parts, r"\par\endgroup", ""]
+
+
+def _tabular(grid: Grid, **more: Any) -> str:
+    frame = _frame(grid, _latex, r"\textbf{{{}}}")
+    return str(frame.to_latex(escape=False, column_format=_layout(grid), **more).rstrip())
+
+
+def _has_sentences(grid: Grid) -> bool:
+    named = any(len(name) > PROSE for name, _ in grid.lines)
+    return named or any(grid.is_prose(j) for j in range(len(grid.columns)))
 
 
 def _layout(grid: Grid) -> str:
     """LaTeX's column types: numbers to the right, sentences as paragraphs."""
-    name = "p{5cm}" if any(len(name) > PROSE for name, _ in grid.lines) else "l"
-    others = ("p{5cm}" if grid.is_prose(j) else "r" for j in range(len(grid.columns)))
-    return name + "".join(others)
+    paragraph = r"p{0.3\linewidth}"
+    name = paragraph if any(len(name) > PROSE for name, _ in grid.lines) else "l"
+    return name + "".join(paragraph if grid.is_prose(j) else "r" for j in range(len(grid.columns)))
 
 
 def _latex(text: str) -> str:

@@ -50,7 +50,7 @@ score in %:
 
 - 50% of <b>.
 """
-LATEX = r"""% Table 3: needs \usepackage{booktabs}
+LATEX = r"""% Table 3: needs \usepackage{booktabs,adjustbox,longtable}
 \begin{table*}
 \centering
 \caption{micro\_llada, W4A4. Parts \& wholes. 50\% of $<$b$>$.}
@@ -58,6 +58,7 @@ LATEX = r"""% Table 3: needs \usepackage{booktabs}
 \scriptsize
 \setlength{\tabcolsep}{3pt}
 \par\medskip\emph{score in \%}\par\smallskip
+\begin{adjustbox}{max width=\textwidth}
 \begin{tabular}{lrr}
 \toprule
  & Hum. & GSM8K \\
@@ -67,6 +68,7 @@ a\_b|c $<$i$>$ & \textbf{$-$1.3* $\pm$0.4} & -- \\
 items & 500 & 500 \\
 \bottomrule
 \end{tabular}
+\end{adjustbox}
 \end{table*}
 """
 
@@ -92,7 +94,9 @@ def test_sentences_are_paragraphs_in_latex_and_stand_left_in_markdown() -> None:
     sentence = "calibrated on as many samples or tokens"
     grid = Grid("t", ("needs",), ((sentence, (sentence,)),))
     document = Document("c", "C", "", (Section("m", (grid,)),), pd.DataFrame())
-    assert r"\begin{tabular}{p{5cm}p{5cm}}" in to_latex(document)
+    text = to_latex(document)
+    assert r"\begin{longtable}{p{0.3\linewidth}p{0.3\linewidth}}" in text, "goes on over pages"
+    assert r"\caption{m: t.} \label{tab:c-1} \\" in text and "table*" not in text
     (rule,) = (line for line in to_markdown(document).splitlines() if line.startswith("|:"))
     assert rule.count("|:-") == 2
 
