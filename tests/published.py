@@ -3,8 +3,8 @@
     python tests/published.py pack RUNS    # a folder of `table=all` -> runs/*.tar.xz
     python tests/published.py write        # the archives -> README's tables
 
-Archives hold the result files of the sweep `tables`, one archive per seed, and the recorded figures
-of each model; nothing else that runs write. README's tables stand between two comments, and
+Archives hold the result files of two sweeps, one archive per seed, and the recorded figures of each
+model; nothing else that runs write. README's tables stand between two comments, and
 `test_published.py` compares them with what the archives say.
 """
 
@@ -21,6 +21,7 @@ from dllmquant_exp.reporting import claim_verdicts, table
 from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.figure_data import ARRAYS_FILE, INFO_FILE
+from dllmquant_exp.reporting.grids import signed
 from dllmquant_exp.reporting.results import RESULT_FILE, ResultError, load_json
 from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
@@ -28,6 +29,7 @@ from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "runs"
 README = REPOSITORY / "README.md"
+PLAIN = "table6_plain"  # Table 6 on the model without outlier channels, where it is not at chance
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -39,13 +41,14 @@ def pack(runs_dir: Path, kept: Path) -> list[Path]:
         ResultError: there is nothing to pack, or a file that cannot be read.
     """
     groups: dict[str, list[Path]] = {}
-    for path in sorted((runs_dir / SWEEP).glob(f"*/{RESULT_FILE}"), key=_alike):
-        groups.setdefault(f"tables-s{load_json(path)['cell']['seed']}", []).append(path)
+    for sweep in (SWEEP, PLAIN):
+        for path in sorted((runs_dir / sweep).glob(f"*/{RESULT_FILE}"), key=_alike):
+            groups.setdefault(f"{sweep}-s{load_json(path)['cell']['seed']}", []).append(path)
     for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
         model = load_json(path)["model"]["name"]
         groups.setdefault(f"figures-{model}", []).extend((path, path.with_name(ARRAYS_FILE)))
     if not groups:
-        raise ResultError(f"{runs_dir} holds no sweep {SWEEP!r} and no figures")
+        raise ResultError(f"{runs_dir} holds no sweep {SWEEP!r} or {PLAIN!r} and no figures")
     kept.mkdir(exist_ok=True)
     return [_packed(paths, runs_dir, kept / f"{name}.tar.xz") for name, paths in groups.items()]
 
@@ -98,21 +101,32 @@ def _parts(runs_dir: Path) -> Iterator[str]:
     }
     averages = pd.DataFrame(columns)[models].fillna("-")
     yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
-    verdicts = claim_verdicts(runs_dir)
-    verdicts["model"] = verdicts["model"].map(_model)
-    measured = verdicts[verdicts["model"].isin(models) & (verdicts["verdict"] != UNMEASURED)]
+    measured = _measured(runs_dir, SWEEP)
     figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
     speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
     for heading, chosen in (
         ("Claims about scores, in points:", measured[~figures & ~speed]),
         ("Claims about what goes on inside a decode, as ratios or shares:", measured[figures]),
+        ("Claims about speed and memory, as ratios:", measured[speed]),
     ):
         if len(chosen):
-            wide = chosen.assign(text=chosen.apply(_text, axis=1)).pivot(
-                index="sentence", columns="model", values="text"
-            )
-            claims = wide.loc[chosen["sentence"].unique()].reindex(columns=models)
-            yield from (heading, "", _markdown(claims.fillna(UNMEASURED)), "")
+            yield from (heading, "", _markdown(_wide(chosen, models)), "")
+    if (runs_dir / PLAIN).is_dir():
+        for title, scores in _scores(table("table6", runs_dir, PLAIN)):
+            claims = _wide(_measured(runs_dir, PLAIN), [_model(title)])
+            yield from (f"Table 6, {title}:", "", _markdown(scores), "", _markdown(claims), "")
+
+
+def _measured(runs_dir: Path, sweep: str) -> pd.DataFrame:
+    verdicts = claim_verdicts(runs_dir, sweep)
+    return verdicts[verdicts["verdict"] != UNMEASURED].assign(model=verdicts["model"].map(_model))
+
+
+def _wide(claims: pd.DataFrame, models: list[str]) -> pd.DataFrame:
+    """A line per claim and a column per model."""
+    texts = claims.assign(text=claims.apply(_text, axis=1))
+    wide = texts.pivot(index="sentence", columns="model", values="text")
+    return wide.loc[claims["sentence"].unique()].reindex(columns=models).fillna(UNMEASURED)
 
 
 def _scores(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -130,13 +144,19 @@ def _text(claim: pd.Series) -> str:
         return str(claim["verdict"])
     if claim["unit"] == "tasks":
         found = f"{claim['effect']:.0f} tasks [{claim['low']:.0f}, {claim['high']:.0f}]"
-        return found if claim["verdict"] == UNDECIDED else f"{claim['verdict']}: {found}"
-    digits, sign = (1, "+") if claim["unit"] == "points" else (2, "")
-    limits = f"[{claim['low']:.{digits}f}, {claim['high']:.{digits}f}]"
-    found = f"{claim['effect']:{sign}.{digits}f} {limits}"
+        unclear = f"{found} ({claim['detectable']:.1f} points on a task)"
+        return unclear if claim["verdict"] == UNDECIDED else f"{claim['verdict']}: {found}"
+    digits = 1 if claim["unit"] == "points" else 2
+    numbers = (claim["effect"], claim["low"], claim["high"])
+    value, low, high = (
+        signed(x, digits) if claim["unit"] == "points" else f"{x:.{digits}f}" for x in numbers
+    )
+    found = f"{value} [{low}, {high}]"
     if claim["verdict"] == UNDECIDED:
         return f"{found} ({claim['detectable']:.{digits}f})"
     p = claim["p_holm"]
+    if pd.isna(p):  # counted, not measured
+        return f"{claim['verdict']}: {value}"
     return f"{claim['verdict']}: {found}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}"
 
 
