@@ -2,7 +2,7 @@
 
 Nothing of our own is measured here. Every finding is recomputed from the cells given, so a
 corrected paper would lose the finding. Sources beyond the print: sizes of the evaluation splits
-(audit_numbers.SPLITS), the checkpoints' shapes (audit_sizes.SHAPES), and two published scores named
+(audit_scores.SPLITS), the checkpoints' shapes (audit_sizes.SHAPES), and two published scores named
 in the finding on LLADA-1.5. Bold marks are not audited: the text that was transcribed has none.
 """
 
@@ -11,21 +11,29 @@ from dataclasses import asdict, fields
 
 import pandas as pd
 
-from dllmquant_exp.reporting import audit_claims, audit_numbers, audit_setup, audit_sizes
+from dllmquant_exp.reporting import (
+    audit_claims,
+    audit_copies,
+    audit_numbers,
+    audit_scores,
+    audit_setup,
+    audit_sizes,
+    audit_text,
+)
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding, Sheet, sheet_of
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
 
 CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
     audit_numbers.averages,
     audit_numbers.ratios,
-    audit_numbers.shared_cells,
-    audit_numbers.renamed_row,
-    audit_numbers.repeated_cells,
-    audit_numbers.repeated_rows,
-    audit_numbers.granularity,
-    audit_numbers.out_of_order,
-    audit_numbers.one_decimal,
-    audit_numbers.mixed_protocol,
+    audit_copies.shared_cells,
+    audit_copies.renamed_row,
+    audit_copies.repeated_cells,
+    audit_copies.repeated_rows,
+    audit_scores.granularity,
+    audit_scores.out_of_order,
+    audit_scores.one_decimal,
+    audit_scores.mixed_protocol,
     audit_sizes.memory,
     audit_sizes.memory_differences,
     audit_claims.awq_drop,
@@ -42,10 +50,10 @@ CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
     audit_setup.undecidable_gains,
     audit_setup.captions,
     audit_setup.calibrated_rtn,
-    audit_setup.repeated_in_table_6,
-    audit_setup.granularity_of_activations,
-    audit_setup.sample_quotas,
-    audit_setup.certainty_weights,
+    audit_copies.repeated_in_table_6,
+    audit_text.granularity_of_activations,
+    audit_text.sample_quotas,
+    audit_text.certainty_weights,
 )
 HEADINGS = {
     "error": "Contradictions",

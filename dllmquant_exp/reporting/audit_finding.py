@@ -44,3 +44,8 @@ def place(cell: PaperCell) -> str:
     """Where a number stands, in the paper's words."""
     parts = [f"Table {cell.table}", paper_model(cell.model), cell.name, cell.column]
     return ", ".join(dict.fromkeys(parts))  # Table 4's rows are named after the models
+
+
+def agreement(check: str, where: str, what: str) -> Finding:
+    sentence = f"{what}: recomputed and right within rounding."
+    return Finding(check, where, what, what, 0.0, "", "agrees", sentence)

@@ -1,18 +1,12 @@
-"""The audit's checks of the set-up: what so few items can show, captions, calibration, formulas."""
+"""The audit's checks of the set-up: what so few items can show, captions, calibration."""
 
 import math
-from decimal import Decimal
 
 from dllmquant_exp.reporting.audit_finding import MODELS, PAIRS, Finding, Sheet, number
-from dllmquant_exp.reporting.audit_numbers import SPLITS
+from dllmquant_exp.reporting.audit_scores import SPLITS
 from dllmquant_exp.reporting.comparisons import mcnemar
-from dllmquant_exp.reporting.paper import paper_caption, paper_model, paper_quotes
+from dllmquant_exp.reporting.paper import paper_caption, paper_model
 from dllmquant_exp.reporting.statistics import ALPHA, z_quantile
-
-SAMPLES, SEGMENTS = 512, 128  # TMAS' states; the baselines' segments
-PROPORTIONS = tuple(Decimal(p) for p in ("0.3", "0.2", "0.2", "0.3"))
-BLOCKS = (4, 8)
-MASKED, UNMASKED = 1.0, 0.7  # Eq. 10's indicator
 
 
 def standard_error(percent: float, n: int) -> float:
@@ -110,64 +104,4 @@ def calibrated_rtn(sheet: Sheet) -> list[Finding]:
     return [
         Finding("calibration", "Table 6 and Table 1, RTN", " / ".join(random), "one value for all",
                 gap, "points", "error", sentence)
-    ]  # fmt: skip
-
-
-def repeated_in_table_6(sheet: Sheet) -> list[Finding]:
-    """A number that stands in two rows and two columns of a table of eight."""
-    cells = [cell for cell in sheet.values() if cell.table == 6]
-    twice = [
-        (a, b)
-        for i, a in enumerate(cells)
-        for b in cells[i + 1 :]
-        if a.printed == b.printed and a.row != b.row and a.column != b.column
-    ]
-    return [
-        Finding("repeated cell", f"Table 6, {a.name}, {a.column} = {b.name}, {b.column}",
-                a.printed, "different", 0.0, "points", "note",
-                "The same number in another row and column of eight cells: chance, or a slip.")
-        for a, b in twice
-    ]  # fmt: skip
-
-
-def granularity_of_activations(sheet: Sheet) -> list[Finding]:
-    """Eq. 3 against the Setup; no number of the tables takes part."""
-    quotes = paper_quotes()
-    sentence = "The text states both granularities; they are different quantizers."
-    return [
-        Finding("text", "Quantization (Eq. 3) and Setup", f'"{quotes["per_tensor"]}"',
-                f'"{quotes["per_token"]}"', None, "", "error", sentence)
-    ]  # fmt: skip
-
-
-def sample_quotas(sheet: Sheet) -> list[Finding]:
-    """Algorithm 1's quotas are fractional; `C < p` admits their ceilings."""
-    parts, gap = [], 0
-    for blocks in BLOCKS:
-        quotas = [SAMPLES // blocks * p for p in PROPORTIONS]
-        total = blocks * sum(math.ceil(q) for q in quotas)
-        parts.append(f"{total} for B = {blocks} ({', '.join(f'{q:.1f}' for q in quotas)} a block)")
-        gap = min(gap, SAMPLES - total)
-    sentence = f"The quotas are fractional and 'C < p' admits their ceilings: {'; '.join(parts)}."
-    confound = f"TMAS' rows calibrate on {SAMPLES} states or more, the baselines on {SEGMENTS} "
-    confound += "segments: a gain may come from the sample count."
-    return [
-        Finding("algorithm", "Algorithm 1", f"{SAMPLES} samples", parts[0], float(gap), "samples",
-                "note", sentence),
-        Finding("confound", "Setup and Algorithm 1", f"{SEGMENTS} segments", f"{SAMPLES} states",
-                float(SEGMENTS - SAMPLES), "samples", "note", confound),
-    ]  # fmt: skip
-
-
-def certainty_weights(sheet: Sheet) -> list[Finding]:
-    """Eq. 10 weighs a decoded token, sure of itself, above most masked ones."""
-    decoded, hidden = (UNMASKED + math.sqrt(0.95)) ** 2, (MASKED + math.sqrt(0.2)) ** 2
-    break_even = (UNMASKED + 1 - MASKED) ** 2
-    sentence = f"(1[.] + sqrt s)^2 is {decoded:.1f} for a decoded token with s = .95 and "
-    sentence += f"{hidden:.1f} for a masked one with s = .2; a masked token outweighs a certain "
-    sentence += f"decoded one only above s = {break_even:.2f}."
-    return [
-        Finding("formula", "Certainty-Guided Quantization (Eq. 10) and Conclusion",
-                f'"{paper_quotes()["masked_first"]}"', "not guaranteed", decoded - hidden,
-                "weight", "doubt", sentence)
     ]  # fmt: skip

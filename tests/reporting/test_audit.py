@@ -10,7 +10,7 @@ from scipy import stats
 
 from dllmquant_exp.reporting.audit import audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding
-from dllmquant_exp.reporting.audit_numbers import on_grid
+from dllmquant_exp.reporting.audit_scores import on_grid
 from dllmquant_exp.reporting.audit_setup import best_p, standard_error
 from dllmquant_exp.reporting.audit_sizes import DREAM, GIB, LLADA, weight_bytes
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_frame
