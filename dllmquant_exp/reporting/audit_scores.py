@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from decimal import Decimal
+from itertools import count
 
 from dllmquant_exp.reporting.audit_finding import (
     MODELS,
@@ -21,38 +21,48 @@ from dllmquant_exp.reporting.paper import PaperCell
 SPLITS = {"Arc.": 1172, "Wino.": 1267, "PIQA": 1838, "C-EVAL": 1346, "Hum.": 164, "GSM8K": 1319}
 
 
-def on_grid(cell: PaperCell, n: int, *, cut: bool = False) -> bool:
-    """Whether some k of n items, in percent, is printed so: rounded, or cut off."""
-    low = cell.value if cut else cell.value - cell.rounding
-    first, high = math.ceil(low * n / 100) * Decimal(100), (low + 2 * cell.rounding) * n
-    return first < high or (first == high and not cut)
+def on_grid(cell: PaperCell, n: int) -> bool:
+    """Whether some k of n items, in percent, is printed so, be it rounded or cut off.
+
+    Printed v with a last digit of u stands for [v - u/2, v + u/2] rounded and [v, v + u) cut off:
+    for [v - u/2, v + u) if either will do.
+    """
+    low, high = cell.value - cell.rounding, cell.value + 2 * cell.rounding
+    return math.ceil(low * n / 100) * 100 < high * n
+
+
+def runs_needed(cells: Sequence[PaperCell], n: int) -> int:
+    """The fewest equally many runs that averages like these can be of: the grid of n r items."""
+    return next(r for r in count(1) if all(on_grid(cell, n * r) for cell in cells))
 
 
 def granularity(sheet: Sheet) -> list[Finding]:
-    """An accuracy over n items is k/n: the scores of each table that are none, task by task."""
-    groups: dict[tuple[int, str, str], list[PaperCell]] = {}
-    for cell in sheet.values():
-        if cell.column in SPLITS:
-            rows = "FP" if cell.row == "fp" else "quantized"
-            groups.setdefault((cell.table, cell.column, rows), []).append(cell)
+    """An accuracy over n items is k/n: the scores that are none, task by task over all tables.
+
+    A cell that several tables share counts once. Averages were cut off in places, so every score
+    may be rounded or cut off.
+    """
     findings = []
-    for (table, task, rows), cells in groups.items():
-        n = SPLITS[task]
+    for task, n in SPLITS.items():
+        column = [cell for cell in sheet.values() if cell.column == task]
+        cells = list({(cell.model, cell.row, cell.printed): cell for cell in column}.values())
         off = [cell for cell in cells if not on_grid(cell, n)]
         if not off:
             continue
-        # Averages of r equal runs lie on the grid of n r items.
-        runs = next(r for r in range(1, 10_000) if all(on_grid(c, n * r) for c in cells))
-        by_chance = sum(min(1.0, float(2 * cell.rounding) * n / 100) for cell in cells)
-        cut = sum(not on_grid(cell, n, cut=True) for cell in cells)
-        sentence = f"An accuracy over {n} items is k/{n}; {len(off)} of {len(cells)} are not "
-        sentence += f"({cut} if cut off, not rounded). {len(cells) - len(off)} on the grid where "
-        sentence += f"chance puts {by_chance:.1f}: not single runs over the split, nor averages of "
-        sentence += f"fewer than {runs} such runs."
+        of_full = sum(cell.row == "fp" for cell in off)
+        # Of 10,000 hundredths 1.5 n are some k/n: a cell stands for one and a half units.
+        by_chance = sum(min(1.0, float(3 * cell.rounding) * n / 100) for cell in cells)
+        runs, alone = runs_needed(cells, n), max(runs_needed([cell], n) for cell in off)
+        sentence = f"{len(off)} of {len(cells)} cells ({of_full} of full precision) are no k/{n}, "
+        sentence += f"neither rounded nor cut off; {len(cells) - len(off)} are where chance puts "
+        sentence += f"{by_chance:.1f}. So not all are single runs over the split; if all are "
+        sentence += f"averages of equally many runs, these are at least {runs}"
+        sentence += f" ({alone} for one cell by itself)." if alone < runs else "."
+        tables = ", ".join(str(table) for table in sorted({cell.table for cell in column}))
         printed = ", ".join(cell.printed for cell in off[:3]) + (", ..." if len(off) > 3 else "")
         findings.append(
-            Finding("granularity", f"Table {table}, {task}, {rows} rows", printed, f"k/{n}",
-                    float(len(off)), f"of {len(cells)} cells", "doubt", sentence)
+            Finding("granularity", f"Tables {tables}, {task}", printed, f"k/{n}", float(len(off)),
+                    f"of {len(cells)} cells", "doubt", sentence)
         )  # fmt: skip
     return findings
 

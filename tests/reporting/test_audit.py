@@ -3,6 +3,7 @@
 Expected numbers were worked out by hand or by other code than the audit's.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -143,57 +144,82 @@ def test_a_copied_row_is_seen() -> None:
 SPLITS = {"Arc.": 1172, "Wino.": 1267, "PIQA": 1838, "C-EVAL": 1346, "Hum.": 164, "GSM8K": 1319}
 
 
-@pytest.mark.parametrize(("task", "n", "off"), [("Hum.", 164, 14), ("GSM8K", 1319, 13)])
-def test_scores_that_are_not_k_of_n(task: str, n: int, off: int) -> None:
-    finding = one("granularity", f"Table 1, {task}, quantized")
-    assert (finding.gap, finding.expected) == (off, f"k/{n}")
-    assert f"chance puts {15 * n / 10_000:.1f}:" in finding.sentence  # hundredths that are k/n
+def prints(n: int, digits: int) -> set[int]:
+    """Every k/n in units of the last digit, rounded and cut off, in whole numbers."""
+    whole = 100 * 10**digits
+    rounded = {(2 * k * whole + n) // (2 * n) for k in range(n + 1)}
+    return rounded | {k * whole // n for k in range(n + 1)}
 
 
-@pytest.mark.parametrize("rows", ["FP", "quantized"])
-@pytest.mark.parametrize("table", range(1, 7))
-def test_scores_off_the_grid_in_every_table_by_other_code(table: int, rows: str) -> None:
-    """Every k/n printed with as many digits, and looked up there."""
-    for task, n in SPLITS.items():
-        cells = [c for c in paper_cells(table) if c.column == task]
-        cells = [c for c in cells if (c.row == "fp") == (rows == "FP")]
-        digits = {c.printed: len(c.printed.partition(".")[2]) for c in cells}
-        off = sum(c.printed not in {f"{100 * k / n:.{digits[c.printed]}f}" for k in range(n + 1)}
-                  for c in cells)  # fmt: skip
-        findings = found("granularity", f"Table {table}, {task}, {rows} rows")
-        assert [(f.gap, f.unit) for f in findings] == (
-            [(off, f"of {len(cells)} cells")] if off else []
-        )
+def fits(printed: str, n: int) -> bool:
+    whole, _, part = printed.partition(".")
+    return int(whole + part) in prints(n, len(part))
 
 
-def test_granularity_of_some_cells_by_hand() -> None:
-    """Of 164 items: 41 are 25.00, 42 25.61; 27 are 16.46, 28 17.07; 23 are 14.02; 54 are 32.927,
-    81 49.39."""
-    third, sixth = one("granularity", "Table 3, Hum."), one("granularity", "Table 6, Hum.")
-    assert third.gap == 4 and third.printed.startswith("25.33, ")
-    assert "16.56" in sixth.printed and "14.02" not in sixth.printed
-    full = one("granularity", "Table 1, Hum., FP")
-    assert full.printed.startswith("32.92") and full.gap == 1
-    assert "1 of 3 are not (1 if cut off, not rounded)" in full.sentence  # then it is 49.4
-    for table, off, of in ((3, 8, 8), (6, 5, 8)):
-        both = found("granularity", f"Table {table}, ")
-        assert sum(f.gap or 0 for f in both) == off
-        assert sum(int(f.unit.split()[1]) for f in both) == of
-    counts = {"quarot": 42, "quarot_cgq_mask": 43, "quarot_cgq_score": 44, "quarot_cgq": 45}
-    right = corrected(
-        *((3, "llada_8b", row, "Hum.", f"{100 * k / 164:.2f}") for row, k in counts.items())
-    )
-    assert not found("granularity", "Table 3, Hum.", right)
+def distinct(task: str) -> dict[tuple[str, str], str]:
+    """The prints of a task by model and row; the tables agree where they share a row."""
+    return {(cell.model, cell.row): cell.printed for cell in paper_cells() if cell.column == task}
+
+
+@pytest.mark.parametrize(
+    ("task", "off", "of", "full", "runs", "alone"),
+    [("Arc.", 18, 22, 1, 6, 6), ("Wino.", 13, 22, 0, 6, 4), ("PIQA", 14, 22, 1, 4, 4),
+     ("C-EVAL", 13, 22, 1, 5, 5), ("Hum.", 23, 29, 0, 41, 36), ("GSM8K", 21, 29, 0, 5, 5)],
+)  # fmt: skip
+def test_scores_off_the_grid_by_other_code(
+    task: str, off: int, of: int, full: int, runs: int, alone: int
+) -> None:
+    """Every k/n printed with as many digits, and looked up there; so for averages of runs."""
+    n, cells = SPLITS[task], distinct(task)
+    wrong = {key: printed for key, printed in cells.items() if not fits(printed, n)}
+    assert (len(wrong), len(cells), sum(row == "fp" for _, row in wrong)) == (off, of, full)
+
+    def fewest(these: Iterable[str]) -> int:
+        return next(r for r in range(1, 100) if all(fits(printed, n * r) for printed in these))
+
+    assert fewest(cells.values()) == runs
+    assert max(fewest([printed]) for printed in cells.values()) == alone
+
+    finding = one("granularity", f", {task}")
+    assert (finding.gap, finding.unit, finding.expected) == (off, f"of {of} cells", f"k/{n}")
+    assert f"{off} of {of} cells ({full} of full precision)" in finding.sentence
+    ending = f"at least {runs}." if alone == runs else f"at least {runs} ({alone} for one cell by"
+    assert ending in finding.sentence
+    digits = [len(printed.partition(".")[2]) for printed in cells.values()]
+    chance = sum(len(prints(n, d)) / (100 * 10**d + 1) for d in digits)
+    stated = float(finding.sentence.partition("chance puts ")[2].partition(". So")[0])
+    assert stated == pytest.approx(chance, abs=0.06)
+
+
+def test_full_precision_scores_that_only_cutting_off_explains() -> None:
+    """32.92 is 54 / 164 = 32.927 cut off, 49.4 and 57.9 are 81 and 95 of 164 rounded; 74.9, 74.8
+    and 74.50 are 949, 948 and 944 of 1267 cut off (74.901, 74.822, 74.507)."""
+    for task, n, counts in (("Hum.", 164, (54, 81, 95)), ("Wino.", 1267, (949, 948, 944))):
+        full = [cell for cell in paper_cells(1) if (cell.row, cell.column) == ("fp", task)]
+        for cell, k in zip(full, counts, strict=True):
+            assert abs(100 * k / n - float(cell.value)) < 2 * float(cell.rounding)
+            assert on_grid(cell, n)
+
+
+def test_no_granularity_where_every_cell_is_rounded_or_cut_off() -> None:
+    """Of 164 items, by turns rounded and cut off."""
+
+    def printed(i: int, value: str) -> str:
+        k = round(float(value) * 164 / 100)
+        return f"{10_000 * k // 164 / 100:.2f}" if i % 2 else f"{100 * k / 164:.2f}"
+
+    new = {key: printed(i, value) for i, (key, value) in enumerate(distinct("Hum.").items())}
+    right = [replace(c, printed=new[c.model, c.row]) if c.column == "Hum." else c
+             for c in paper_cells()]  # fmt: skip
+    assert not found("granularity", ", Hum.", right)
+    assert len(found("granularity", cells=right)) == 5
 
 
 @pytest.mark.parametrize("n", [7, 164, 299, 1319])
 def test_the_grid_is_the_set_of_printed_fractions(n: int) -> None:
-    rounded = {f"{100 * k / n:.2f}" for k in range(n + 1)}
-    cut = {f"{10_000 * k // n / 100:.2f}" for k in range(n + 1)}
     for hundredth in range(0, 10_001, 3):
         cell = PaperCell(1, "llada_8b", "rtn", "Hum.", f"{hundredth / 100:.2f}", "RTN")
-        assert on_grid(cell, n) == (cell.printed in rounded)
-        assert on_grid(cell, n, cut=True) == (cell.printed in cut)
+        assert on_grid(cell, n) == (hundredth in prints(n, 2))
 
 
 def test_llada_1_5_mixes_two_protocols() -> None:
