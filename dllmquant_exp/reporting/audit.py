@@ -50,8 +50,11 @@ CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
     audit_setup.undecidable_gains,
     audit_setup.captions,
     audit_setup.calibrated_rtn,
+    audit_setup.masked_on_plain_text,
     audit_copies.repeated_in_table_6,
-    audit_text.granularity_of_activations,
+    audit_text.contradictions,
+    audit_text.algorithm,
+    audit_text.formulas,
     audit_text.sample_quotas,
     audit_text.certainty_weights,
 )

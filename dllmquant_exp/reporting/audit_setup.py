@@ -4,9 +4,12 @@ import math
 
 from dllmquant_exp.reporting.audit_finding import MODELS, PAIRS, Finding, Sheet, number
 from dllmquant_exp.reporting.audit_scores import SPLITS
+from dllmquant_exp.reporting.audit_text import SEGMENTS
 from dllmquant_exp.reporting.comparisons import mcnemar
 from dllmquant_exp.reporting.paper import paper_caption, paper_model
 from dllmquant_exp.reporting.statistics import ALPHA, z_quantile
+
+GENERATED = ("GSM8K", "Hum.")  # the columns of Tables 3 and 6
 
 
 def standard_error(percent: float, n: int) -> float:
@@ -15,8 +18,11 @@ def standard_error(percent: float, n: int) -> float:
 
 
 def best_p(gain: float, n: int) -> float:
-    """p-value of a gain in points if no item at all was lost: no pairing can give a smaller one."""
-    return mcnemar(math.ceil(gain * n / 100), 0)
+    """p-value of a gain in points if no item at all was lost: no pairing can give a smaller one.
+
+    1 of a loss.
+    """
+    return mcnemar(max(0, math.ceil(gain * n / 100)), 0)
 
 
 def small_gains(sheet: Sheet) -> list[Finding]:
@@ -25,7 +31,7 @@ def small_gains(sheet: Sheet) -> list[Finding]:
     for table, base in ((3, "quarot"), (6, "rtn_random")):
         rows = dict.fromkeys(c.row for c in sheet.values() if c.table == table and c.row != base)
         parts, errors, largest = [], [], 0.0
-        for task in ("GSM8K", "Hum."):
+        for task in GENERATED:
             n, before = SPLITS[task], number(sheet, table, "llada_8b", base, task)
             gain = max(number(sheet, table, "llada_8b", row, task) for row in rows) - before
             errors.append(f"{standard_error(before, n):.1f}")
@@ -90,18 +96,45 @@ def captions(sheet: Sheet) -> list[Finding]:
 
 def calibrated_rtn(sheet: Sheet) -> list[Finding]:
     """Table 6's RTN depends on calibration, Table 1's equal one cannot."""
-    tasks = ("GSM8K", "Hum.")
-    random = [sheet[6, "llada_8b", "rtn_random", task].printed for task in tasks]
-    plain = [sheet[1, "llada_8b", "rtn", task].printed for task in tasks]
+    random = [sheet[6, "llada_8b", "rtn_random", task].printed for task in GENERATED]
+    plain = [sheet[1, "llada_8b", "rtn", task].printed for task in GENERATED]
     rows = {c.row for c in sheet.values() if c.table == 6}
-    spread = [{number(sheet, 6, "llada_8b", row, task) for row in rows} for task in tasks]
+    spread = [{number(sheet, 6, "llada_8b", row, task) for row in rows} for task in GENERATED]
     if random != plain or all(len(values) == 1 for values in spread):
         return []
     gap = max(max(values) - min(values) for values in spread)
     sentence = "RTN + Random calib equals Table 1's RTN, yet RTN moves with the calibration set: "
-    sentence += "per-token ranges (Setup) are taken from the input itself and need none, so no one "
-    sentence += "setting gives both tables."
+    sentence += "per-token ranges (Setup) are taken from the input itself and need none, so under "
+    sentence += "the Setup no one setting gives both tables."
     return [
         Finding("calibration", "Table 6 and Table 1, RTN", " / ".join(random), "one value for all",
                 gap, "points", "error", sentence)
+    ]  # fmt: skip
+
+
+def masked_on_plain_text(sheet: Sheet) -> list[Finding]:
+    """Table 3's 'w. mask' moves on Table 1's base, where no token is masked.
+
+    With one weight for every token H is a multiple of plain GPTQ's, so the row equals its base.
+    """
+    base, masked, whole = (
+        [sheet[3, "llada_8b", row, task].printed for task in GENERATED]
+        for row in ("quarot", "quarot_cgq_mask", "quarot_cgq")
+    )
+    plain = [sheet[1, "llada_8b", "quarot", task].printed for task in GENERATED]
+    states, after = (
+        [sheet[5, "llada_8b", row, task].printed for task in GENERATED]
+        for row in ("quarot_tmas", "quarot_tmas_cgq")
+    )
+    if base != plain or base == states or masked == base:
+        return []
+    gap = number(sheet, 3, "llada_8b", "quarot_cgq_mask", "GSM8K") - float(base[0])
+    sentence = f"The base is Table 1's QuaRot, calibrated on {SEGMENTS} segments of text. Nothing "
+    sentence += "is masked there, so weights by mask are all alike and change nothing. On TMAS' "
+    sentence += f"states the base would be Table 5's {' / '.join(states)} and the last row its "
+    sentence += f"{' / '.join(after)}, not {' / '.join(whole)}: no stated set-up gives Table 3; "
+    sentence += "segments masked in some way that the paper leaves out would."
+    return [
+        Finding("calibration", "Table 3, GPTQ+ CGQ w. mask", " / ".join(masked), " / ".join(base),
+                gap, "points", "doubt", sentence)
     ]  # fmt: skip

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy import stats
 
+from dllmquant_exp.quantization.gptq import gptq
+from dllmquant_exp.quantization.quantizers import Quantizer
 from dllmquant_exp.reporting.audit import audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding
 from dllmquant_exp.reporting.audit_scores import on_grid
 from dllmquant_exp.reporting.audit_setup import best_p, standard_error
 from dllmquant_exp.reporting.audit_sizes import DREAM, GIB, LLADA, weight_bytes
-from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_frame
+from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_frame, paper_quotes
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 Change = tuple[int, str, str, str, str]  # table, model, row, column, new print
@@ -337,6 +340,7 @@ def test_the_best_p_of_a_gain() -> None:
     """1.52 points of 164 items are 2.49: three items gained and none lost at the very best."""
     assert best_p(1.52, 164) == pytest.approx(stats.binomtest(3, 3).pvalue)
     assert best_p(1.01, 1319) == pytest.approx(stats.binomtest(14, 14).pvalue)
+    assert best_p(-3.0, 164) == 1
 
 
 def test_gains_of_table_1_that_nothing_could_support() -> None:
@@ -356,24 +360,92 @@ def test_the_caption_of_table_5() -> None:
 
 
 def test_table_6_against_table_1() -> None:
-    finding = one("calibration")
+    finding = one("calibration", "Table 6")
     assert (finding.printed, finding.severity) == ("16.56 / 14.02", "error")
     assert finding.gap == pytest.approx(16.56 - 13.34)
     right = corrected((6, "llada_8b", "rtn_random", "GSM8K", "16.91"))
-    assert not found("calibration", cells=right)
+    assert not found("calibration", "Table 6", right)
+
+
+def test_the_mask_of_table_3_on_text_without_masks() -> None:
+    """Table 1's QuaRot is 44.57 / 25.33, Table 5's GPTQ + TMAS 48.63 / 27.87."""
+    finding = one("calibration", "Table 3")
+    assert (finding.printed, finding.expected) == ("45.07 / 25.76", "44.57 / 25.33")
+    assert finding.gap == pytest.approx(0.50) and "Table 5's 48.63 / 27.87" in finding.sentence
+    equal, base = (
+        corrected((3, "llada_8b", row, "GSM8K", gsm), (3, "llada_8b", row, "Hum.", hum))
+        for row, gsm, hum in (
+            ("quarot_cgq_mask", "44.57", "25.33"),  # as on plain text
+            ("quarot", "48.63", "27.87"),  # the base on TMAS' states
+        )
+    )
+    assert not found("calibration", "Table 3", equal)
+    assert not found("calibration", "Table 3", base)
+
+
+def test_weights_by_mask_on_text_without_masks_give_plain_gptq() -> None:
+    """What the finding rests on: H times a constant leaves GPTQ's result as it was."""
+    generator = torch.Generator().manual_seed(0)
+    w, x = (torch.randn(shape, generator=generator) for shape in ((8, 16), (16, 64)))
+    quantizer = Quantizer(4, True, "per_channel")
+    plain, weighted = (gptq(w, c * x @ x.T, quantizer).weight for c in (1.0, 0.7**2))
+    assert torch.equal(plain, weighted)
 
 
 def test_samples_of_algorithm_1() -> None:
-    finding = one("algorithm")
+    finding = one("algorithm", "line 14")
     assert "520 for B = 4" in finding.sentence  # 4 * (39 + 26 + 26 + 39)
     assert "528 for B = 8" in finding.sentence  # 8 * (20 + 13 + 13 + 20)
     assert one("confound").gap == 128 - 512
 
 
-def test_certainty_weights_and_the_two_granularities() -> None:
-    assert "2.8 for a decoded token" in one("formula").sentence  # (.7 + .975)^2
-    assert "2.1 for a masked one" in one("formula").sentence  # (1 + .447)^2
-    assert "per-tensor" in one("text").printed
+def test_certainty_weights() -> None:
+    finding = one("formula", "Eq. 10")
+    assert "2.8 for a decoded token" in finding.sentence  # (.7 + .975)^2
+    assert "2.1 for a masked one" in finding.sentence  # (1 + .447)^2
+
+
+def test_statements_that_exclude_each_other() -> None:
+    pairs = [(f.printed, f.expected) for f in found("text")]
+    for (first, second), words in zip(
+        pairs,
+        [("per-tensor", "per-token"), ("on the unmasked regions", "confidence masked tokens"),
+         ("do not affect subsequent iterations", "remain non-negligible")],
+        strict=True,
+    ):  # fmt: skip
+        assert words[0] in first and words[1] in second
+
+
+def test_every_quotation_of_the_audit_is_one_that_is_checked_against_the_paper() -> None:
+    quotes = {f'"{quote}"' for quote in paper_quotes().values()}
+    for finding in audit():
+        for text in (finding.printed, finding.expected):
+            assert text in quotes or '"' not in text
+
+
+def test_the_zero_point_of_eq_3_by_loop() -> None:
+    """With z = Xmin / s in (X - z) / s every value of [-1, 1] is clamped to the highest level."""
+    s = 2 / 15
+    levels = [round((i / 50 - 1 - -1 / s) / s) for i in range(101)]
+    assert f"{min(levels)} to {max(levels)}," in one("formula", "Eq. 3").sentence
+    assert min(levels) > 15  # of 0 ... 15, all the more of -8 ... 7
+    usual = [round((i / 50 - 1) / s - -1 / s) for i in range(101)]
+    assert (min(usual), max(usual)) == (0, 15)
+
+
+def test_algorithm_1_by_running_its_loop() -> None:
+    """Steps beyond the blocks, and what naming r the other way round changes."""
+    steps, blocks = 100, 8
+    beyond = {t: t // (steps // blocks) for t in range(steps) if t // (steps // blocks) >= blocks}
+    finding = one("algorithm", "line 13")
+    assert max(beyond) == 99 and f"t = 99 index {beyond[99]} of 0 to 7" in finding.sentence
+
+    def interval(percent: int) -> int:
+        return (percent >= 20) + (percent >= 50) + (percent >= 80)
+
+    moved = [r for r in range(101) if interval(100 - r) != 3 - interval(r)]
+    assert moved == [20, 50, 80]  # quotas .3, .2, .2, .3 read the same backwards
+    assert "stand on a threshold" in one("algorithm", "line 11").sentence
 
 
 def test_cgq_alone_and_after_tmas() -> None:
