@@ -33,8 +33,8 @@ def shared_cells(sheet: Sheet) -> list[Finding]:
                         float(other.value - first.value), "points", "error", sentence)
             )  # fmt: skip
     same = sum(len({cell.printed for cell in cells}) == 1 for cells in shared)
-    what = f"{same} of {len(shared)} cells that two or more tables share"
-    return [*findings, agreement("shared cell", "Tables 1, 2, 3, 5", what)]
+    sentence = f"{same} of {len(shared)} cells that two or more tables share are printed alike."
+    return [*findings, agreement("shared cell", "Tables 1, 2, 3, 5", sentence)]
 
 
 def renamed_row(sheet: Sheet) -> list[Finding]:
@@ -64,12 +64,12 @@ def repeated_cells(sheet: Sheet) -> list[Finding]:
             if len(alike) == 1:
                 continue
             losses = [float(rows[0].value - cell.value) for cell in rows]
-            sentence = f"{', '.join(alike)} agree to the last digit where other rows lose up to "
+            sentence = f"{', '.join(alike)} all print {value} where other rows lose up to "
             sentence += f"{max(losses):.1f} points: probably copied, and their averages hold it."
             where = f"Table 1, {paper_model(model)}, {', '.join(alike)}, {task}"
             findings.append(
-                Finding("repeated cell", where, value, "different", float(len(alike)), "rows",
-                        "doubt", sentence)
+                Finding("repeated cell", where, value, "", float(len(alike)), "rows", "doubt",
+                        sentence)
             )  # fmt: skip
     return findings
 
@@ -86,10 +86,11 @@ def repeated_rows(sheet: Sheet) -> list[Finding]:
                                for m, r in (first, second))  # fmt: skip
             sentence = f"The two rows print the same in {', '.join(alike)}: copied."
             findings.append(
-                Finding("repeated row", f"Table 1, {where}", "equal", "different",
-                        float(len(alike)), "cells", "doubt", sentence)
+                Finding("repeated row", f"Table 1, {where}", "", "", float(len(alike)), "cells",
+                        "doubt", sentence)
             )  # fmt: skip
-    return findings or [agreement("repeated row", "Table 1", f"{len(rows)} rows, none copied")]
+    sentence = f"No two of {len(rows)} rows print {ALIKE_CELLS} scores alike."
+    return findings or [agreement("repeated row", "Table 1", sentence)]
 
 
 def repeated_in_table_6(sheet: Sheet) -> list[Finding]:
@@ -103,7 +104,7 @@ def repeated_in_table_6(sheet: Sheet) -> list[Finding]:
     ]
     return [
         Finding("repeated cell", f"Table 6, {a.name}, {a.column} = {b.name}, {b.column}",
-                a.printed, "different", 0.0, "points", "note",
-                "The same number in another row and column of eight cells: chance, or a slip.")
+                a.printed, "", 0.0, "points", "note",
+                f"{a.printed} twice in eight cells, in another row and column: chance, or a slip.")
         for a, b in twice
     ]  # fmt: skip

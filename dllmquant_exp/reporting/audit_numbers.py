@@ -47,13 +47,13 @@ def averages(sheet: Sheet) -> list[Finding]:
                     "error", sentence)
         )  # fmt: skip
     total = agreeing + len(findings)
-    findings.append(agreement("average", "Tables 1 and 5", f"{agreeing} of {total} averages"))
+    sentence = f"{agreeing} of {total} averages are right within rounding."
+    findings.append(agreement("average", "Tables 1 and 5", sentence))
     if cut + lifted:
         sentence = f"Of the {agreeing} agreeing averages {cut} are a hundredth below and {lifted} "
         sentence += "above the rounded mean: some were cut off, not rounded."
         findings.append(
-            Finding("average", "Tables 1 and 5", f"{cut} cut", "rounded", 0.01, "points", "note",
-                    sentence)
+            Finding("average", "Tables 1 and 5", "", "", 0.01, "points", "note", sentence)
         )  # fmt: skip
     return findings
 
@@ -104,4 +104,5 @@ def ratios(sheet: Sheet) -> list[Finding]:
                         float(printed.value - ratio), "x", "error", sentence)
             )  # fmt: skip
     total = agreeing + len(findings)
-    return [*findings, agreement("ratio", "Table 4", f"{agreeing} of {total} ratios")]
+    sentence = f"{agreeing} of {total} ratios are right within rounding."
+    return [*findings, agreement("ratio", "Table 4", sentence)]

@@ -54,8 +54,8 @@ def granularity(sheet: Sheet) -> list[Finding]:
         by_chance = sum(min(1.0, float(3 * cell.rounding) * n / 100) for cell in cells)
         runs, alone = runs_needed(cells, n), max(runs_needed([cell], n) for cell in off)
         sentence = f"{len(off)} of {len(cells)} cells ({of_full} of full precision) are no k/{n}, "
-        sentence += f"neither rounded nor cut off; {len(cells) - len(off)} are where chance puts "
-        sentence += f"{by_chance:.1f}. So not all are single runs over the split; if all are "
+        sentence += f"neither rounded nor cut off; {len(cells) - len(off)} are, where chance "
+        sentence += f"has {by_chance:.1f}. So not all are single runs over the split; if all are "
         sentence += f"averages of equally many runs, these are at least {runs}"
         sentence += f" ({alone} for one cell by itself)." if alone < runs else "."
         tables = ", ".join(str(table) for table in sorted({cell.table for cell in column}))
@@ -75,13 +75,15 @@ def out_of_order(sheet: Sheet) -> list[Finding]:
             for task in TASKS:
                 cell = sheet[1, model, row, task]
                 full, plain = sheet[1, model, "fp", task], sheet[1, model, "rtn", task]
-                limit = full if cell.value > full.value else plain
+                above = cell.value > full.value
+                limit, bound = (full, "at most") if above else (plain, "at least")
                 if plain.value <= cell.value <= full.value:
                     continue
-                sentence = f"A 4-bit score {'above' if limit is full else 'below'} that of "
+                sentence = f"A 4-bit score {'above' if above else 'below'} that of "
                 sentence += f"{limit.name}: noise of this size, or a slip."
                 findings.append(
-                    Finding("order", place(cell), cell.printed, f"{limit.name} {limit.printed}",
+                    Finding("order", place(cell), cell.printed,
+                            f"{bound} {limit.name}'s {limit.printed}",
                             float(cell.value - limit.value), "points", "note", sentence)
                 )  # fmt: skip
     return findings
@@ -101,9 +103,8 @@ def one_decimal(sheet: Sheet) -> list[Finding]:
     sentence += f"against {other} of {of_other} quantized ones, a tenth as chance has it: FP rows "
     sentence += "mix numbers taken from elsewhere with measured ones, so drops compare two set-ups."
     return [
-        Finding("one decimal", "Table 1, FP rows", f"{full} of {of_full}",
-                f"{of_full * other / of_other:.0f}", full - of_full * other / of_other, "cells",
-                "doubt", sentence)
+        Finding("one decimal", "Table 1, FP rows", "", "", full - of_full * other / of_other,
+                "cells", "doubt", sentence)
     ]  # fmt: skip
 
 
@@ -122,6 +123,6 @@ def mixed_protocol(sheet: Sheet) -> list[Finding]:
     sentence += ": two protocols in one row. 88.5 is ARC-C as published for LLaDA-8B-Instruct by "
     sentence += "generation, 74.8 WinoGrande as published for LLaDA-8B-Base by likelihood."
     return [
-        Finding("protocol", "Table 1, LLADA-1.5, FP", "one row", "two protocols",
-                max(leaps.values()), "points", "doubt", sentence)
+        Finding("protocol", "Table 1, LLADA-1.5, FP", "", "", max(leaps.values()), "points",
+                "doubt", sentence)
     ]  # fmt: skip

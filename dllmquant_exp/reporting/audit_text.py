@@ -87,20 +87,21 @@ def formulas(_: Sheet) -> list[Finding]:
 
 def sample_quotas(_: Sheet) -> list[Finding]:
     """Algorithm 1's quotas are fractional; `C < p` admits their ceilings."""
-    parts, gap = [], 0
+    parts, totals, gap = [], [], 0
     for blocks in BLOCKS:
         quotas = [SAMPLES // blocks * p for p in PROPORTIONS]
         total = blocks * sum(math.ceil(q) for q in quotas)
+        totals.append(str(total))
         parts.append(f"{total} for B = {blocks} ({', '.join(f'{q:.1f}' for q in quotas)} a block)")
         gap = min(gap, SAMPLES - total)
     sentence = f"The quotas are fractional and 'C < p' admits their ceilings: {'; '.join(parts)}."
     confound = f"TMAS' rows calibrate on {SAMPLES} states or more, the baselines on {SEGMENTS} "
     confound += "segments: a gain may come from the sample count."
     return [
-        Finding("algorithm", "Algorithm 1, line 14", f"{SAMPLES} samples", parts[0], float(gap),
-                "samples", "note", sentence),
-        Finding("confound", "Setup and Algorithm 1", f"{SEGMENTS} segments", f"{SAMPLES} states",
-                float(SEGMENTS - SAMPLES), "samples", "note", confound),
+        Finding("algorithm", "Algorithm 1, line 14", f"{SAMPLES} samples", " or ".join(totals),
+                float(gap), "samples", "note", sentence),
+        Finding("confound", "Setup and Algorithm 1", "", "", float(SEGMENTS - SAMPLES), "samples",
+                "note", confound),
     ]  # fmt: skip
 
 
@@ -108,11 +109,10 @@ def certainty_weights(_: Sheet) -> list[Finding]:
     """Eq. 10 weighs a decoded token, sure of itself, above most masked ones."""
     decoded, hidden = (UNMASKED + math.sqrt(0.95)) ** 2, (MASKED + math.sqrt(0.2)) ** 2
     break_even = (UNMASKED + 1 - MASKED) ** 2
-    sentence = f"(1[.] + sqrt s)^2 is {decoded:.1f} for a decoded token with s = .95 and "
-    sentence += f"{hidden:.1f} for a masked one with s = .2; a masked token outweighs a certain "
-    sentence += f"decoded one only above s = {break_even:.2f}."
+    sentence = f"Not guaranteed: (1[.] + sqrt s)^2 is {decoded:.1f} for a decoded token with "
+    sentence += f"s = .95 and {hidden:.1f} for a masked one with s = .2; a masked token outweighs "
+    sentence += f"a certain decoded one only above s = {break_even:.2f}."
     return [
         Finding("formula", "Certainty-Guided Quantization (Eq. 10) and Conclusion",
-                _quoted("masked_first"), "not guaranteed", decoded - hidden,
-                "weight", "doubt", sentence)
+                _quoted("masked_first"), "", decoded - hidden, "weight", "doubt", sentence)
     ]  # fmt: skip
