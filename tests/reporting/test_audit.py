@@ -3,49 +3,19 @@
 Expected numbers were worked out by hand or by other code than the audit's.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
-
 import pytest
 import torch
+from audited import corrected, found, one
 from scipy import stats
 
 from dllmquant_exp.quantization.gptq import gptq
 from dllmquant_exp.quantization.quantizers import Quantizer
 from dllmquant_exp.reporting.audit import audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding
-from dllmquant_exp.reporting.audit_scores import on_grid
 from dllmquant_exp.reporting.audit_setup import best_p, standard_error
 from dllmquant_exp.reporting.audit_sizes import DREAM, GIB, LLADA, weight_bytes
-from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_frame, paper_quotes
+from dllmquant_exp.reporting.paper import paper_cells, paper_frame
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
-
-Change = tuple[int, str, str, str, str]  # table, model, row, column, new print
-
-
-def corrected(*changes: Change) -> list[PaperCell]:
-    new = {change[:4]: change[4] for change in changes}
-    cells = [
-        replace(c, printed=new.pop((c.table, c.model, c.row, c.column), c.printed))
-        for c in paper_cells()
-    ]
-    assert not new, f"no such cells: {new}"
-    return cells
-
-
-def found(check: str, where: str = "", cells: list[PaperCell] | None = None) -> list[Finding]:
-    return [
-        finding
-        for finding in audit(cells)
-        if finding.check == check and where in finding.where and finding.severity != "agrees"
-    ]
-
-
-def one(check: str, where: str = "", cells: list[PaperCell] | None = None) -> Finding:
-    findings = found(check, where, cells)
-    assert len(findings) == 1, findings
-    return findings[0]
-
 
 # --- averages and ratios ---------------------------------------------------------------------
 
@@ -142,109 +112,6 @@ def test_a_copied_row_is_seen() -> None:
     )
     finding = one("repeated row", cells=copied)
     assert finding.where == "Table 1, LLADA RTN = LLADA-1.5 RTN"
-
-
-SPLITS = {"Arc.": 1172, "Wino.": 1267, "PIQA": 1838, "C-EVAL": 1346, "Hum.": 164, "GSM8K": 1319}
-
-
-def prints(n: int, digits: int) -> set[int]:
-    """Every k/n in units of the last digit, rounded and cut off, in whole numbers."""
-    whole = 100 * 10**digits
-    rounded = {(2 * k * whole + n) // (2 * n) for k in range(n + 1)}
-    return rounded | {k * whole // n for k in range(n + 1)}
-
-
-def fits(printed: str, n: int) -> bool:
-    whole, _, part = printed.partition(".")
-    return int(whole + part) in prints(n, len(part))
-
-
-def distinct(task: str) -> dict[tuple[str, str], str]:
-    """The prints of a task by model and row; the tables agree where they share a row."""
-    return {(cell.model, cell.row): cell.printed for cell in paper_cells() if cell.column == task}
-
-
-@pytest.mark.parametrize(
-    ("task", "off", "of", "full", "runs", "alone"),
-    [("Arc.", 18, 22, 1, 6, 6), ("Wino.", 13, 22, 0, 6, 4), ("PIQA", 14, 22, 1, 4, 4),
-     ("C-EVAL", 13, 22, 1, 5, 5), ("Hum.", 23, 29, 0, 41, 36), ("GSM8K", 21, 29, 0, 5, 5)],
-)  # fmt: skip
-def test_scores_off_the_grid_by_other_code(
-    task: str, off: int, of: int, full: int, runs: int, alone: int
-) -> None:
-    """Every k/n printed with as many digits, and looked up there; so for averages of runs."""
-    n, cells = SPLITS[task], distinct(task)
-    wrong = {key: printed for key, printed in cells.items() if not fits(printed, n)}
-    assert (len(wrong), len(cells), sum(row == "fp" for _, row in wrong)) == (off, of, full)
-
-    def fewest(these: Iterable[str]) -> int:
-        return next(r for r in range(1, 100) if all(fits(printed, n * r) for printed in these))
-
-    assert fewest(cells.values()) == runs
-    assert max(fewest([printed]) for printed in cells.values()) == alone
-
-    finding = one("granularity", f", {task}")
-    assert (finding.gap, finding.unit, finding.expected) == (off, f"of {of} cells", f"k/{n}")
-    assert f"{off} of {of} cells ({full} of full precision)" in finding.sentence
-    ending = f"at least {runs}." if alone == runs else f"at least {runs} ({alone} for one cell by"
-    assert ending in finding.sentence
-    digits = [len(printed.partition(".")[2]) for printed in cells.values()]
-    chance = sum(len(prints(n, d)) / (100 * 10**d + 1) for d in digits)
-    stated = float(finding.sentence.partition("chance has ")[2].partition(". So")[0])
-    assert stated == pytest.approx(chance, abs=0.06)
-
-
-def test_full_precision_scores_that_only_cutting_off_explains() -> None:
-    """32.92 is 54 / 164 = 32.927 cut off, 49.4 and 57.9 are 81 and 95 of 164 rounded; 74.9, 74.8
-    and 74.50 are 949, 948 and 944 of 1267 cut off (74.901, 74.822, 74.507)."""
-    for task, n, counts in (("Hum.", 164, (54, 81, 95)), ("Wino.", 1267, (949, 948, 944))):
-        full = [cell for cell in paper_cells(1) if (cell.row, cell.column) == ("fp", task)]
-        for cell, k in zip(full, counts, strict=True):
-            assert abs(100 * k / n - float(cell.value)) < 2 * float(cell.rounding)
-            assert on_grid(cell, n)
-
-
-def test_no_granularity_where_every_cell_is_rounded_or_cut_off() -> None:
-    """Of 164 items, by turns rounded and cut off."""
-
-    def printed(i: int, value: str) -> str:
-        k = round(float(value) * 164 / 100)
-        return f"{10_000 * k // 164 / 100:.2f}" if i % 2 else f"{100 * k / 164:.2f}"
-
-    new = {key: printed(i, value) for i, (key, value) in enumerate(distinct("Hum.").items())}
-    right = [replace(c, printed=new[c.model, c.row]) if c.column == "Hum." else c
-             for c in paper_cells()]  # fmt: skip
-    assert not found("granularity", ", Hum.", right)
-    assert len(found("granularity", cells=right)) == 5
-
-
-@pytest.mark.parametrize("n", [7, 164, 299, 1319])
-def test_the_grid_is_the_set_of_printed_fractions(n: int) -> None:
-    for hundredth in range(0, 10_001, 3):
-        cell = PaperCell(1, "llada_8b", "rtn", "Hum.", f"{hundredth / 100:.2f}", "RTN")
-        assert on_grid(cell, n) == (hundredth in prints(n, 2))
-
-
-def test_llada_1_5_mixes_two_protocols() -> None:
-    finding = one("protocol")
-    assert finding.gap == pytest.approx(88.5 - 44.03)
-    for task in ("Arc.", "Hella.", "Hum.", "GSM8K"):
-        assert f"{task} by +" in finding.sentence
-
-
-def test_full_precision_rows_mix_precisions() -> None:
-    finding = one("one decimal")
-    assert finding.sentence.startswith("14 of 27 full-precision scores")
-
-
-def test_scores_out_of_order() -> None:
-    places = {f.where: f.expected for f in found("order")}
-    assert places == {
-        "Table 1, LLADA, QuaRot, Arc.": "at most FP's 44.03",
-        "Table 1, LLADA, DLLMQuant++, Arc.": "at most FP's 44.03",
-        "Table 1, LLADA, QuaRot, C-EVAL": "at least RTN's 57.95",
-        "Table 1, LLADA-1.5, QuaRot, C-EVAL": "at least RTN's 58.96",
-    }
 
 
 # --- memory ----------------------------------------------------------------------------------
@@ -395,62 +262,6 @@ def test_weights_by_mask_on_text_without_masks_give_plain_gptq() -> None:
     assert torch.equal(plain, weighted)
 
 
-def test_samples_of_algorithm_1() -> None:
-    finding = one("algorithm", "line 14")
-    assert "520 for B = 4" in finding.sentence  # 4 * (39 + 26 + 26 + 39)
-    assert "528 for B = 8" in finding.sentence  # 8 * (20 + 13 + 13 + 20)
-    assert one("confound").gap == 128 - 512
-
-
-def test_certainty_weights() -> None:
-    finding = one("formula", "Eq. 10")
-    assert "2.8 for a decoded token" in finding.sentence  # (.7 + .975)^2
-    assert "2.1 for a masked one" in finding.sentence  # (1 + .447)^2
-
-
-def test_statements_that_exclude_each_other() -> None:
-    pairs = [(f.printed, f.expected) for f in found("text")]
-    for (first, second), words in zip(
-        pairs,
-        [("per-tensor", "per-token"), ("on the unmasked regions", "confidence masked tokens"),
-         ("do not affect subsequent iterations", "remain non-negligible")],
-        strict=True,
-    ):  # fmt: skip
-        assert words[0] in first and words[1] in second
-
-
-def test_every_quotation_of_the_audit_is_one_that_is_checked_against_the_paper() -> None:
-    quotes = {f'"{quote}"' for quote in paper_quotes().values()}
-    for finding in audit():
-        for text in (finding.printed, finding.expected):
-            assert text in quotes or '"' not in text
-
-
-def test_the_zero_point_of_eq_3_by_loop() -> None:
-    """With z = Xmin / s in (X - z) / s every value of [-1, 1] is clamped to the highest level."""
-    s = 2 / 15
-    levels = [round((i / 50 - 1 - -1 / s) / s) for i in range(101)]
-    assert f"{min(levels)} to {max(levels)}," in one("formula", "Eq. 3").sentence
-    assert min(levels) > 15  # of 0 ... 15, all the more of -8 ... 7
-    usual = [round((i / 50 - 1) / s - -1 / s) for i in range(101)]
-    assert (min(usual), max(usual)) == (0, 15)
-
-
-def test_algorithm_1_by_running_its_loop() -> None:
-    """Steps beyond the blocks, and what naming r the other way round changes."""
-    steps, blocks = 100, 8
-    beyond = {t: t // (steps // blocks) for t in range(steps) if t // (steps // blocks) >= blocks}
-    finding = one("algorithm", "line 13")
-    assert max(beyond) == 99 and f"t = 99 index {beyond[99]} of 0 to 7" in finding.sentence
-
-    def interval(percent: int) -> int:
-        return (percent >= 20) + (percent >= 50) + (percent >= 80)
-
-    moved = [r for r in range(101) if interval(100 - r) != 3 - interval(r)]
-    assert moved == [20, 50, 80]  # quotas .3, .2, .2, .3 read the same backwards
-    assert "stand on a threshold" in one("algorithm", "line 11").sentence
-
-
 def test_cgq_alone_and_after_tmas() -> None:
     assert one("interaction").gap == pytest.approx(1.52 / 0.17)
 
@@ -489,12 +300,6 @@ def test_no_finding_says_its_pair_again() -> None:
         assert finding.printed != finding.expected or not finding.printed
         if finding.severity == "agrees" and finding.check != "claim":
             assert finding.stated == ""
-
-
-def test_words_and_formulas_stay_whatever_the_cells() -> None:
-    words = [f for f in audit() if f.check in ("text", "algorithm", "formula", "confound")]
-    others = [replace(c, printed=f"{0.9 * float(c.value):.2f}") for c in paper_cells()]
-    assert [f for f in audit(others) if f in words] == words
 
 
 def test_nothing_found_is_an_empty_report() -> None:
