@@ -1,9 +1,10 @@
-"""What in the paper does not add up, from its printed numbers alone.
+"""What in the paper does not add up, from its own tables, words and formulas.
 
-Nothing of our own is measured here. Every finding is recomputed from the cells given, so a
-corrected paper would lose the finding. Sources beyond the print: sizes of the evaluation splits
-(audit_numbers.SPLITS), the checkpoints' shapes (audit_sizes.SHAPES), and two published scores named
-in the finding on LLADA-1.5. Bold marks are not audited: the text that was transcribed has none.
+Nothing of our own is measured here. Findings on numbers are recomputed from the cells given, so
+corrected tables lose them; those of audit_text are on words, formulas and Algorithm 1, and stay
+whatever the cells. Sources beyond the print: sizes of the evaluation splits (audit_scores.SPLITS),
+the checkpoints' shapes (audit_sizes.SHAPES), and two published scores named in the finding on
+LLADA-1.5. Bold marks are not audited: the text that was transcribed has none.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,21 +12,29 @@ from dataclasses import asdict, fields
 
 import pandas as pd
 
-from dllmquant_exp.reporting import audit_claims, audit_numbers, audit_setup, audit_sizes
+from dllmquant_exp.reporting import (
+    audit_claims,
+    audit_copies,
+    audit_numbers,
+    audit_scores,
+    audit_setup,
+    audit_sizes,
+    audit_text,
+)
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding, Sheet, sheet_of
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
 
 CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
     audit_numbers.averages,
     audit_numbers.ratios,
-    audit_numbers.shared_cells,
-    audit_numbers.renamed_row,
-    audit_numbers.repeated_cells,
-    audit_numbers.repeated_rows,
-    audit_numbers.granularity,
-    audit_numbers.out_of_order,
-    audit_numbers.one_decimal,
-    audit_numbers.mixed_protocol,
+    audit_copies.shared_cells,
+    audit_copies.renamed_row,
+    audit_copies.repeated_cells,
+    audit_copies.repeated_rows,
+    audit_scores.granularity,
+    audit_scores.out_of_order,
+    audit_scores.one_decimal,
+    audit_scores.mixed_protocol,
     audit_sizes.memory,
     audit_sizes.memory_differences,
     audit_claims.awq_drop,
@@ -42,10 +51,19 @@ CHECKS: tuple[Callable[[Sheet], list[Finding]], ...] = (
     audit_setup.undecidable_gains,
     audit_setup.captions,
     audit_setup.calibrated_rtn,
-    audit_setup.repeated_in_table_6,
-    audit_setup.granularity_of_activations,
-    audit_setup.sample_quotas,
-    audit_setup.certainty_weights,
+    audit_setup.masked_on_plain_text,
+    audit_copies.repeated_in_table_6,
+    audit_text.contradictions,
+    audit_text.algorithm,
+    audit_text.formulas,
+    audit_text.sample_quotas,
+    audit_text.certainty_weights,
+)
+BAR = r"\|"  # in a cell of a Markdown table
+SOURCES = (
+    "From the paper's tables, words and formulas; from elsewhere are only the sizes of the "
+    "evaluation splits, the checkpoints' shapes, and the two published scores where LLADA-1.5's "
+    "row is doubted."
 )
 HEADINGS = {
     "error": "Contradictions",
@@ -59,7 +77,7 @@ def audit(cells: Iterable[PaperCell] | None = None) -> list[Finding]:
     """Every finding, the most severe first; by default of the paper as printed.
 
     Args:
-        cells: all cells of Tables 1-6, to audit a corrected print.
+        cells: all cells of Tables 1-6, to audit corrected tables.
     """
     sheet = sheet_of(paper_cells() if cells is None else cells)
     findings = [finding for check in CHECKS for finding in check(sheet)]
@@ -76,13 +94,13 @@ def audit_markdown(findings: Iterable[Finding]) -> str:
     """The findings as Markdown: one section per severity, one table row per finding."""
     findings = list(findings)
     lines = ["# What does not add up in the paper", ""]
-    lines += ["Recomputed from the printed numbers alone; nothing here was measured by us.", ""]
+    lines += [f"{SOURCES} Nothing here was measured by us.", ""]
     for severity, heading in HEADINGS.items():
         found = [finding for finding in findings if finding.severity == severity]
         if not found:
             continue
         lines += [f"## {heading} ({len(found)})", ""]
-        lines += ["| Where | Printed | Expected | Off by | What |", "|---|---|---|---:|---|"]
+        lines += ["| Where | Printed | Against it | Off by | What |", "|---|---|---|---:|---|"]
         lines += [_line(finding) for finding in found]
         lines.append("")
     return "\n".join(lines)
@@ -93,4 +111,4 @@ def _line(finding: Finding) -> str:
     if finding.gap and finding.gap == int(finding.gap):
         gap = f"{int(finding.gap)} {finding.unit}"
     texts = (finding.where, finding.printed, finding.expected, gap, finding.sentence)
-    return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
+    return f"| {' | '.join(text.replace('|', BAR) for text in texts)} |"

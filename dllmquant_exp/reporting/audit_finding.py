@@ -22,12 +22,22 @@ Sheet = Mapping[tuple[int, str, str, str], PaperCell]  # table, model, row, colu
 class Finding:
     check: str  # the rule that found it
     where: str
-    printed: str
-    expected: str  # what the paper's other numbers give
+    printed: str  # as it stands in print; quotations in quotation marks
+    expected: str  # what stands against it; "" where there is no one such thing
     gap: float | None  # printed - expected, or what the sentence says of it
     unit: str  # of the gap
     severity: str  # one of SEVERITIES
     sentence: str
+
+    @property
+    def stated(self) -> str:
+        """What is printed and what stands against it; "" where the sentence alone says it."""
+        if not self.printed.startswith('"'):
+            return f"printed {self.printed}, expected {self.expected}" if self.expected else ""
+        if not self.expected:
+            return f"says {self.printed}"
+        link = ", elsewhere" if self.expected.startswith('"') else "; the numbers give"
+        return f"says {self.printed}{link} {self.expected}"
 
 
 def sheet_of(cells: Iterable[PaperCell]) -> Sheet:
@@ -44,3 +54,8 @@ def place(cell: PaperCell) -> str:
     """Where a number stands, in the paper's words."""
     parts = [f"Table {cell.table}", paper_model(cell.model), cell.name, cell.column]
     return ", ".join(dict.fromkeys(parts))  # Table 4's rows are named after the models
+
+
+def agreement(check: str, where: str, sentence: str) -> Finding:
+    """Of numbers that were recomputed and are right."""
+    return Finding(check, where, "", "", 0.0, "", "agrees", sentence)

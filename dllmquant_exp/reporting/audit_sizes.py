@@ -70,10 +70,11 @@ def memory(sheet: Sheet) -> list[Finding]:
                 sentence += (
                     f"too (head at 4 bits: {head / GIB:.2f} GiB), which the paper leaves out."
                 )
+            unit, name = (1e9, "GB") if possible else (GIB, "GiB")
             severity = "note" if possible else "error" if bits == 16 else "doubt"
             findings.append(
-                Finding("memory", place(cell), cell.printed, f"at least {size / GIB:.2f} GiB",
-                        printed - size / GIB, "GiB", severity, sentence)
+                Finding("memory", place(cell), cell.printed, f"at least {size / unit:.2f} {name}",
+                        printed - size / unit, name, severity, sentence)
             )  # fmt: skip
     return findings
 

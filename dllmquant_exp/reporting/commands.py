@@ -110,8 +110,8 @@ def report_audit(folder: Path) -> int:
         console.print(Text(f"{heading} ({len(found)})", style="bold"))
         for finding in found:
             console.print(Text(finding.where, style="cyan"))
-            expected = f", expected {finding.expected}" if finding.expected else ""
-            console.print(Text(f"  printed {finding.printed}{expected}. {finding.sentence}"))
+            stated = f"{finding.stated}. " if finding.stated else ""
+            console.print(Text(f"  {stated}{finding.sentence}"))
         console.print()
     written = [
         write_file(folder / "audit.md", audit_markdown(findings)),

@@ -134,5 +134,5 @@ def paper_caption(table: int) -> str:
 
 
 def paper_quotes() -> dict[str, str]:
-    """The text's claims about these numbers, word for word, by a short name."""
+    """What the text says of its numbers and of its method, word for word, by a short name."""
     return dict(_data()["quotes"])

@@ -3,45 +3,19 @@
 Expected numbers were worked out by hand or by other code than the audit's.
 """
 
-from dataclasses import replace
-
 import pytest
+import torch
+from audited import corrected, found, one
 from scipy import stats
 
+from dllmquant_exp.quantization.gptq import gptq
+from dllmquant_exp.quantization.quantizers import Quantizer
 from dllmquant_exp.reporting.audit import audit, audit_frame, audit_markdown
 from dllmquant_exp.reporting.audit_finding import SEVERITIES, Finding
-from dllmquant_exp.reporting.audit_numbers import on_grid
 from dllmquant_exp.reporting.audit_setup import best_p, standard_error
 from dllmquant_exp.reporting.audit_sizes import DREAM, GIB, LLADA, weight_bytes
-from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_frame
+from dllmquant_exp.reporting.paper import paper_cells, paper_frame
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
-
-Change = tuple[int, str, str, str, str]  # table, model, row, column, new print
-
-
-def corrected(*changes: Change) -> list[PaperCell]:
-    new = {change[:4]: change[4] for change in changes}
-    cells = [
-        replace(c, printed=new.pop((c.table, c.model, c.row, c.column), c.printed))
-        for c in paper_cells()
-    ]
-    assert not new, f"no such cells: {new}"
-    return cells
-
-
-def found(check: str, where: str = "", cells: list[PaperCell] | None = None) -> list[Finding]:
-    return [
-        finding
-        for finding in audit(cells)
-        if finding.check == check and where in finding.where and finding.severity != "agrees"
-    ]
-
-
-def one(check: str, where: str = "", cells: list[PaperCell] | None = None) -> Finding:
-    findings = found(check, where, cells)
-    assert len(findings) == 1, findings
-    return findings[0]
-
 
 # --- averages and ratios ---------------------------------------------------------------------
 
@@ -64,7 +38,7 @@ def test_every_average_by_other_code() -> None:
     off = wide.index[(wide["Avg."] - means).abs() > 0.011].tolist()
     assert off == [(1, "llada_8b", "fp")]
     below = (wide["Avg."] < means.round(2) - 0.005).sum()
-    assert one("average", "Tables 1 and 5").printed == f"{below} cut"
+    assert f" {below} are a hundredth below and 0 above" in one("average", "Tables 1").sentence
 
 
 def test_a_hundredth_is_rounding_and_more_is_not() -> None:
@@ -140,84 +114,6 @@ def test_a_copied_row_is_seen() -> None:
     assert finding.where == "Table 1, LLADA RTN = LLADA-1.5 RTN"
 
 
-SPLITS = {"Arc.": 1172, "Wino.": 1267, "PIQA": 1838, "C-EVAL": 1346, "Hum.": 164, "GSM8K": 1319}
-
-
-@pytest.mark.parametrize(("task", "n", "off"), [("Hum.", 164, 14), ("GSM8K", 1319, 13)])
-def test_scores_that_are_not_k_of_n(task: str, n: int, off: int) -> None:
-    finding = one("granularity", f"Table 1, {task}, quantized")
-    assert (finding.gap, finding.expected) == (off, f"k/{n}")
-    assert f"chance puts {15 * n / 10_000:.1f}:" in finding.sentence  # hundredths that are k/n
-
-
-@pytest.mark.parametrize("rows", ["FP", "quantized"])
-@pytest.mark.parametrize("table", range(1, 7))
-def test_scores_off_the_grid_in_every_table_by_other_code(table: int, rows: str) -> None:
-    """Every k/n printed with as many digits, and looked up there."""
-    for task, n in SPLITS.items():
-        cells = [c for c in paper_cells(table) if c.column == task]
-        cells = [c for c in cells if (c.row == "fp") == (rows == "FP")]
-        digits = {c.printed: len(c.printed.partition(".")[2]) for c in cells}
-        off = sum(c.printed not in {f"{100 * k / n:.{digits[c.printed]}f}" for k in range(n + 1)}
-                  for c in cells)  # fmt: skip
-        findings = found("granularity", f"Table {table}, {task}, {rows} rows")
-        assert [(f.gap, f.unit) for f in findings] == (
-            [(off, f"of {len(cells)} cells")] if off else []
-        )
-
-
-def test_granularity_of_some_cells_by_hand() -> None:
-    """Of 164 items: 41 are 25.00, 42 25.61; 27 are 16.46, 28 17.07; 23 are 14.02; 54 are 32.927,
-    81 49.39."""
-    third, sixth = one("granularity", "Table 3, Hum."), one("granularity", "Table 6, Hum.")
-    assert third.gap == 4 and third.printed.startswith("25.33, ")
-    assert "16.56" in sixth.printed and "14.02" not in sixth.printed
-    full = one("granularity", "Table 1, Hum., FP")
-    assert full.printed.startswith("32.92") and full.gap == 1
-    assert "1 of 3 are not (1 if cut off, not rounded)" in full.sentence  # then it is 49.4
-    for table, off, of in ((3, 8, 8), (6, 5, 8)):
-        both = found("granularity", f"Table {table}, ")
-        assert sum(f.gap or 0 for f in both) == off
-        assert sum(int(f.unit.split()[1]) for f in both) == of
-    counts = {"quarot": 42, "quarot_cgq_mask": 43, "quarot_cgq_score": 44, "quarot_cgq": 45}
-    right = corrected(
-        *((3, "llada_8b", row, "Hum.", f"{100 * k / 164:.2f}") for row, k in counts.items())
-    )
-    assert not found("granularity", "Table 3, Hum.", right)
-
-
-@pytest.mark.parametrize("n", [7, 164, 299, 1319])
-def test_the_grid_is_the_set_of_printed_fractions(n: int) -> None:
-    rounded = {f"{100 * k / n:.2f}" for k in range(n + 1)}
-    cut = {f"{10_000 * k // n / 100:.2f}" for k in range(n + 1)}
-    for hundredth in range(0, 10_001, 3):
-        cell = PaperCell(1, "llada_8b", "rtn", "Hum.", f"{hundredth / 100:.2f}", "RTN")
-        assert on_grid(cell, n) == (cell.printed in rounded)
-        assert on_grid(cell, n, cut=True) == (cell.printed in cut)
-
-
-def test_llada_1_5_mixes_two_protocols() -> None:
-    finding = one("protocol")
-    assert finding.gap == pytest.approx(88.5 - 44.03)
-    for task in ("Arc.", "Hella.", "Hum.", "GSM8K"):
-        assert f"{task} by +" in finding.sentence
-
-
-def test_full_precision_rows_mix_precisions() -> None:
-    finding = one("one decimal")
-    assert finding.printed == "14 of 27"
-
-
-def test_scores_out_of_order() -> None:
-    places = {f.where: f.expected for f in found("order")}
-    assert places == {
-        "Table 1, LLADA, QuaRot, Arc.": "FP 44.03",
-        "Table 1, LLADA, DLLMQuant++, Arc.": "FP 44.03",
-        "Table 1, LLADA, QuaRot, C-EVAL": "RTN 57.95",
-        "Table 1, LLADA-1.5, QuaRot, C-EVAL": "RTN 58.96",
-    }
-
-
 # --- memory ----------------------------------------------------------------------------------
 
 
@@ -242,7 +138,9 @@ def test_memory_below_the_weights() -> None:
     assert full.gap == pytest.approx(13.95 - 7_615_616_512 * 2 / 2**30)
     quantized = {w for w, f in findings.items() if "Quant" in w and f.severity == "doubt"}
     assert quantized == {f"Table 4, {m}, Memory Quant" for m in ("LLADA", "LLADA-1.5", "DREAM")}
-    assert findings["Table 4, LLADA, Memory FP"].severity == "note"  # 14.93 GiB, but 16.03 GB
+    possible = findings["Table 4, LLADA, Memory FP"]  # 14.93 GiB, but 16.03 GB
+    assert (possible.severity, possible.expected) == ("note", "at least 16.03 GB")
+    assert possible.gap == pytest.approx(15.89 - 8_015_581_184 * 2 / 1e9)
     right = corrected((4, "dream_7b", "quantized", "Memory FP", "15.40"))
     assert not found("memory", "DREAM, Memory FP", right)
     assert not found("memory", "LLADA - DREAM", right)
@@ -292,7 +190,7 @@ def test_calibration_restores_little() -> None:
 
 def test_components_on_single_tasks() -> None:
     finding = next(f for f in found("claim") if "individual method" in f.printed)
-    assert (finding.gap, finding.expected) == (5, "49 of 54")
+    assert (finding.gap, finding.expected) == (5, "49 of 54 steps up")
 
 
 # --- set-up ----------------------------------------------------------------------------------
@@ -303,7 +201,8 @@ def test_gains_of_tables_3_and_6_against_noise() -> None:
     assert standard_error(44.57, 1319) == pytest.approx(1.4, abs=0.05)
     finding = one("noise", "Table 3")
     assert finding.gap == pytest.approx(1.52)
-    assert finding.expected == "standard errors 1.4 and 3.4"
+    assert "GSM8K +1.01 at most, one standard error 1.4 (n = 1319)" in finding.sentence
+    assert "Hum. +1.52 at most, one standard error 3.4 (n = 164)" in finding.sentence
     assert one("noise", "Table 6").gap == pytest.approx(2.54)
 
 
@@ -311,6 +210,7 @@ def test_the_best_p_of_a_gain() -> None:
     """1.52 points of 164 items are 2.49: three items gained and none lost at the very best."""
     assert best_p(1.52, 164) == pytest.approx(stats.binomtest(3, 3).pvalue)
     assert best_p(1.01, 1319) == pytest.approx(stats.binomtest(14, 14).pvalue)
+    assert best_p(-3.0, 164) == 1
 
 
 def test_gains_of_table_1_that_nothing_could_support() -> None:
@@ -330,24 +230,36 @@ def test_the_caption_of_table_5() -> None:
 
 
 def test_table_6_against_table_1() -> None:
-    finding = one("calibration")
+    finding = one("calibration", "Table 6")
     assert (finding.printed, finding.severity) == ("16.56 / 14.02", "error")
     assert finding.gap == pytest.approx(16.56 - 13.34)
     right = corrected((6, "llada_8b", "rtn_random", "GSM8K", "16.91"))
-    assert not found("calibration", cells=right)
+    assert not found("calibration", "Table 6", right)
 
 
-def test_samples_of_algorithm_1() -> None:
-    finding = one("algorithm")
-    assert "520 for B = 4" in finding.sentence  # 4 * (39 + 26 + 26 + 39)
-    assert "528 for B = 8" in finding.sentence  # 8 * (20 + 13 + 13 + 20)
-    assert one("confound").gap == 128 - 512
+def test_the_mask_of_table_3_on_text_without_masks() -> None:
+    """Table 1's QuaRot is 44.57 / 25.33, Table 5's GPTQ + TMAS 48.63 / 27.87."""
+    finding = one("calibration", "Table 3")
+    assert (finding.printed, finding.expected) == ("45.07 / 25.76", "44.57 / 25.33")
+    assert finding.gap == pytest.approx(0.50) and "Table 5's 48.63 / 27.87" in finding.sentence
+    equal, base = (
+        corrected((3, "llada_8b", row, "GSM8K", gsm), (3, "llada_8b", row, "Hum.", hum))
+        for row, gsm, hum in (
+            ("quarot_cgq_mask", "44.57", "25.33"),  # as on plain text
+            ("quarot", "48.63", "27.87"),  # the base on TMAS' states
+        )
+    )
+    assert not found("calibration", "Table 3", equal)
+    assert not found("calibration", "Table 3", base)
 
 
-def test_certainty_weights_and_the_two_granularities() -> None:
-    assert "2.8 for a decoded token" in one("formula").sentence  # (.7 + .975)^2
-    assert "2.1 for a masked one" in one("formula").sentence  # (1 + .447)^2
-    assert "per-tensor" in one("text").printed
+def test_weights_by_mask_on_text_without_masks_give_plain_gptq() -> None:
+    """What the finding rests on: H times a constant leaves GPTQ's result as it was."""
+    generator = torch.Generator().manual_seed(0)
+    w, x = (torch.randn(shape, generator=generator) for shape in ((8, 16), (16, 64)))
+    quantizer = Quantizer(4, True, "per_channel")
+    plain, weighted = (gptq(w, c * x @ x.T, quantizer).weight for c in (1.0, 0.7**2))
+    assert torch.equal(plain, weighted)
 
 
 def test_cgq_alone_and_after_tmas() -> None:
@@ -364,10 +276,30 @@ def test_the_most_severe_come_first_and_all_are_rendered() -> None:
     text = audit_markdown(findings)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == len(findings) + len(set(ranks))  # one head per section
-    assert all(line.count("|") == 6 for line in rows)
+    assert all(line.replace(r"\|", "").count("|") == 6 for line in rows)
+    assert r"rt ← \|yt\|unmasked/\|yt\|total" in text
     frame = audit_frame(findings)
     assert len(frame) == len(findings)
     assert frame.loc[0, "where"] == findings[0].where
+
+
+def test_a_pair_is_stated_only_where_there_is_one() -> None:
+    def stated(printed: str, expected: str) -> str:
+        return Finding("", "", printed, expected, None, "", "note", "").stated
+
+    assert stated("1.71", "1.45") == "printed 1.71, expected 1.45"
+    assert stated('"over 1.6"', "1.56") == 'says "over 1.6"; the numbers give 1.56'
+    assert stated('"a"', '"b"') == 'says "a", elsewhere "b"'
+    assert stated('"a"', "") == 'says "a"'
+    assert stated("69.5", "") == stated("", "") == ""
+
+
+def test_no_finding_says_its_pair_again() -> None:
+    for finding in audit():
+        assert finding.printed or not finding.expected
+        assert finding.printed != finding.expected or not finding.printed
+        if finding.severity == "agrees" and finding.check != "claim":
+            assert finding.stated == ""
 
 
 def test_nothing_found_is_an_empty_report() -> None:
