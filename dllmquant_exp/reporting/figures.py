@@ -46,7 +46,7 @@ CAPTIONS = {
     "figure4": "One decode, and how far noise at one kind of position reaches.",
     "figure5": "Softmax output of one head in several blocks.",
     "figure6": "Each channel of the first block's feed-forward output at three iterations.",
-    "figure7": "TMAS, CGQ and IA-AQ added one after the other: nine-task averages, and gains on the same items.",
+    "figure7": "TMAS, CGQ and IA-AQ one after the other: averages, and gains on the same items.",
     "figure8": "Change from full precision: what the paper prints, and our runs.",
     "figure9": "Sensitivity of each linear to 4 bits, quantized alone.",
 }
