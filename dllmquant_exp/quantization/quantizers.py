@@ -12,8 +12,8 @@ Symmetric grids in use for b bits (the numbers are for b = 4, m is the largest m
     max_over_7   scale  m/7,  integers -8..7   QuaRot, AWQ; -8 is reached only with clipping
 
 Asymmetric: integers 0..15, scale (max - min)/15, integer zero point; the range always contains 0,
-so that 0 is represented exactly. (The paper's Eq. 3 floors (X - z)/s with z = Xmin/s; this is the
-usual form that it abbreviates.)
+so that 0 is represented exactly. (The paper's Eq. 3 rounds (X - z)/s with z = Xmin/s, which divides
+by s twice; this is the usual form.)
 
 Ranges and divisions are computed in float32 or better, whatever the tensor's type.
 

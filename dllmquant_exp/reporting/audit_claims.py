@@ -1,5 +1,6 @@
 """The audit's checks of what the text says against what the tables print."""
 
+import math
 from itertools import pairwise
 
 from dllmquant_exp.reporting.audit_finding import (
@@ -242,10 +243,12 @@ def interaction(sheet: Sheet) -> list[Finding]:
             sheet, 5, "llada_8b", "quarot_tmas", task
         )
         parts.append(f"{task} {alone:+.2f} alone and {after:+.2f} after TMAS")
-        ratios.append(max(alone, after) / min(alone, after))
+        least, most = sorted((alone, after))
+        ratios.append(most / least if least > 0 else math.inf)  # a loss, or nothing, once
     if max(ratios) < 2:
         return []
     sentence = f"CGQ gives {', '.join(parts)}: the components' gains do not add up, or are noise."
+    gap = max(ratios) if math.isfinite(max(ratios)) else None
     return [
-        Finding("interaction", "Tables 3 and 5, CGQ", "", "", max(ratios), "x", "note", sentence)
+        Finding("interaction", "Tables 3 and 5, CGQ", "", "", gap, "x", "note", sentence)
     ]  # fmt: skip

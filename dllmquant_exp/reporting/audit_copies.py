@@ -44,8 +44,8 @@ def renamed_row(sheet: Sheet) -> list[Finding]:
     if not same:
         return []
     tables = ", ".join(str(t) for t in sorted({c.table for c in same}))
-    sentence = f"All {len(same)} numbers of the rows called GPTQ are Table 1's QuaRot numbers, so "
-    sentence += "GPTQ there means rotation and GPTQ; plain GPTQ is nowhere measured."
+    sentence = f"{len(same)} of {len(shown)} numbers of the rows called GPTQ are Table 1's QuaRot "
+    sentence += "numbers, so GPTQ there means rotation and GPTQ; no row is called GPTQ in Table 1."
     return [
         Finding("name", f"Tables {tables}, GPTQ", "GPTQ", "QuaRot", float(len(same)), "cells",
                 "doubt", sentence)

@@ -18,7 +18,8 @@ RATIOS = (("Speed Quant", "Speed FP", "Speed Up"), ("Memory FP", "Memory Quant",
 
 
 def averages(sheet: Sheet) -> list[Finding]:
-    """Every printed average of nine scores, within what rounding allows."""
+    """Every printed average of nine scores, within what rounding allows; of both tables that
+    print it."""
     findings, cut, lifted, agreeing = [], 0, 0, 0
     for average in (c for c in sheet.values() if c.column == AVERAGE):
         row = [sheet.get((average.table, average.model, average.row, task)) for task in TASKS]

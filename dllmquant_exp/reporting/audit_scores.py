@@ -55,9 +55,12 @@ def granularity(sheet: Sheet) -> list[Finding]:
         runs, alone = runs_needed(cells, n), max(runs_needed([cell], n) for cell in off)
         sentence = f"{len(off)} of {len(cells)} cells ({of_full} of full precision) are no k/{n}, "
         sentence += f"neither rounded nor cut off; {len(cells) - len(off)} are, where chance "
-        sentence += f"has {by_chance:.1f}. So not all are single runs over the split; if all are "
-        sentence += f"averages of equally many runs, these are at least {runs}"
-        sentence += f" ({alone} for one cell by itself)." if alone < runs else "."
+        sentence += f"has {by_chance:.1f}. So not all are single runs pooled over the split"
+        sentence += " (a mean over subjects may be one)" if task == "C-EVAL" else ""
+        sentence += f"; if all are averages of equally many runs, these are at least {runs}"
+        sentence += f" ({alone} for one cell by itself)" if alone < runs else ""
+        # Where chance fits every cell, their fitting says no more of the number of runs.
+        sentence += ", and averages of so many fit any print." if 1.5 * runs * n >= 10_000 else "."
         tables = ", ".join(str(table) for table in sorted({cell.table for cell in column}))
         printed = ", ".join(cell.printed for cell in off[:3]) + (", ..." if len(off) > 3 else "")
         findings.append(

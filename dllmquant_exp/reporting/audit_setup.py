@@ -26,19 +26,25 @@ def best_p(gain: float, n: int) -> float:
 
 
 def small_gains(sheet: Sheet) -> list[Finding]:
-    """Tables 3 and 6: gains over the first row against one standard error."""
+    """Tables 3 and 6: gains over the first row that are no more than noise.
+
+    Losses, and gains below twice an unpaired standard error of the difference.
+    """
     findings = []
     for table, base in ((3, "quarot"), (6, "rtn_random")):
         rows = dict.fromkeys(c.row for c in sheet.values() if c.table == table and c.row != base)
-        parts, largest = [], 0.0
+        parts, largest, clear = [], 0.0, True
         for task in GENERATED:
             n, before = SPLITS[task], number(sheet, table, "llada_8b", base, task)
             gain = max(number(sheet, table, "llada_8b", row, task) for row in rows) - before
             largest = max(largest, gain)
+            clear = clear and gain > 2 * math.sqrt(2) * standard_error(before, n)
             parts.append(
                 f"{task} {gain:+.2f} at most, one standard error {standard_error(before, n):.1f} "
                 f"(n = {n}), p at best {best_p(gain, n):.2g}"
             )
+        if clear:
+            continue
         sentence = f"Gains over the first row: {'; '.join(parts)} (paired, and not one item lost)."
         findings.append(
             Finding("noise", f"Table {table}", "", "", largest, "points", "doubt", sentence)

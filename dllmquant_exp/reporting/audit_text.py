@@ -53,8 +53,8 @@ def algorithm(_: Sheet) -> list[Finding]:
               "is given at step t must be meant."),
         _said("algorithm", "Algorithm 1, line 11", "ratio", "", "note",
               "Called mask ratio, computed as the unmasked share. Thresholds .2, .5, .8 and "
-              "proportions .3, .2, .2, .3 are symmetric, so only ratios that stand on a threshold "
-              "change bins."),
+              "proportions .3, .2, .2, .3 are symmetric, so that quotas stay, but for "
+              "ratios that stand on a threshold."),
         _said("algorithm", "Algorithm 1, line 13", "block", "", "note",
               f"t descends, so the first block decoded has the highest index; where B does not "
               f"divide T, some steps have none: T = {STEPS}, B = {blocks} gives t = {STEPS - 1} "
@@ -80,8 +80,8 @@ def formulas(_: Sheet) -> list[Finding]:
               "full-precision model takes part, as the error of quantization needs."),
         _said("formula", "Interaction-Aware Activation Quantization (Eq. 7)", "value_metric", "",
               "error",
-              "Eq. 7 subtracts V from the integer round((V - z) / s): without Deq, which Eq. 4 "
-              "has, and without Eq. 3's clamp this is no quantization error."),
+              "Eq. 7 subtracts V from the integer floor((V - z) / s): without Deq, which Eq. 4 "
+              "has, and without Eq. 3's rounding and clamp this is no quantization error."),
     ]  # fmt: skip
 
 

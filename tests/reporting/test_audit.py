@@ -91,6 +91,9 @@ def test_gptq_is_quarot() -> None:
     finding = one("name")
     assert finding.gap == 1 + 2 + 10  # Tables 2, 3 and 5
     assert finding.where == "Tables 2, 3, 5, GPTQ"
+    assert finding.sentence.startswith("13 of 13 numbers")
+    other = corrected((2, "llada_8b", "quarot", "Avg.", "50.00"))
+    assert one("name", cells=other).sentence.startswith("12 of 13 numbers")
 
 
 def test_dreams_mmlu_is_three_times_the_same() -> None:
@@ -204,6 +207,10 @@ def test_gains_of_tables_3_and_6_against_noise() -> None:
     assert "GSM8K +1.01 at most, one standard error 1.4 (n = 1319)" in finding.sentence
     assert "Hum. +1.52 at most, one standard error 3.4 (n = 164)" in finding.sentence
     assert one("noise", "Table 6").gap == pytest.approx(2.54)
+    clear = [(3, "llada_8b", "quarot_cgq", task, "95.0") for task in ("GSM8K", "Hum.")]
+    assert not found("noise", "Table 3", corrected(*clear)) and found(
+        "noise", "Table 3", corrected(clear[0])
+    )
 
 
 def test_the_best_p_of_a_gain() -> None:
@@ -264,6 +271,9 @@ def test_weights_by_mask_on_text_without_masks_give_plain_gptq() -> None:
 
 def test_cgq_alone_and_after_tmas() -> None:
     assert one("interaction").gap == pytest.approx(1.52 / 0.17)
+    for printed in ("25.33", "24.00"):  # CGQ alone gains nothing, or loses
+        cells = corrected((3, "llada_8b", "quarot_cgq", "Hum.", printed))
+        assert one("interaction", cells=cells).gap is None
 
 
 # --- rendering -------------------------------------------------------------------------------
