@@ -24,12 +24,8 @@ from dllmquant_exp.finished import is_finished, local_digest
 from dllmquant_exp.locks import Busy, locked
 from dllmquant_exp.preparation import Preparation, Prepared
 from dllmquant_exp.records import failed_record, finished_record, speed_record, timing
-from dllmquant_exp.reporting.results import (
-    RESULT_FILE,
-    shard_file,
-    write_json,
-    write_result,
-)
+from dllmquant_exp.reporting.results import RESULT_FILE, write_json, write_result
+from dllmquant_exp.reporting.unfinished import shard_file
 from dllmquant_exp.saving import save_model
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.speed_cell import measure_speed_cell

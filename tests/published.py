@@ -101,7 +101,7 @@ def _parts(runs_dir: Path) -> Iterator[str]:
     }
     averages = pd.DataFrame(columns)[models].fillna("-")
     yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
-    measured = _measured(runs_dir, SWEEP)
+    measured = _measured(runs_dir, SWEEP, models)
     figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
     speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
     for heading, chosen in (
@@ -113,13 +113,16 @@ def _parts(runs_dir: Path) -> Iterator[str]:
             yield from (heading, "", _markdown(_wide(chosen, models)), "")
     if (runs_dir / PLAIN).is_dir():
         for title, scores in _scores(table("table6", runs_dir, PLAIN)):
-            claims = _wide(_measured(runs_dir, PLAIN), [_model(title)])
-            yield from (f"Table 6, {title}:", "", _markdown(scores), "", _markdown(claims), "")
+            yield from (f"Table 6, {title}:", "", _markdown(scores), "")
+            claims = _measured(runs_dir, PLAIN, [_model(title)])
+            if len(claims):
+                yield from (_markdown(_wide(claims, [_model(title)])), "")
 
 
-def _measured(runs_dir: Path, sweep: str) -> pd.DataFrame:
+def _measured(runs_dir: Path, sweep: str, models: list[str]) -> pd.DataFrame:
     verdicts = claim_verdicts(runs_dir, sweep)
-    return verdicts[verdicts["verdict"] != UNMEASURED].assign(model=verdicts["model"].map(_model))
+    verdicts["model"] = verdicts["model"].map(_model)
+    return verdicts[verdicts["model"].isin(models) & (verdicts["verdict"] != UNMEASURED)]
 
 
 def _wide(claims: pd.DataFrame, models: list[str]) -> pd.DataFrame:
@@ -153,7 +156,8 @@ def _text(claim: pd.Series) -> str:
     )
     found = f"{value} [{low}, {high}]"
     if claim["verdict"] == UNDECIDED:
-        return f"{found} ({claim['detectable']:.{digits}f})"
+        factor = "x" if claim["unit"] == "times" else ""
+        return f"{found} ({factor}{claim['detectable']:.{digits}f})"
     p = claim["p_holm"]
     if pd.isna(p):  # counted, not measured
         return f"{claim['verdict']}: {value}"

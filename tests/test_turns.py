@@ -14,7 +14,7 @@ from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import harness
 from dllmquant_exp.experiment import LOCK_FILE, Outcome, run
 from dllmquant_exp.locks import locked
-from dllmquant_exp.reporting.results import unfinished, unfinished_cells
+from dllmquant_exp.reporting.unfinished import unfinished, unfinished_cells
 from dllmquant_exp.schema import ConfigError
 
 TASKS = ("micro_piqa", "micro_gsm8k")

@@ -11,9 +11,8 @@ from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 
 PUBLISHED = "published"  # the option of conf/decoding that keeps every setting
-UNLIKE_ROWS = {  # (table, our row) whose number is not the paper's, and why
-    (3, "quarot_tmas"): "the paper's GPTQ row is QuaRot of its Table 1, calibrated on plain text; "
-    "ours is calibrated on the masked states that the rows below it are calibrated on",
+UNLIKE_TABLES = {  # whose rows of ours are not the paper's, and why
+    3: "our rows are calibrated on TMAS' masked states, the paper's base is its Table 1's QuaRot",
 }
 
 
@@ -27,8 +26,8 @@ def printed_cells(number: int, results: ModelResults, variant: Variant) -> dict[
     return {column: cell for column, cell in cells.items() if cell is not None}
 
 
-def unlike_the_paper(results: ModelResults) -> str:
-    """Why a model with the name of one of the paper's was not run as that model; empty if it was.
+def unlike_the_paper(number: int, results: ModelResults) -> str:
+    """Why a model with the name of one of the paper's was not run as there; empty if it was.
 
     A local checkpoint may be the published one, but nothing in a result says so.
     """
@@ -39,24 +38,20 @@ def unlike_the_paper(results: ModelResults) -> str:
     reasons = {
         f"its checkpoint is {checkpoint}, not {published}": checkpoint != published,
         f"decoding={cell.decoding}": cell.decoding != PUBLISHED,
+        UNLIKE_TABLES.get(number, ""): number in UNLIKE_TABLES,
     }
     return " and ".join(reason for reason, holds in reasons.items() if holds)
 
 
-def notes_beside_the_paper(number: int, results: ModelResults, unlike: str) -> list[str]:
+def notes_beside_the_paper(results: ModelResults, unlike: str) -> list[str]:
     """What a reader must know of the differences, or why there are none."""
     if unlike:
         return [f"not subtracted from the paper's numbers, which are of another run: {unlike}."]
-    notes = [
-        f"{row} is not subtracted from the paper's number: {reason}."
-        for (table, row), reason in UNLIKE_ROWS.items()
-        if table == number
-    ]
     cell = _any_cell(results)
     limit = None if cell is None else cell.config.get("limit")
-    if limit is not None:
-        notes.append(f"differences from the paper compare limit={limit} with its whole splits.")
-    return notes
+    if limit is None:
+        return []
+    return [f"differences from the paper compare limit={limit} with its whole splits."]
 
 
 def _any_cell(results: ModelResults) -> CellResult | None:

@@ -21,7 +21,8 @@ CAPTION = (
     "of tasks, over its comparisons). Detectable: how far from the claim's threshold an effect "
     "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% "
     "interval alone; in brackets, as the first of its kind that Holm tests. That of the count of "
-    "tasks is a difference on one task, in points."
+    "tasks is a difference on one task, in points; that of speed a factor on the threshold; that "
+    "of a sum the largest of its parts', each tested by itself."
 )
 Found = Mapping[str, Sequence[Verdict]]  # by the model's title
 
@@ -34,7 +35,7 @@ def claims_frame(found: Found) -> pd.DataFrame:
 
 def _line(model: str, verdict: Verdict) -> dict[str, Any]:
     scale = 100 if verdict.unit == "points" else 1
-    of_detectable = 1 if verdict.unit in ("ratio", "share") else 100
+    of_detectable = 100 if verdict.unit in ("points", "tasks") else 1
     effect = verdict.effect
     measured = effect is not None
     return {
@@ -91,13 +92,16 @@ def _texts(verdict: Verdict) -> tuple[str, ...]:
     elif verdict.unit == "points":
         value, low, high = (signed(100 * x) for x in (effect.value, effect.low, effect.high))
         text = f"{value} ({low} to {high})"
+    elif verdict.unit == "times":
+        text = f"{effect.value:.2f} times ({effect.low:.2f} to {effect.high:.2f})"
     else:
         text = f"{verdict.unit} {effect.value:.2f} ({effect.low:.2f} to {effect.high:.2f})"
     p = verdict.adjusted
     p_text = "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
     detectable = "-"
     if verdict.detectable is not None and verdict.detectable_first is not None:
-        scale, digits = (1, 2) if verdict.unit in ("ratio", "share") else (100, 1)
+        scale, digits = (100, 1) if verdict.unit in ("points", "tasks") else (1, 2)
         alone, first = scale * verdict.detectable, scale * verdict.detectable_first
-        detectable = f"{alone:.{digits}f} ({first:.{digits}f})"
+        sign = "x" if verdict.unit == "times" else ""
+        detectable = f"{sign}{alone:.{digits}f} ({sign}{first:.{digits}f})"
     return (verdict.verdict, text, p_text, str(verdict.n), str(verdict.seeds), detectable)

@@ -9,7 +9,6 @@ Interval and p-value come from one estimate (comparisons.average_over_seeds) and
 and, with several of them, other seeds.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,14 +48,15 @@ class Verdict:
     sentence: str
     verdict: str
     comparison: str = ""
-    unit: str = "points"
+    unit: str = "points"  # points, tasks, ratio, share or times
     effect: Estimate | None = None
     threshold: float = 0.0
     n: int = 0
     seeds: int = 0
     p: float | None = None
     adjusted: float | None = None  # p after Holm
-    # How far from the threshold, by this test alone; of a count of tasks: on one task, in points.
+    # How far from the threshold, by this test alone; of a count of tasks: on one task, in points;
+    # of times: a factor.
     detectable: float | None = None
     detectable_first: float | None = None  # were it the first of its family that Holm tests
     covers: str = ""
@@ -116,7 +116,7 @@ def _p(claim: AnyClaim, measured: Measured) -> float:
 
 def _unit(claim: AnyClaim) -> str:
     if isinstance(claim, SpeedClaim):
-        return "ratio"
+        return "times"
     return claim.unit if isinstance(claim, FigureClaim) else "points"
 
 
@@ -159,9 +159,10 @@ def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | Non
 
 
 def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
-    """Holds where all parts hold: the worst verdict of a part, with the numbers of the weakest.
+    """Holds where all parts hold: the worst verdict of a part, with the numbers of one of these.
 
-    It could have missed as much as the part that could have missed most.
+    Of parts that fail that of the smallest p; of others that of the largest, which is that of "all
+    hold". Detectable is the largest effect that a part, tested by itself, could have missed.
     """
     parts = [step for step in steps if step.name in claim.parts]
     worst_first = (FAILS, UNMEASURED, AT_CHANCE, UNDECIDED, HOLDS)
@@ -170,14 +171,18 @@ def _sum(claim: Sum, steps: Sequence[Verdict]) -> Verdict:
     if verdict in (UNMEASURED, AT_CHANCE):
         needs = "; ".join(dict.fromkeys("; ".join(part.needs for part in found).split("; ")))
         return Verdict(claim.name, claim.sentence, verdict, needs=needs)
-    weakest = min(found, key=lambda part: part.effect.value if part.effect else math.inf)
+    decisive = (min if verdict == FAILS else max)(found, key=_by_p)
     return replace(
-        weakest,
+        decisive,
         name=claim.name,
         sentence=claim.sentence,
         detectable=_largest(part.detectable for part in parts),
         detectable_first=_largest(part.detectable_first for part in parts),
     )
+
+
+def _by_p(verdict: Verdict) -> tuple[float, float]:
+    return verdict.adjusted or 0.0, verdict.p or 0.0
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

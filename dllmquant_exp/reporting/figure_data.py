@@ -36,8 +36,8 @@ FIELDS = {  # of figure.json, without which nothing can be drawn or decided
     "labels": Mapping, "numbers": Mapping, "timing": Mapping,
 }  # fmt: skip
 NAMES = (
-    ("model", "name"), ("config", "prompts"), ("config", "checkpoint_digest"),
-    ("timing", "started_at"),
+    ("model", "name"), ("model", "embedded"), ("model", "outliers"), ("config", "prompts"),
+    ("config", "checkpoint_digest"), ("timing", "started_at"),
 )  # fmt: skip
 FIGURE_VERSION = 2  # of what the probes record; pictures and claims read this one only
 Arrays = Mapping[str, NDArray[Any]]
@@ -134,7 +134,10 @@ def load_figure(folder: Path) -> FigureData:
     Raises:
         ResultError: files that are missing, unreadable or of another schema.
     """
-    info = load_json(folder / INFO_FILE)
+    try:
+        info = load_json(folder / INFO_FILE)
+    except ResultError as error:
+        raise ResultError(f"{error}: delete {folder} and record the figure again") from error
     if info.get("figure_version") != FIGURE_VERSION:
         raise ResultError(
             f"{folder / INFO_FILE}: figure_version is {info.get('figure_version')!r}, this version "

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from dllmquant_exp.reporting.beside_paper import UNLIKE_ROWS
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.grids import Grid, signed
 from dllmquant_exp.reporting.paper import paper_model
@@ -58,11 +57,9 @@ def _paper_grids(block: Block) -> dict[str, Grid]:
 
 
 def _paper_difference(block: Block, row: int, column: str) -> float | None:
-    """In points; None where the paper or we have no number, or ours is not of its model or row."""
+    """In points; None where the paper or we have no number, or ours is no number of its row."""
     cell, ours = block.printed[row].get(column), block.value(row, column)
     if cell is None or ours is None or block.unlike:
-        return None
-    if (cell.table, block.variants[row].row) in UNLIKE_ROWS:
         return None
     return 100 * ours.estimate.value - float(cell.value)
 
@@ -105,12 +102,13 @@ def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
 def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, Any]:
     variant, entries = block.variants[row], block.entries(row, column)
     states = block.states(row, column)
-    runs = [run for entry in entries for run in entry.cells]
     score, change = block.value(row, column), block.change(row, column)
     best_row, best_p = block.best.get(column, (None, None))
     cell = block.printed[row].get(column)
     task = dict((label, name) for name, label in block.table.columns).get(column, "average")
     seeds = average_seeds(entry.sample for entry in entries)
+    of_score = () if score is None else seeds
+    runs = [run for entry in entries for run in entry.cells if run.seed in of_score]
     return {
         "table": table.number,
         "model": block.model,
@@ -136,7 +134,7 @@ def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, A
 
 
 def _hash(hashes: Sequence[str], *, one_task: bool) -> str:
-    """See `long_frame`; empty without runs."""
+    """See `long_frame`; empty where nothing was averaged."""
     if one_task or not hashes:
         return " ".join(hashes)
     return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()

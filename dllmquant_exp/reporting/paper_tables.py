@@ -169,9 +169,9 @@ def _block(number: int, results: ModelResults) -> Block:
     notes += source_notes(_cells(labels, (*variants, reference)))
     best = _best(rows, variants, columns, labels)
     printed = tuple(printed_cells(number, results, variant) for variant in variants)
-    unlike = unlike_the_paper(results) if any(printed) else ""
+    unlike = unlike_the_paper(number, results) if any(printed) else ""
     if any(printed):
-        notes += notes_beside_the_paper(number, results, unlike)
+        notes += notes_beside_the_paper(results, unlike)
     table = Table(
         title=results.title,
         columns=tuple((results.tasks.get(label, label), label) for label in labels),

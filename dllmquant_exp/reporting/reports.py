@@ -17,11 +17,12 @@ from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_doc
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
 from dllmquant_exp.reporting.presets import Presets, expected_models, place
 from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.results import ResultError, read_sweep, unfinished_cells
+from dllmquant_exp.reporting.results import ResultError, read_sweep
 from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.reporting.selection import ModelResults, model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import speed_document
 from dllmquant_exp.reporting.speed_results import is_speed, speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.unfinished import unfinished_cells
 from dllmquant_exp.reporting.writers import Document
 
 TABLE_NAMES = tuple(sorted([*TABLES, SPEED_TABLE]))
@@ -104,7 +105,8 @@ def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
     found = {
         of.title: verdicts(of, recorded[of.title], speed.pop(of.model, None)) for of in results
     }
-    found |= {block.title: speed_verdicts(block) for block in speed.values() if block.cells}
+    others = sorted(speed.values(), key=lambda block: place(presets, block.model))
+    found |= {block.title: speed_verdicts(block) for block in others if block.cells}
     notes = {
         of.title: (
             *of.notes,

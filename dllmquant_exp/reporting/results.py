@@ -6,7 +6,6 @@
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ DIGEST = "content_digest"  # of all that stands before it in a result file; `TIM
 TIMING = "timing"
 SPEED = "speed"  # the kind of a task without items, of Table 4
 logger = logging.getLogger(__name__)
-_CELL = re.compile(r".+-s\d+-[0-9a-f]{8}")  # a cell's folder: what it is, seed, hash
 
 
 class ResultError(ValueError):
@@ -114,35 +112,6 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
-def shard_file(number: int, count: int) -> str:
-    """Name of the file in a cell's folder which says that a shard of it is done."""
-    return f"shard-{number}-of-{count}.json"
-
-
-def unfinished_cells(runs_dir: Path, sweep: str) -> list[str]:
-    """The cells of a sweep that were begun and have no result, and which shards they lack."""
-    folders = [path for path in sorted((runs_dir / sweep).iterdir()) if path.is_dir()]
-    cells = [path for path in folders if _CELL.fullmatch(path.name)]
-    return [unfinished(path) for path in cells if not (path / RESULT_FILE).exists()]
-
-
-def unfinished(folder: Path) -> str:
-    """How far a cell without a result is."""
-    done: dict[int, set[int]] = {}
-    for path in folder.glob("*-*-of-*.json*"):  # begun (requests-...) or done (shard-...)
-        match = re.fullmatch(r"(requests|shard)-(\d+)-of-(\d+)\.jsonl?", path.name)
-        if match:
-            numbers = done.setdefault(int(match[3]), set())
-            if match[1] == "shard":
-                numbers.add(int(match[2]))
-    lines = [
-        f"shards {', '.join(str(k) for k in range(count) if k not in numbers) or 'not merged'} "
-        f"of {count} are missing"
-        for count, numbers in sorted(done.items())
-    ]
-    return f"{folder.name}: {'; '.join(lines) or 'no result yet'}"
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     """Write an object to `path`, see `write_whole`."""
     return write_whole(path, (json_text(value) + "\n").encode())
@@ -177,8 +146,7 @@ def load_json(path: Path) -> dict[str, Any]:
         )
     if DIGEST in value and not _is_intact(written, value):
         raise ResultError(
-            f"{path}: is damaged (its content has another digest than what was written); the "
-            "command that made it makes it again"
+            f"{path}: is damaged (its content has another digest than what was written)"
         )
     return value
 
@@ -225,17 +193,22 @@ def read_result(path: Path) -> CellResult:
 def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     cell, config = _field(value, "cell", Mapping), _field(value, "config", Mapping)
     _field(_field(config, "model", Mapping), "checkpoint", str)
-    finished = {"finished": True, "failed": False}[value["status"]]
+    if value["status"] not in ("finished", "failed"):
+        raise ValueError(f"status is {value['status']!r}, neither finished nor failed")
+    finished = value["status"] == "finished"
     if cell.get("name") not in (None, folder.name):
         raise ValueError(f"is the result of {cell['name']}, in another folder")
     items = {
         (item["subtask"], str(item["doc_id"])): _score(item["score"])
         for item in value.get("items", ())
     }
-    speed = _field(value, "speed", Mapping) if finished and cell["kind"] == SPEED else {}
+    speed = _speed(value) if finished and cell["kind"] == SPEED else {}
     if finished and not items and not speed:
         raise ValueError("is finished and has no items")
     collected = (value.get("calibration") or {}).get("report")
+    outliers = config["model"].get("outliers")
+    if outliers is not None:
+        _field(outliers, "strength", int | float)
     return CellResult(
         folder=folder,
         status=value["status"],
@@ -253,16 +226,29 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         finished_at=_field(value["timing"], "finished_at", str),
         error=(value["error"] or {}).get("message", ""),
         score=_score(value["score"]) if items else None,
-        chance=value.get("chance"),
+        chance=_field(value, "chance", float | int | None) if "chance" in value else None,
         items=items,
         speed=speed,
         hardware=value.get("hardware", {}),
-        checkpoint_digest=value.get("checkpoint_digest") or "",
+        checkpoint_digest=str(value.get("checkpoint_digest") or ""),
         commit=commit_of(value.get("source", {})),
-        calibrated_on=(collected["states"], collected["tokens"]) if collected else None,
+        calibrated_on=(
+            (_field(collected, "states", int), _field(collected, "tokens", int))
+            if collected
+            else None
+        ),
         row=row_of(config),
         bits=bits_of(config),
     )
+
+
+def _speed(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Table 4 reads first; see speed_results.py for the rest."""
+    speed: Mapping[str, Any] = _field(value, "speed", Mapping)
+    _field(_field(speed, "machine", Mapping), "execution", str)
+    if all(variant["activation_bits"] is None for variant in _field(speed, "variants", list)):
+        raise ValueError("no variant of low bits was measured")
+    return speed
 
 
 def _field(section: Mapping[str, Any], name: str, kind: type | UnionType) -> Any:

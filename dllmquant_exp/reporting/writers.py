@@ -112,14 +112,18 @@ def _tabular(grid: Grid, **more: Any) -> str:
 
 
 def _has_sentences(grid: Grid) -> bool:
-    named = any(len(name) > PROSE for name, _ in grid.lines)
-    return named or any(grid.is_prose(j) for j in range(len(grid.columns)))
+    return _is_sentence(grid) or any(grid.is_prose(j) for j in range(len(grid.columns)))
+
+
+def _is_sentence(grid: Grid) -> bool:
+    """Whether rows have sentences as names, and not names with a setting in a line of its own."""
+    return any(len(line) > PROSE for name, _ in grid.lines for line in name.split("\n"))
 
 
 def _layout(grid: Grid) -> str:
     """LaTeX's column types: numbers to the right, sentences as paragraphs."""
     paragraph = r"p{0.3\linewidth}"
-    name = paragraph if any(len(name) > PROSE for name, _ in grid.lines) else "l"
+    name = paragraph if _is_sentence(grid) else "l"
     return name + "".join(paragraph if grid.is_prose(j) else "r" for j in range(len(grid.columns)))
 
 

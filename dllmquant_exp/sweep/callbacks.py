@@ -121,9 +121,10 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.results import RESULT_FILE, read_cells, unfinished
+    from dllmquant_exp.reporting.results import RESULT_FILE, read_cells
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables
+    from dllmquant_exp.reporting.unfinished import unfinished
 
     outcomes = [_read_outcome(job) for job in jobs]
     errors = [outcome["error"] for outcome in outcomes if outcome["error"]]

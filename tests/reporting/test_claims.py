@@ -99,9 +99,16 @@ def test_components_add_up_where_each_one_helps(made: Made) -> None:
 
     assert sum_of((5, 15, 25, 35)).verdict == "holds"
     assert sum_of((5, 15, 15, 35)).verdict == "undecided"
-    unclear = decide(cells_of(made, dict(zip(CHAIN, (5, 15, 15, 35), strict=True))))
-    steps = [unclear[f"{part}_on_awq"].detectable for part in ("tmas", "cgq", "iaaq")]
-    assert unclear["adds_up_on_awq"].detectable == max(filter(None, steps))
+    for counts in ((5, 15, 25, 35), (5, 15, 15, 35), (5, 17, 18, 35)):
+        made_of = decide(cells_of(made, dict(zip(CHAIN, counts, strict=True))))
+        steps = [made_of[f"{part}_on_awq"] for part in ("tmas", "cgq", "iaaq")]
+        whole = made_of["adds_up_on_awq"]
+        weakest = max(steps, key=lambda step: (step.adjusted, step.p))  # p of "all hold"
+        assert (whole.p, whole.adjusted, whole.effect) == (
+            weakest.p, weakest.adjusted, weakest.effect,
+        )  # fmt: skip
+        assert whole.detectable == max(step.detectable or 0 for step in steps)
+        assert whole.detectable_first == max(step.detectable_first or 0 for step in steps)
     found = sum_of((5, 30, 10, 35))
     assert found.verdict == "does not hold" and found.comparison == "awq_tmas_cgq - awq_tmas"
     assert sum_of((5, 15)).verdict == "not measured"
@@ -176,10 +183,24 @@ def test_best_on_nearly_all_tasks_counts_sure_wins_and_sure_losses(made: Made) -
     assert best(0, 0).effect == Estimate(9, 9, 9) and best(0, 1).verdict == "holds"
     assert best(1, 1).effect == Estimate(7, 7, 8) and best(1, 1).verdict == "undecided"
     assert best(2, 0).verdict == "does not hold"
-    even = best(0, 9)  # no item differs: what Bonett and Price's interval could have shown
-    alone = average_over_seeds([np.zeros((1, N))], [np.zeros((1, N))])
-    assert even.detectable == pytest.approx(alone.detectable())
-    assert even.detectable_first == pytest.approx(alone.detectable(0.05 / 36))
+
+
+def test_a_count_of_tasks_could_have_missed_what_its_widest_comparison_could(made: Made) -> None:
+    """RTN differs from ++ on many items of one task, all else is alike."""
+    rivals = ("rtn", "awq", "dllmquant_plus", "quarot")
+    cells = cells_of(made, dict.fromkeys((*rivals, "dllmquant_plusplus"), 20))
+    cells = [c for c in cells if (c.method, c.task) != ("rtn", "piqa")]
+    other = [0] * 10 + [1] * 20 + [0] * 10
+    cells.append(made("rtn", "piqa", other))
+    found = decide(cells)["best_on_nearly_all"]
+    wide = average_over_seeds([np.array([right(20)])], [np.array([other])])
+    assert found.detectable == pytest.approx(wide.detectable())
+    assert found.detectable_first == pytest.approx(wide.detectable(0.05 / 36))
+    line = claims_frame({"micro": [found]}).iloc[0]
+    assert line["detectable"] == pytest.approx(100 * wide.detectable())
+    assert line["effect"] == found.effect.value and line["threshold"] == 8  # type: ignore[union-attr]
+    (grid,) = claims_document({"micro": [found]}, {}).sections[0].grids
+    assert grid.lines[0][1][-1].startswith(f"{100 * wide.detectable():.1f} (")
 
 
 def controlled(samples: int) -> Callable[[dict[str, Any]], None]:
@@ -205,6 +226,18 @@ def test_equal_sizes_need_a_control_row(made: Made) -> None:
         "static_tmas on 520 states, 32,240 tokens - "
         "static_random (calibration.samples=512) on 512 states, 31,744 tokens"
     )
+
+
+def test_of_equal_sizes_the_largest_counts_and_sizes_are_nearly_equal(made: Made) -> None:
+    few = [made("static_tmas", t, right(10), change=controlled(120)) for t in GENERATED]
+    cells = cells_of(made, {"static_tmas": 30, "static_random": 20}, GENERATED) + few
+    name = "static_tmas_beats_static_random_at_equal_size"
+    assert decide(cells)[name].verdict == "does not hold", "128 of each"
+    cells += [made("static_random", t, right(15), change=controlled(512)) for t in GENERATED]
+    assert decide(cells)[name].verdict == "holds", "512 of each"
+    other = [made("static_random", t, right(15), change=controlled(480)) for t in GENERATED]
+    apart = decide([*cells_of(made, {"static_tmas": 30}, GENERATED), *other])[name]
+    assert apart.verdict == "not measured"
 
 
 def test_only_what_differs_by_calibration_is_of_equal_size(made: Made) -> None:

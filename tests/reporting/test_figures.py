@@ -18,6 +18,7 @@ from dllmquant_exp.reporting.figure_data import (
     ARRAYS_FILE,
     FIGURE_VERSION,
     INFO_FILE,
+    NAMES,
     FigureData,
     load_figure,
     model_note,
@@ -250,6 +251,12 @@ def test_damaged_figures_are_named_and_the_others_read(tmp_path: Path) -> None:
         save_arrays(tmp_path / name, {}, {k: v for k, v in good.info.items() if k != name})
         with pytest.raises(ResultError, match=f"{name} is missing"):
             load_figure(tmp_path / name)
+    for section, name in NAMES:
+        folder, inner = tmp_path / f"{section}-{name}", good.info[section]
+        without = {key: value for key, value in inner.items() if key != name}
+        save_arrays(folder, {}, {**good.info, section: without})
+        with pytest.raises(ResultError, match=f"{section}.{name} is missing"):
+            load_figure(folder)
     older = tmp_path / "older"
     save_arrays(older, {"a": np.zeros(1)}, {"schema_version": 1})
     with pytest.raises(ResultError, match=r"figure_version is None.*record the figure again"):
@@ -267,7 +274,7 @@ def test_a_changed_number_is_noticed(
     assert not before or content.count(before) == 1
     last = bytes([content[-1] ^ 1])
     path.write_bytes(content.replace(before, after) if before else content[:-1] + last)
-    with pytest.raises(ResultError, match="is damaged"):
+    with pytest.raises(ResultError, match=f"is damaged.*delete {path.parent}"):
         load_figure(path.parent)
 
 

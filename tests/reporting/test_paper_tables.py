@@ -18,6 +18,7 @@ Made = Callable[..., CellResult]
 TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
          "gsm8k")  # fmt: skip
 TABLE_3 = ("quarot_tmas", "quarot_tmas_mask", "quarot_tmas_score", "quarot_tmas_cgq")
+TABLE_6 = ("static_random", "static_llm_qat", "static_uniform_time", "static_tmas")
 HALF, FULL = [1] * 10 + [0] * 10, [1] * 20
 
 
@@ -33,6 +34,10 @@ def table_3(made: Made, **changes: Any) -> list[CellResult]:
         for row in TABLE_3
         for task in scores
     ]
+
+
+def table_6(made: Made, **changes: Any) -> list[CellResult]:
+    return [made(row, task, HALF, **changes) for row in TABLE_6 for task in ("gsm8k", "humaneval")]
 
 
 def test_rows_and_columns_are_the_papers(made: Made) -> None:
@@ -96,6 +101,9 @@ def test_an_average_has_the_seeds_that_every_task_has(made: Made) -> None:
     frame = long_frame([built(2, cells, {"all": ["micro"], "first": ["micro"]})]).set_index("row")
     line = frame.loc["awq"]
     assert line["score"] == pytest.approx(50) and line["seeds"] == "0"
+    averaged = sorted(cell.config_hash for cell in cells if cell.seed == 0)
+    joined = hashlib.sha256(" ".join(averaged).encode()).hexdigest()
+    assert line["config_hash"] == joined, "of seed 0 alone, whose average it is"
     assert line["state"] == "partial"
     (block,) = built(2, cells, {"all": ["micro"], "first": ["micro"]}).blocks
     note = "AWQ: its average is of seed 0; seed 1, 2 is not there on every task."
@@ -119,6 +127,9 @@ def test_a_block_says_of_which_commits_it_is(made: Made) -> None:
 
 def test_the_best_cell_is_marked_only_where_a_test_supports_it(made: Made) -> None:
     (block,) = built(3, table_3(made)).blocks
+    assert not any("no quantized row is marked" in note for note in block.table.notes)
+    (level,) = built(6, table_6(made)).blocks
+    assert any("no quantized row is marked" in note for note in level.table.notes)
     (row, p) = block.best["GSM8K"]
     assert block.variants[row].row == "quarot_tmas_cgq"
     assert p == pytest.approx(2 * 2 / 2**10)  # McNemar: 10 to 0; Holm: times two columns
@@ -152,21 +163,29 @@ def test_an_incomplete_column_has_no_best_cell(made: Made) -> None:
 
 
 def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> None:
-    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).blocks
     parts = grids(block)
-    assert parts["paper"].lines[0] == ("GPTQ", ("44.57", "25.33"))
-    assert parts["difference"].lines[0] == ("GPTQ", ("-", "-")), "calibrated on other states"
-    assert parts["difference"].lines[1][1] == (f"{50 - 45.07:+.1f}", f"{50 - 25.76:+.1f}")
-    assert any("quarot_tmas is not subtracted" in note for note in block.table.notes)
+    assert parts["paper"].lines[0] == ("RTN + Random calib", ("16.56", "14.02"))
+    assert parts["difference"].lines[0] == (
+        "RTN + Random calib", (f"{50 - 16.56:+.1f}", f"{50 - 14.02:+.1f}"),
+    )  # fmt: skip
     (line,) = (
-        long_frame([built(3, table_3(made, model="llada_8b", embedded=False))])
-        .query("row == 'quarot_tmas_cgq' and column == 'GSM8K'")
+        long_frame([built(6, table_6(made, model="llada_8b", embedded=False))])
+        .query("row == 'static_tmas' and column == 'GSM8K'")
         .to_dict("records")
     )
-    assert line["paper"] == 45.58 and line["paper_difference"] == pytest.approx(100 - 45.58)
+    assert line["paper_difference"] == pytest.approx(50 - line["paper"])
     for other in ("micro", "llada_8b_instruct"):
-        (block,) = built(3, table_3(made, model=other, embedded=other == "micro")).blocks
+        (block,) = built(6, table_6(made, model=other, embedded=other == "micro")).blocks
         assert set(grids(block)) == {"score"}
+
+
+def test_table_3_is_not_subtracted_from_rows_on_other_states(made: Made) -> None:
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    parts = grids(block)
+    assert parts["paper"].lines[0] == ("GPTQ", ("44.57", "25.33")) and "difference" not in parts
+    (note,) = (note for note in block.table.notes if note.startswith("not subtracted"))
+    assert "calibrated on TMAS' masked states" in note
 
 
 def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: Made) -> None:
@@ -179,7 +198,7 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
         ({"change": local}, "its checkpoint is random_llada, not GSAI-ML/LLaDA-8B-Base"),
         ({"decoding": "smoke"}, "decoding=smoke"),
     ):
-        table = built(3, table_3(made, model="llada_8b", embedded=False, **changes))
+        table = built(6, table_6(made, model="llada_8b", embedded=False, **changes))
         (block,) = table.blocks
         assert set(grids(block)) == {"score", "paper"}
         assert long_frame([table])["paper_difference"].isna().all()
@@ -190,12 +209,12 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
 
 def test_a_limit_is_said_where_the_papers_numbers_are(made: Made) -> None:
     note = "differences from the paper compare limit=20 with its whole splits."
-    theirs = table_3(made, model="llada_8b", embedded=False, limit=20)
-    (block,) = built(3, theirs).blocks
+    theirs = table_6(made, model="llada_8b", embedded=False, limit=20)
+    (block,) = built(6, theirs).blocks
     assert note in block.table.notes and "difference" in grids(block)
-    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).blocks
     assert not any("whole splits" in text for text in block.table.notes)
-    (block,) = built(3, table_3(made, limit=20)).blocks
+    (block,) = built(6, table_6(made, limit=20)).blocks
     assert note not in block.table.notes, "nothing of the paper stands beside an embedded model"
 
 

@@ -116,7 +116,7 @@ def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         (json.dumps(content(config={**CONFIG, "quant": {}})), "'weight_bits' is missing"),
         (json.dumps(content(config={**CONFIG, "calibration": {"samples": 1}})), "'name' is mis"),
         (json.dumps(content(config_hash=None)), "'config_hash' is missing or of a wrong kind"),
-        (json.dumps(content(status="done")), "'done' is missing"),
+        (json.dumps(content(status="done")), "status is 'done', neither"),
         (json.dumps(content(cell={**CELL, "seed": "0"})), "'seed' is missing or of a wrong kind"),
         (json.dumps(content(cell={**CELL, "label": 3})), "'label' is missing or of a wrong kind"),
         (json.dumps(content(cell={**CELL, "name": "other"})), "is the result of other"),

@@ -43,7 +43,7 @@ def test_speed_is_decided_by_the_ratios_of_the_rounds(
     low = [4.0, 5.0, 4.5, 4.1, 4.2]  # rounds differ, ratios within them hardly
     full = [float(x) for x in factor * noise * low]
     found = decide(write_speed(BEST, "llada_8b", measured(full, low)))["speed_up"]
-    assert found.verdict == verdict and found.n == 5 and found.unit == "ratio"
+    assert found.verdict == verdict and found.n == 5 and found.unit == "times"
     assert found.seeds == 1  # rounds are none
     logs = np.log(np.divide(full, low))
     limits = np.exp(stats.t.interval(0.95, 4, logs.mean(), stats.sem(logs)))

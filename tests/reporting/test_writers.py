@@ -97,6 +97,11 @@ def test_sentences_are_paragraphs_in_latex_and_stand_left_in_markdown() -> None:
     text = to_latex(document)
     assert r"\begin{longtable}{p{0.3\linewidth}p{0.3\linewidth}}" in text, "goes on over pages"
     assert r"\caption{m: t.} \label{tab:c-1} \\" in text and "table*" not in text
+    twice = Document("c", "C", "", (Section("m", (grid, grid)),), pd.DataFrame())
+    assert r"\label{tab:c-1-2}" in to_latex(twice) and r"\label{tab:c-1-2}" not in text
+    named = Grid("t", ("Hum.",), (("RTN + Random calib\ncalibration.samples=512", ("1.0",)),))
+    control = Document("c", "C", "", (Section("m", (named,)),), pd.DataFrame())
+    assert "table*" in to_latex(control), "a setting in a line of its own is no sentence"
     (rule,) = (line for line in to_markdown(document).splitlines() if line.startswith("|:"))
     assert rule.count("|:-") == 2
 
