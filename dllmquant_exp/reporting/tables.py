@@ -28,7 +28,8 @@ REFERENCE = "fp"
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 # What makes a row; saved: which saved model it was, where it was one.
 RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
-ROW_KEYS = (*RECIPE, "task", "seed", "data_root")  # the rest must agree in one table
+# The rest must agree in one table. Not threads: null stands for another number on each machine.
+ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
 CSV_COLUMNS = (
     "table", "row", "task", "state", "items",
     "score", "low", "high", "change", "change_low", "change_high",

@@ -176,6 +176,11 @@ def test_what_is_not_comparable_gets_a_table_of_its_own(difference: dict[str, An
     assert len(build_tables([cell("fp"), cell("rtn", **difference)])) == 2
 
 
+def test_results_of_other_threads_are_compared() -> None:
+    cells = [cell("fp", config={"threads": None}), cell("rtn", config={"threads": 1})]
+    assert [row.name for row in only(cells).rows] == ["fp", "rtn\nw4a4"]
+
+
 def test_rows_of_the_same_bits_are_told_apart() -> None:
     cells = [cell("rtn", quant={"grid": "a"}), cell("rtn", quant={"grid": "b"}, scores=RTN)]
     assert [row.name for row in only(cells).rows] == ["rtn\nw4a4\ngrid=a", "rtn\nw4a4\ngrid=b"]
