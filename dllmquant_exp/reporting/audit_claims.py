@@ -14,14 +14,10 @@ from dllmquant_exp.reporting.audit_finding import (
 )
 from dllmquant_exp.reporting.claim_list import COMPARABLE, GENERATION
 from dllmquant_exp.reporting.grids import AVERAGE
-from dllmquant_exp.reporting.paper import paper_model, paper_quotes
+from dllmquant_exp.reporting.paper import CHAINS, paper_model, paper_quotes
 
 DROP_CLAIMED, SPEED_CLAIMED, SAVING_CLAIMED = 16, 1.6, 3.2
 GAIN_CLAIMED, AVERAGE_GAIN_CLAIMED = 10, 2
-CHAINS = (  # Table 5's rows, each with one more component
-    ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
-    ("quarot", "quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
-)
 
 
 def _claim(

@@ -20,7 +20,7 @@ from dllmquant_exp.reporting.figure_style import (
     letter,
 )
 from dllmquant_exp.reporting.grids import AVERAGE
-from dllmquant_exp.reporting.paper import paper_cell, paper_model, paper_rows
+from dllmquant_exp.reporting.paper import CHAINS, paper_cell, paper_model, paper_rows
 from dllmquant_exp.reporting.selection import ModelResults, bits_text
 from dllmquant_exp.reporting.statistics import Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
@@ -38,10 +38,6 @@ ROW_LABELS = {
 }
 PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}
 ABLATION, MAIN = 2, 1  # tables of the paper
-BASES = {  # what components are added to
-    "awq": ("awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
-    "quarot": ("quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def ablation_points(results: ModelResults) -> list[Point]:
 
 def gain_points(results: ModelResults) -> list[Point]:
     """Paired changes of Table 2's rows from the row that their components are added to."""
-    pairs = [(row, base) for base, rows in BASES.items() for row in rows]
+    pairs = [(row, base) for base, *rows in CHAINS for row in rows]
     gains = [difference(_samples(results, row), _samples(results, base)) for row, base in pairs]
     return _points([row for row, _ in pairs], gains)
 

@@ -18,6 +18,12 @@ import pandas as pd
 import yaml
 
 
+CHAINS = (  # rows of Tables 2 and 5, each with one more component
+    ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
+    ("quarot", "quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
+)
+
+
 @dataclass(frozen=True)
 class PaperCell:
     """One printed number: a score in percent, in Table 4 tokens/s, "GB" or a ratio."""
