@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-
 CHAINS = (  # rows of Tables 2 and 5, each with one more component
     ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus"),
     ("quarot", "quarot_tmas", "quarot_tmas_cgq", "dllmquant_plusplus"),
