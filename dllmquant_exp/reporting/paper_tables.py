@@ -262,8 +262,8 @@ def _remarks(
         )
     elif sum(variant.row != REFERENCE and bool(variant.entries) for variant in variants) > 1:
         notes.append(
-            "no quantized row is marked as the best of a column: no paired test against the "
-            "runner-up has p < 0.05 after Holm's correction over the columns."
+            "no quantized row is marked as the best of a column: in no complete one a paired test "
+            "against the runner-up has p < 0.05 after Holm's correction over the columns."
         )
     return notes
 
