@@ -79,7 +79,7 @@ def claims_grids(verdicts: Sequence[Verdict]) -> list[Grid]:
     others = [(v.sentence, (v.verdict, v.needs)) for v in verdicts if v.needs]
     grids = [
         Grid("claims that these results decide", columns, tuple(measured)),
-        Grid("not measured, or at chance", ("verdict", "needs"), tuple(others)),
+        Grid("not measured, at chance or without an event", ("verdict", "needs"), tuple(others)),
     ]
     return [grid for grid in grids if grid.lines]
 

@@ -4,7 +4,7 @@ A comparison holds where its effect lies beyond the claim's threshold and p stay
 Holm's correction over the claims of its kind (scores, scores with as many calibration states,
 figures, speed), those that were not measured counted; it does not hold where that is so on the
 other side; else it is undecided, and the detectable effect says what these items and seeds could
-have shown. Rows that are all at chance decide nothing.
+have shown. Rows that are all at chance decide nothing, nor do prompts on which nothing happened.
 Interval and p-value come from one estimate (comparisons.average_over_seeds) and cover other items
 and, with several of them, other seeds.
 """
@@ -23,7 +23,7 @@ from dllmquant_exp.reporting.claim_list import (
 )
 from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import difference, p_value
-from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, measure
+from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, NoEvent, measure
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.score_claims import AtChance, measure_score_claim, missing_cells
@@ -34,10 +34,11 @@ from dllmquant_exp.reporting.statistics import ALPHA, Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-UNMEASURED, AT_CHANCE = "not measured", "at chance"
+UNMEASURED, AT_CHANCE, NO_EVENT = "not measured", "at chance", "no event"
 BEST = "dllmquant_plusplus"
 AnyClaim = Claim | FigureClaim | SpeedClaim
-Found = Measured | AtChance | str  # a text says what is needed
+Found = Measured | AtChance | NoEvent | str  # a text says what is needed
+WITHOUT_EFFECT: Mapping[type, str] = {str: UNMEASURED, AtChance: AT_CHANCE, NoEvent: NO_EVENT}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _counted(claim: AnyClaim) -> bool:
 def _verdict(claim: AnyClaim, measured: Found, adjusted: tuple[float, int] | None) -> Verdict:
     """adjusted: p after Holm and the size of its family; None where no chance is in it."""
     if not isinstance(measured, Measured):
-        verdict = UNMEASURED if isinstance(measured, str) else AT_CHANCE
+        verdict = WITHOUT_EFFECT[type(measured)]
         return Verdict(claim.name, claim.sentence, verdict, needs=str(measured))
     found, effect = measured.found, measured.effect
     undecided = Verdict(

@@ -139,7 +139,17 @@ FIGURE_CLAIMS = (
 )
 
 
-def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str:
+@dataclass(frozen=True)
+class NoEvent:
+    """What the effect would be compared to never happened: its ratio has no value."""
+
+    prompts: int
+
+    def __str__(self) -> str:
+        return f"more than {self.prompts} prompts: in these nothing happened to compare it with"
+
+
+def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | NoEvent | str:
     """The claim's number from the recordings that decide, or what it needs.
 
     Of those with the model's own settings, see `figure_data.deciding`.
@@ -164,7 +174,7 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | str
     if prompts < LEAST_PROMPTS:
         return f"{command} with at least {LEAST_PROMPTS} prompts"
     if not comparable:
-        return f"{command} with more prompts: nothing happened that the effect could be compared to"
+        return NoEvent(prompts)
     return _tested(numbers, claim, ", ".join(data.folder.name for data in best))
 
 
