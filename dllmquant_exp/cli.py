@@ -1,9 +1,11 @@
 """Help and subcommands: everything on the command line that is not a composition for Hydra."""
 
+import gc
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast, get_args
 
@@ -86,7 +88,8 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
 
             return main(list(words))
         if name == "report":
-            return report(words, config_folder)
+            with _without_gc():
+                return report(words, config_folder)
         if name == "figures":
             from dllmquant_exp.probes.command import main as figures
 
@@ -129,6 +132,19 @@ def read_settings(
     if missing:
         raise ConfigError(f"{command} needs {' and '.join(f'{key}=...' for key in missing)}")
     return {**{k: v for k, v in defaults.items() if v is not None}, **given}
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """A report reads a million small objects, none of them garbage: looking for cycles in them,
+    again and again, takes a tenth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def report(words: Sequence[str], config_folder: Path) -> int:

@@ -59,7 +59,7 @@ def paired_test(scores: ArrayLike, reference: ArrayLike, seed: int = 0) -> float
     first, second = np.asarray(scores, float), np.asarray(reference, float)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ValueError(f"a paired test needs the same items, got {first.shape}, {second.shape}")
-    if np.isin((first, second), (0, 1)).all():
+    if _right_or_wrong((first, second)):
         return mcnemar(int((first > second).sum()), int((first < second).sum()))
     return stratified_test([first - second], seed)
 
@@ -239,7 +239,13 @@ def _pairs(tasks: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Arr
 
 def _score_interval(scores: Array) -> Estimate:
     means = scores.mean(axis=0).tolist()
-    return averaged_proportion(means) if np.isin(scores, (0, 1)).all() else score_interval(means)
+    return averaged_proportion(means) if _right_or_wrong(scores) else score_interval(means)
+
+
+def _right_or_wrong(scores: ArrayLike) -> bool:
+    """Whether all are 0 or 1."""
+    array = np.asarray(scores)
+    return bool(((array == 0) | (array == 1)).all())  # np.isin takes ten times as long
 
 
 def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
@@ -256,7 +262,7 @@ def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
             f"a paired difference needs the same items, got {first.shape}, {second.shape}"
         )
     differences = (first - second).mean(axis=0).tolist()
-    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+    if _right_or_wrong(first) and _right_or_wrong(second):
         return adjusted_difference(differences)
     return mean_interval(differences, (-1.0, 1.0))
 

@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -22,6 +23,8 @@ RESULT_FILE = "result.json"
 DIGEST = "content_digest"  # of all that stands before it in a result file; `TIMING` stands behind
 TIMING = "timing"
 SPEED = "speed"  # the kind of a task without items, of Table 4
+# What makes a row; saved: which saved model it was, where it was one.
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +62,21 @@ class CellResult:
     row: str | None = None  # of conf/row; None: of none of them
     bits: Bits | None = None  # see rows.bits_of; None where nothing is quantized
 
+    @cached_property
+    def recipe(self) -> dict[str, object]:
+        """Every setting that makes a row, as `calibration.samples`; quant's without a prefix."""
+        found: dict[str, object] = {}
+        for section in RECIPE:
+            if section in self.config:
+                found |= flat("" if section == "quant" else section, self.config[section])
+        return found
+
+    @cached_property
+    def made_of(self) -> str:
+        """One text per recipe; a setting that is None is as one that older results do not have."""
+        known = {key: value for key, value in self.recipe.items() if value is not None}
+        return canonical_json(known)
+
 
 def flat(name: str, value: object) -> dict[str, object]:
     """Values of nested mappings by their path, as `name.inner.key`."""
@@ -68,7 +86,7 @@ def flat(name: str, value: object) -> dict[str, object]:
 
 
 def _flatten(name: str, value: object, found: dict[str, object]) -> None:
-    if isinstance(value, dict | Mapping):  # dict first: a Mapping is found slowly
+    if isinstance(value, dict):  # as read from a file; a Mapping is found slowly
         for key, part in value.items():
             _flatten(f"{name}.{key}" if name else key, part, found)
     else:
@@ -104,7 +122,7 @@ def with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, DIGEST: sha256(before), **times}
 
 
-def sha256(content: bytes) -> str:
+def sha256(content: bytes | memoryview) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
@@ -152,8 +170,8 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def _is_intact(written: bytes, value: Mapping[str, Any]) -> bool:
-    before = written.partition(f',\n "{DIGEST}": '.encode())[0]
-    if value[DIGEST] == sha256(before):
+    end = written.rfind(f',\n "{DIGEST}": '.encode())  # from behind: only `timing` comes after it
+    if value[DIGEST] == sha256(memoryview(written)[:end]):
         return True
     # Before 2026-11-22 the digest was the last field, of the content's canonical form.
     content = {key: item for key, item in value.items() if key not in (DIGEST, TIMING)}
@@ -199,9 +217,12 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     if cell.get("name") not in (None, folder.name):
         raise ValueError(f"is the result of {cell['name']}, in another folder")
     items = {
-        (item["subtask"], str(item["doc_id"])): _score(item["score"])
+        (item["subtask"], str(item["doc_id"])): float(item["score"])
         for item in value.get("items", ())
     }
+    wrong = [score for score in items.values() if not 0 <= score <= 1]
+    if wrong:
+        raise ValueError(f"an item's score is {wrong[0]!r}, not a fraction in [0, 1]")
     speed = _speed(value) if finished and cell["kind"] == SPEED else {}
     if finished and not items and not speed:
         raise ValueError("is finished and has no items")
@@ -225,7 +246,7 @@ def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
         config_hash=_field(value, "config_hash", str),
         finished_at=_field(value["timing"], "finished_at", str),
         error=(value["error"] or {}).get("message", ""),
-        score=_score(value["score"]) if items else None,
+        score=float(value["score"]) if items else None,
         chance=_field(value, "chance", float | int | None) if "chance" in value else None,
         items=items,
         speed=speed,
@@ -265,13 +286,6 @@ def commit_of(source: Mapping[str, Any]) -> str:
 def _decoding(cell: Mapping[str, Any]) -> str:
     changes = [f"{key}={value}" for key, value in cell.get("decoding_overrides", {}).items()]
     return f"{cell['decoding']} ({', '.join(changes)})" if changes else str(cell["decoding"])
-
-
-def _score(value: Any) -> float:
-    score = float(value)
-    if not 0 <= score <= 1:
-        raise ValueError(f"an item's score is {value!r}, not a fraction in [0, 1]")
-    return score
 
 
 def read_sweep(runs_dir: Path, sweep: str) -> tuple[list[CellResult], list[str]]:

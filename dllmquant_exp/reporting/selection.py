@@ -12,10 +12,10 @@ from statistics import fmean
 
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
-from dllmquant_exp.reporting.results import CellResult, canonical_json
+from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
 from dllmquant_exp.reporting.rows import Bits, usual_size
 from dllmquant_exp.reporting.speed_results import is_speed
-from dllmquant_exp.reporting.tables import conditions, labels, made_of, newest, recipe
+from dllmquant_exp.reporting.tables import conditions, labels, newest
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Variant:
     """A row as it was run: its entries by column, and what sets it apart from the row's first."""
 
     row: str
-    settings: Mapping[str, object]  # see tables.recipe
+    settings: Mapping[str, object]  # see CellResult.recipe
     difference: str  # as `calibration.samples=512`; empty for the row's first variant
     entries: Mapping[str, Entry]
 
@@ -122,7 +122,7 @@ def _model_results(cells: list[CellResult]) -> ModelResults:
     notes = labels(kept)
     for group in groups.values():
         if group is not kept:
-            own, main = conditions(group[0]), conditions(kept[0])
+            own, main = (flat("", conditions(one[0])) for one in (group, kept))
             notes.append(f"left out: {len(group)} results with {_difference(own, main)}.")
     kept = one_checkpoint(kept, notes)
     by_bits: dict[Bits, list[CellResult]] = {}
@@ -168,18 +168,18 @@ def _rows(cells: Sequence[CellResult]) -> dict[str, tuple[Variant, ...]]:
     found: dict[str, dict[str, list[CellResult]]] = {}
     for cell in cells:
         assert cell.row is not None  # others were sorted out
-        found.setdefault(cell.row, {}).setdefault(made_of(cell), []).append(cell)
+        found.setdefault(cell.row, {}).setdefault(cell.made_of, []).append(cell)
     return {row: _variants(row, list(groups.values())) for row, groups in found.items()}
 
 
 def _variants(row: str, groups: list[list[CellResult]]) -> tuple[Variant, ...]:
     groups.sort(key=lambda cells: (usual_size(cells[0].config), *_size(cells)), reverse=True)
-    main = recipe(groups[0][0])
+    main = groups[0][0].recipe
     return tuple(_variant(row, cells, main) for cells in groups)
 
 
 def _variant(row: str, cells: Sequence[CellResult], main: Mapping[str, object]) -> Variant:
-    settings = recipe(cells[0])
+    settings = cells[0].recipe
     by_label = {cell.label: [c for c in cells if c.label == cell.label] for cell in cells}
     entries = {label: entry(own)[0] for label, own in by_label.items()}
     return Variant(row, settings, _difference(settings, main), entries)

@@ -18,7 +18,7 @@ from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
-from dllmquant_exp.reporting.results import CellResult, canonical_json, flat
+from dllmquant_exp.reporting.results import RECIPE, CellResult, canonical_json
 from dllmquant_exp.reporting.speed_results import is_speed
 
 PAPER_COLUMNS = (
@@ -26,8 +26,6 @@ PAPER_COLUMNS = (
 )  # fmt: skip
 REFERENCE = "fp"
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
-# What makes a row; saved: which saved model it was, where it was one.
-RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
 # The rest must agree in one table. Not threads: null stands for another number on each machine.
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
 CSV_COLUMNS = (
@@ -69,8 +67,7 @@ def build_tables(cells: Sequence[CellResult]) -> list[Table]:
 def conditions(cell: CellResult) -> dict[str, object]:
     """What must be equal in results that are compared, beside the row, the task and the seed."""
     shared = {key: value for key, value in cell.config.items() if key not in ROW_KEYS}
-    named = {"model.name": cell.model, "kind": cell.kind, "decoding": cell.decoding}
-    return named | flat("", shared)
+    return {"model.name": cell.model, "kind": cell.kind, "decoding": cell.decoding, **shared}
 
 
 def _build(cells: list[CellResult]) -> Table:
@@ -102,32 +99,16 @@ def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
 
 
 def _row_key(cell: CellResult) -> RowKey:
-    return (cell.method, cell.quant, made_of(cell))
-
-
-def made_of(cell: CellResult) -> str:
-    """One text per recipe; a setting that is None is as one that older results do not have."""
-    return canonical_json({key: value for key, value in recipe(cell).items() if value is not None})
-
-
-def recipe(cell: CellResult) -> dict[str, object]:
-    """Every setting that makes a row, as `calibration.samples`; those of quant without a prefix."""
-    found: dict[str, object] = {}
-    for section in RECIPE:
-        if section in cell.config:
-            found |= flat("" if section == "quant" else section, cell.config[section])
-    return found
+    return (cell.method, cell.quant, cell.made_of)
 
 
 def _row_names(by_row: Mapping[RowKey, Sequence[CellResult]]) -> dict[RowKey, str]:
     """Method and bits, and what differs where that alone would name two rows alike."""
     names = {}
     for key, cells in by_row.items():
-        own = recipe(cells[0])
+        own = cells[0].recipe
         twins = [
-            recipe(other[0])
-            for twin, other in by_row.items()
-            if twin[:2] == key[:2] and twin != key
+            other[0].recipe for twin, other in by_row.items() if twin[:2] == key[:2] and twin != key
         ]
         different = [k for k in own if any(t.get(k) != own[k] for t in twins)]
         names[key] = "\n".join([*filter(None, key[:2]), *(f"{k}={own[k]}" for k in different)])
@@ -180,7 +161,7 @@ def newest(cells: Iterable[CellResult], notes: list[str]) -> list[CellResult]:
     """One cell per (row, task, seed): a finished one before a failed one, then the newest."""
     best: dict[tuple[str, str, int], CellResult] = {}
     for cell in sorted(cells, key=lambda c: (c.status == "finished", c.finished_at)):
-        key = (made_of(cell), cell.task, cell.seed)
+        key = (cell.made_of, cell.task, cell.seed)
         if key in best and best[key].status == "finished":
             notes.append(f"{cell.method}, {cell.task}: several results, the newest is shown.")
         best[key] = cell

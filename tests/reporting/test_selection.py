@@ -147,7 +147,7 @@ def test_the_newest_of_several_results_is_shown(made: Made) -> None:
 
 def test_equal_settings_under_two_names_are_one_row(made: Made) -> None:
     cells = [made("awq", "piqa", [1]), made("awq", "piqa", [0], finished_at="2025-01-01")]
-    cells = [cells[0], CellResult(**{**vars(cells[1]), "quant": "w4a4_by_another_name"})]
+    cells = [cells[0], replace(cells[1], quant="w4a4_by_another_name")]
     (variant,) = only(cells).rows["awq"]
     assert variant.entry("PIQA").sample.seeds == (0,)  # type: ignore[union-attr]
 
@@ -155,7 +155,7 @@ def test_equal_settings_under_two_names_are_one_row(made: Made) -> None:
 def test_one_task_stands_for_a_column(made: Made) -> None:
     cells = [made(row, "piqa", [1, 0]) for row in ("fp", "awq")]
     twin = made("awq", "piqa", [1, 1], change=setting("task.name", "other"))
-    twin = CellResult(**{**vars(twin), "task": "piqa_letters"})
+    twin = replace(twin, task="piqa_letters")
     results = only([*cells, twin])
     assert results.tasks == {"PIQA": "piqa"}
     assert "left out: results of piqa_letters; piqa stands for PIQA." in results.notes

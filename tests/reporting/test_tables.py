@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def around(estimate: Estimate) -> Any:
 def test_items_are_paired_by_name_not_by_place() -> None:
     shuffled = cell("rtn", scores=RTN)
     items = dict(reversed(shuffled.items.items()))
-    other = CellResult(**{**vars(shuffled), "items": items})
+    other = replace(shuffled, items=items)
     there, back = only([cell("fp"), shuffled]), only([cell("fp"), other])
     assert there.rows[1].changes == back.rows[1].changes
 
@@ -202,7 +203,7 @@ def test_nine_tasks_fit_a_terminal_and_no_number_is_cut() -> None:
         for method, scores in (("fp", FP), ("rtn", RTN))
         for label in labels
     ]
-    cells = [CellResult(**{**vars(c), "task": c.label}) for c in cells]
+    cells = [replace(c, task=c.label) for c in cells]
     lines = printed(cells).splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
