@@ -211,6 +211,7 @@ def read_result(path: Path) -> CellResult:
 def _cell_result(folder: Path, value: Mapping[str, Any]) -> CellResult:
     cell, config = _field(value, "cell", Mapping), _field(value, "config", Mapping)
     _field(_field(config, "model", Mapping), "checkpoint", str)
+    _field(config, "method", Mapping)
     if value["status"] not in ("finished", "failed"):
         raise ValueError(f"status is {value['status']!r}, neither finished nor failed")
     finished = value["status"] == "finished"

@@ -112,7 +112,7 @@ def test_nan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         (json.dumps(content(config={"model": {"checkpoint": 3}})), "'checkpoint' is missing or of"),
         (json.dumps(content(config={**CONFIG, "model": None})), "'model' is missing or of"),
         (json.dumps(content(config={"model": {"checkpoint": "m"}})), "'method' is missing"),
-        (json.dumps(content(config={**CONFIG, "method": "rtn"})), "has no attribute 'get'"),
+        (json.dumps(content(config={**CONFIG, "method": "rtn"})), "'method' is missing or of a"),
         (json.dumps(content(config={**CONFIG, "quant": {}})), "'weight_bits' is missing"),
         (json.dumps(content(config={**CONFIG, "calibration": {"samples": 1}})), "'name' is mis"),
         (json.dumps(content(config_hash=None)), "'config_hash' is missing or of a wrong kind"),
