@@ -208,7 +208,7 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
-    from dllmquant_exp.reporting.results import read_sweep
+    from dllmquant_exp.reporting.cells import read_sweep
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
     from dllmquant_exp.reporting.unfinished import unfinished_cells

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.reporting.results import CellResult, config_hash, read_result, write_result
+from dllmquant_exp.reporting.cells import CellResult, read_result
+from dllmquant_exp.reporting.results import config_hash, write_result
 
 LABELS = {
     "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",

@@ -16,7 +16,8 @@ from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.experiment import Outcome, run
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
-from dllmquant_exp.reporting.results import config_hash, read_result
+from dllmquant_exp.reporting.cells import read_result
+from dllmquant_exp.reporting.results import config_hash
 from dllmquant_exp.reporting.statistics import wilson
 
 TASKS = ("micro_piqa", "micro_winogrande")

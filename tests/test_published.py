@@ -7,8 +7,9 @@ from pathlib import Path
 import published
 import pytest
 
+from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.figure_data import recorded_figures
-from dllmquant_exp.reporting.results import ResultError, read_sweep
+from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SWEEP
 
 

@@ -14,7 +14,7 @@ from dllmquant_exp.config import Experiment, resolve
 from dllmquant_exp.experiment import run
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.quantization import kernels
-from dllmquant_exp.reporting.results import read_result
+from dllmquant_exp.reporting.cells import read_result
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.saving import identity
 from dllmquant_exp.schema import ConfigError

@@ -1,5 +1,6 @@
 """The paper's numbers beside ours: where shown, and where ours may be subtracted from them."""
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.paper import (
     PaperCell,
     paper_cell,
@@ -7,7 +8,6 @@ from dllmquant_exp.reporting.paper import (
     paper_checkpoint,
     paper_rows,
 )
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, Variant
 
 PUBLISHED = "published"  # the option of conf/decoding that keeps every setting

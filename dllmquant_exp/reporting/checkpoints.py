@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.cells import CellResult
 
 SHOWN = len("sha256:") + 8
 

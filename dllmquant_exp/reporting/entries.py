@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import (
     SeededAverage,
     average_over_seeds,
     paired_test,
     stratified_test,
 )
-from dllmquant_exp.reporting.results import CellResult
 
 State = Literal["finished", "failed", "missing"]
 Array = NDArray[np.float64]

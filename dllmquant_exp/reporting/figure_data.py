@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from dllmquant_exp.reporting.cells import commit_of
 from dllmquant_exp.reporting.results import (
     ResultError,
     canonical_json,
-    commit_of,
     json_text,
     load_json,
     sha256,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.figure_curves import draw_channels, draw_errors, draw_ranges
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figure_maps import (
@@ -20,7 +21,7 @@ from dllmquant_exp.reporting.figure_maps import (
 )
 from dllmquant_exp.reporting.figure_rows import draw_ablation, draw_drops
 from dllmquant_exp.reporting.figure_style import styled, write_pictures
-from dllmquant_exp.reporting.results import ResultError, read_sweep
+from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 
 logger = logging.getLogger(__name__)

@@ -13,13 +13,13 @@ from dllmquant_exp.reporting.beside_paper import (
     printed_cells,
     unlike_the_paper,
 )
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import Entry, p_value
 from dllmquant_exp.reporting.grids import AVERAGE
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells, paper_rows
 from dllmquant_exp.reporting.presets import expected_models
 from dllmquant_exp.reporting.remarks import seed_note, source_notes
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
 from dllmquant_exp.reporting.statistics import ALPHA
 from dllmquant_exp.reporting.tables import (

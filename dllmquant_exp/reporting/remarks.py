@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.entries import Sample, shared_seeds
 from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.tables import Row
 
 

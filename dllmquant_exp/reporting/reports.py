@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
 from dllmquant_exp.reporting.figure_claims import of_model, that_decide
@@ -17,7 +18,7 @@ from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_doc
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
 from dllmquant_exp.reporting.presets import Presets, expected_models, place
 from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.results import ResultError, read_sweep
+from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.reporting.selection import ModelResults, model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import speed_document

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.speed_results import SpeedBlock, low_bits, row_name, variants
 from dllmquant_exp.reporting.statistics import Estimate
 

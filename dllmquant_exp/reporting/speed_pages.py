@@ -7,10 +7,10 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.grids import Grid, Line, show
 from dllmquant_exp.reporting.paper import paper_model
 from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.speed_results import (
     PARTS,
     SpeedBlock,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from dllmquant_exp.reporting.cells import SPEED, CellResult, flat
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.results import SPEED, CellResult, canonical_json, flat
+from dllmquant_exp.reporting.results import canonical_json
 from dllmquant_exp.reporting.rows import ROWS
 
 NUMBER = 4

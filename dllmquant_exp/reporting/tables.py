@@ -14,11 +14,12 @@ from statistics import fmean
 from rich.console import Console
 from rich.text import Text
 
+from dllmquant_exp.reporting.cells import RECIPE, CellResult
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
-from dllmquant_exp.reporting.results import RECIPE, CellResult, canonical_json
+from dllmquant_exp.reporting.results import canonical_json
 from dllmquant_exp.reporting.speed_results import is_speed
 
 PAPER_COLUMNS = (

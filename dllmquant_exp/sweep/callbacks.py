@@ -121,7 +121,8 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.results import RESULT_FILE, read_cells
+    from dllmquant_exp.reporting.cells import read_cells
+    from dllmquant_exp.reporting.results import RESULT_FILE
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.tables import build_tables, print_tables
     from dllmquant_exp.reporting.unfinished import unfinished

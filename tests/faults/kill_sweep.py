@@ -34,7 +34,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dllmquant_exp.reporting.results import read_sweep
+from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.tables import build_tables, print_tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.claim_list import CLAIMS, GENERATION, STEPS
 from dllmquant_exp.reporting.claim_pages import claims_document, claims_frame
 from dllmquant_exp.reporting.claims import Verdict, verdicts
 from dllmquant_exp.reporting.comparisons import average_over_seeds, holm
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.rows import ROWS
 from dllmquant_exp.reporting.selection import model_results
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import average_over_seeds, stratified_test
 from dllmquant_exp.reporting.entries import Sample, average, difference, entry, p_value
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.statistics import wilson
 
 Made = Callable[..., CellResult]

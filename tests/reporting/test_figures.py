@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import average_over_seeds
 from dllmquant_exp.reporting.figure_data import (
     ARRAYS_FILE,
@@ -37,7 +38,7 @@ from dllmquant_exp.reporting.figure_rows import (
 )
 from dllmquant_exp.reporting.figure_style import COLUMN, styled
 from dllmquant_exp.reporting.figures import CAPTIONS, FIGURES, MEASURED, draw, draw_results
-from dllmquant_exp.reporting.results import CellResult, ResultError
+from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 from dllmquant_exp.reporting.statistics import mean_interval
 

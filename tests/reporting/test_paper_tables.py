@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.paper import paper_cells, paper_rows
 from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, page
 from dllmquant_exp.reporting.paper_tables import PaperTable, paper_table
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.selection import model_results
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.reporting.results import CellResult
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.selection import ModelResults, bits_text, model_results, of_no_row
 from dllmquant_exp.reporting.tables import build_tables
 

@@ -11,8 +11,8 @@ from made_results import MEASURED, speed_variant
 from scipy import stats
 
 from dllmquant_exp.__main__ import main
+from dllmquant_exp.reporting.cells import read_result
 from dllmquant_exp.reporting.claims import Verdict, speed_verdicts, verdicts
-from dllmquant_exp.reporting.results import read_result
 from dllmquant_exp.reporting.selection import ModelResults
 from dllmquant_exp.reporting.speed_results import speed_blocks
 

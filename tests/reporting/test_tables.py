@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import SeededAverage, paired_difference
-from dllmquant_exp.reporting.results import CellResult
 from dllmquant_exp.reporting.statistics import Estimate, average, wilson
 from dllmquant_exp.reporting.tables import Table, build_tables, print_tables, to_csv
 
