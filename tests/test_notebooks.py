@@ -107,9 +107,11 @@ def test_tables_show_scores_changes_and_what_is_missing(execute: Execute) -> Non
     assert "error" in severities and "Table 1" in errors
     missing = [line for text in outputs(notebook, "stdout") for line in text.splitlines()]
     assert missing == [
-        f"No rows of table{n} were run: python -m dllmquant_exp table=table{n} seed=0,1,2"
-        for n in (3, 6)
-    ]
+        f"No rows of table{n} were run: python -m dllmquant_exp {words}"
+        for n, words in (
+            (3, "table=table3 seed=0,1,2"), (4, "-m table=table4"), (6, "table=table6 seed=0,1,2"),
+        )
+    ]  # fmt: skip
     assert len(outputs(notebook, "image/png")) == 1
     assert not outputs(notebook, "stderr")
 
