@@ -41,6 +41,7 @@ def execute(path: Path) -> NotebookNode:
         startup_timeout=PATIENCE,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # how many pieces a cell's prints arrive in is chance
         resources={"metadata": {"path": str(path.parent)}},
     )
     paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -89,6 +89,13 @@ def test_outputs_are_committed_where_they_are_real(name: str) -> None:
         assert not any(counts) and not any(cell.outputs for cell in code(notebook))
 
 
+def test_prints_of_a_cell_are_one_output_however_they_arrive(tmp_path: Path) -> None:
+    prints = "import time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.5)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(prints)])
+    nbformat.write(notebook, tmp_path / "prints.ipynb")
+    assert outputs(SCRIPT["execute"](tmp_path / "prints.ipynb"), "stdout") == ["0\n1\n2\n"]
+
+
 def test_machine_paths_are_noticed() -> None:
     pictures = {"data": {"image/png": "a/tmp", "text/plain": "b"}}
     assert list(strings({"outputs": [pictures, {"text": MACHINE[0]}]})) == ["b", MACHINE[0]]
