@@ -129,6 +129,7 @@ def hooked(module: torch.nn.Module, run: Callable[[], Any]) -> list[Tensor]:
         ({}, ["row=rtn"], "decide their own row"),
         ({}, ["quant.weight_bits=3"], "decide their own quant"),
         ({}, ["limit=3"], "decide their own limit"),
+        ({}, ["execution=packed"], "decide their own execution"),
         ({}, ["save=kept"], "no figure reads save"),
         ({}, ["+launcher.processes=2"], "no figure reads launcher"),
         ({}, ["model=nonsense"], "nonsense"),
@@ -156,7 +157,7 @@ OTHER_VALUES = {
     **dict.fromkeys(("prompts", "layer"), "2"),
     **dict.fromkeys(("gen_length", "steps", "states"), "16"),
     **dict.fromkeys(("prompt", "head", "seed"), "1"),
-    **{"blocks": "2", "noise": "0.25", "task": "micro_humaneval", "execution": "packed"},
+    **{"blocks": "2", "noise": "0.25", "task": "micro_humaneval"},
     **{"dtype": "float64", "batch_size": "7", "threads": "1"},
 }
 

@@ -20,17 +20,18 @@ from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.schema import ConfigError
 
-# What a figure decides itself, or no figure reads: nothing is accepted and then ignored.
+# What a figure decides itself (execution: INT8 exists in fake alone), or no figure reads: nothing
+# is accepted and then ignored.
 CHOSEN = (
     "row", "method", "quant", "tmas", "cgq", "iaaq", "calibration", "table", "models", "limit",
-    "decoding", "tracking",
+    "decoding", "execution", "tracking",
 )  # fmt: skip
 UNREAD = ("save", "export", "shards", "shard", "launcher", "hydra")
 DRAWN = {"figure7": ("sweep",), "figure8": ("sweep",)}  # from results, which measure nothing
 # What each measured figure reads beside MEASURING; blocks also decide how LLaDA decodes.
 READS = {
     "figure1": ("blocks",),
-    "figure2": ("blocks", "seed", "execution"),
+    "figure2": ("blocks", "seed"),
     "figure3": ("prompt", "layer", "head"),
     "figure4": ("blocks", "prompt", "noise", "seed"),
     "figure5": ("prompt", "head"),
