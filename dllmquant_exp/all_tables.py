@@ -26,8 +26,17 @@ def sweeps(words: Sequence[str], config_folder: Path) -> list[list[str]]:
     many samples as TMAS collects states on the model.
 
     Raises:
-        ConfigError: controls=... that is neither on nor off, or where it would change nothing.
+        ConfigError: no such table; controls=... that is neither on nor off, or where it would
+            change nothing.
     """
+    tables = [*_tables(config_folder), ALL_TABLES.partition("=")[2]]
+    for word in words:
+        name, _, value = word.partition("=")
+        unknown = [table for table in value.split(",") if table not in tables]
+        if name == "table" and unknown:
+            raise ConfigError(
+                f"table has no option {unknown[0]!r} (there are: {', '.join(tables)})"
+            )
     switches = [word for word in words if word.startswith("controls=")]
     lines = _per_table([word for word in words if word not in switches], config_folder)
     if not switches or switches == ["controls=off"]:
@@ -41,10 +50,14 @@ def _per_table(words: list[str], config_folder: Path) -> list[list[str]]:
     if ALL_TABLES not in words:
         return [words]
     lines = []
-    for table in sorted(path.stem for path in (config_folder / "table").glob("*.yaml")):
+    for table in _tables(config_folder):
         own = [w for w in words if table != SPEED_TABLE or not w.startswith("seed=")]
         lines.append([f"table={table}" if word == ALL_TABLES else word for word in own])
     return lines
+
+
+def _tables(config_folder: Path) -> list[str]:
+    return sorted(path.stem for path in (config_folder / "table").glob("*.yaml"))
 
 
 def _controls(lines: list[list[str]]) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """Help and subcommands: everything on the command line that is not a composition for Hydra."""
 
 import gc
+import io
 import os
 import re
 import sys
@@ -63,6 +64,9 @@ EXAMPLES = (
 
 def dispatch(words: Sequence[str], config_folder: Path) -> int | None:
     """Handle help and subcommands. Returns an exit status, or None where Hydra is meant."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file that does not know a letter
+            stream.reconfigure(errors="backslashreplace")
     if words and _is_command(words[0]):
         return _run_command(words[0], words[1:], config_folder)
     if {"-h", "--help"} & set(words):
@@ -127,6 +131,8 @@ def read_settings(
             raise ConfigError(f"{word!r} is not setting=value; usage: {PROGRAM} {command} {usage}")
         if key not in defaults:
             raise ConfigError(unknown_key(key, defaults, command))
+        if key in given:
+            raise ConfigError(f"{key} is given twice")
         given[key] = value
     missing = [key for key, value in defaults.items() if value is None and key not in given]
     if missing:
@@ -152,25 +158,29 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     if words[:1] == ["audit"]:
         from dllmquant_exp.reporting.commands import report_audit
 
-        values = read_settings("report audit", words[1:], _PAPER_REPORT)
+        values = read_settings("report audit", words[1:], _FILES)
         return report_audit(_report_folder(values))
     if words[:1] == ["claims"]:
         from dllmquant_exp.reporting.commands import report_claims
         from dllmquant_exp.reporting.presets import read_presets
 
-        values = read_settings("report claims", words[1:], {**_PAPER_REPORT, "format": "all"})
+        values = read_settings("report claims", words[1:], _PAPER_REPORT)
         return report_claims(
             Path(values["runs_dir"]),
             values["sweep"],
             _report_folder(values),
             values["format"],
             read_presets(config_folder),
+            _models(values),
         )
+    if words and "=" not in words[0]:
+        pages = "report sweep=..., report table=table1 (to 6, or all), report claims, report audit"
+        raise ConfigError(f"there is no report {words[0]!r} (there are: {pages})")
     if any(word.startswith("table=") for word in words):
         from dllmquant_exp.reporting.commands import report_tables
         from dllmquant_exp.reporting.presets import read_presets
 
-        defaults = {"table": None, **_PAPER_REPORT, "format": "all", "tracking": "off"}
+        defaults = {"table": None, **_PAPER_REPORT, "tracking": "off"}
         values = read_settings("report", words, defaults)
         return report_tables(
             values["table"],
@@ -180,11 +190,18 @@ def report(words: Sequence[str], config_folder: Path) -> int:
             values["format"],
             read_presets(config_folder),
             _tracking(config_folder, values["tracking"]),
+            _models(values),
         )
     return _report_sweep(words)
 
 
-_PAPER_REPORT = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
+_FILES = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
+_PAPER_REPORT = {**_FILES, "model": "", "format": "all"}
+
+
+def _models(values: Mapping[str, str]) -> list[str]:
+    """Those that are named, separated by commas; none means all."""
+    return [name.strip() for name in values["model"].split(",") if name.strip()]
 
 
 def _report_folder(values: Mapping[str, str]) -> Path:
@@ -207,32 +224,38 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 
 
 def _report_sweep(words: Sequence[str]) -> int:
-    """`report [sweep=default] [runs_dir=runs] [format=table|csv]`."""
-    from dllmquant_exp.reporting.cells import read_sweep
+    """`report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]`."""
+    from dllmquant_exp.reporting.cells import of_models, read_sweep
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.tables import build_tables, print_tables, to_csv
+    from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
+    from dllmquant_exp.reporting.tables import build_tables
     from dllmquant_exp.reporting.unfinished import unfinished_cells
 
     values = read_settings(
-        "report", words, {"sweep": "default", "runs_dir": "runs", "format": "table"}
+        "report", words, {"sweep": "default", "runs_dir": "runs", "model": "", "format": "table"}
     )
     if values["format"] not in ("table", "csv"):
         raise ConfigError(f"format = {values['format']!r} is not one of: table, csv")
-    cells, problems = read_sweep(Path(values["runs_dir"]), values["sweep"])
-    unfinished = unfinished_cells(Path(values["runs_dir"]), values["sweep"])
+    runs_dir, sweep, models = Path(values["runs_dir"]), values["sweep"], _models(values)
+    cells, problems = read_sweep(runs_dir, sweep)
+    cells = of_models(cells, models)
+    unfinished = unfinished_cells(runs_dir, sweep, models)
     tables = build_tables(cells)
     if values["format"] == "csv":
         print(to_csv(tables), end="")
+        for gap in (gap for table in tables for gap in table.gaps):
+            print(f"missing: {gap}", file=sys.stderr)
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
         print_speed_cells(cells, Console())
         print_tables(tables, problems, Console())
-        if not cells:
-            print("no results yet")
+    if not cells:
+        print(f"no results in {runs_dir / sweep} yet", file=sys.stderr)
     for line in unfinished:
         print(f"unfinished: {line}", file=sys.stderr)
-    return 1 if problems or unfinished else 0
+    whole = cells and all(cell.status == "finished" for cell in cells)
+    return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
 
 
 def random_checkpoint(words: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 HELP = {
     "report": """\
-python -m dllmquant_exp report [sweep=default] [runs_dir=runs] [format=table|csv]
+python -m dllmquant_exp report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]
 python -m dllmquant_exp report table=table1 [setting=value ...]
 python -m dllmquant_exp report claims [setting=value ...]
 python -m dllmquant_exp report audit [setting=value ...]
@@ -14,6 +14,7 @@ missing, failed or unreadable; they are named.
 
   runs_dir=runs    where results are
   sweep=tables     whose (default without table=, claims and audit: default)
+  model=...        of these models alone, separated by commas (not for audit)
   folder=...       where files go (default: <runs_dir>/<sweep>/report)
   format=all       or some of markdown, latex, csv, html, separated by commas (not for audit)
   tracking=off     offline or online: tables go to W&B too (table= only)

@@ -24,6 +24,7 @@ from dllmquant_exp.making import (
 )
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.reporting.results import config_hash
+from dllmquant_exp.reporting.rows import FIGURES_FOLDER
 from dllmquant_exp.schema import ConfigError, read, unknown_key
 from dllmquant_exp.speed_config import check_speed
 from dllmquant_exp.task_config import (
@@ -70,6 +71,8 @@ class CommonSettings:
                 f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
                 "use runs_dir for a path"
             )
+        if self.sweep == FIGURES_FOLDER:
+            problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
         for name in ("limit", "batch_size", "threads", "shards"):
             value = getattr(self, name)
             if value is not None and value < 1:

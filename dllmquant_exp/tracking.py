@@ -69,6 +69,7 @@ class WandbTracker:
     def log_result(self, result: Mapping[str, Any]) -> None:
         with _complaints(self.folder):
             self.run.summary["status"] = "finished"
+            self.run.config.update({name: result[name] for name in ("config_hash", "source")})
             self.run.log(measurements(result))
 
     def log_failure(self, error: BaseException) -> None:
@@ -166,7 +167,9 @@ def log_tables(
         return
     import wandb
 
-    tracker = WandbTracker(_online_or_offline(settings, settings.mode, folder, name, group, {}))
+    config = {"report": name, "sweep": group}
+    run = _online_or_offline(settings, settings.mode, folder, name, group, config)
+    tracker = WandbTracker(run)
     with _complaints(tracker.folder):
         made = {}
         for title, frame in tables.items():

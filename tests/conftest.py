@@ -56,6 +56,9 @@ def _read(folder: Path) -> dict[str, Any]:
             run = record.run
             found |= {"name": run.display_name, "group": run.run_group, "project": run.project}
             found["config"] |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "config":
+            for item in record.config.update:
+                found["config"][item.key] = json.loads(item.value_json)
         elif kind == "history":
             found["history"].append({
                 item.key or "/".join(item.nested_key): json.loads(item.value_json)

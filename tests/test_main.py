@@ -162,7 +162,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["frobnicate"], "'frobnicate' is not a command (there are: plan, train, report"),
         (["report", "sweep=nope"], "no sweep 'nope'"),
         (["report", "swep=nope"], "did you mean 'sweep'"),
-        (["report", "nope"], "'nope' is not setting=value"),
+        (["report", "nope"], "there is no report 'nope'"),
         (["report", "table=table1"], "no sweep 'tables' in runs"),
         (["report", "table=table7"], "'table7' is not one of: table1, table2, table3, table4"),
         (["report", "table=table1", "format=pdf"], "'pdf' is not one of: markdown, latex"),

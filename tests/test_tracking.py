@@ -18,6 +18,8 @@ Recorded = Callable[[Path], dict[str, Any]]
 ONLINE = TrackingSettings("online", "test-project", None)
 RESULT: dict[str, Any] = {
     "status": "finished",
+    "config_hash": "0a1b",
+    "source": {"commit": "c0ffee", "modified": False},
     "score": 0.625,
     "interval95": [0.31, 0.86],
     "n": 8,
@@ -59,9 +61,11 @@ def test_an_offline_record_holds_the_result(folder: Path, recorded: Recorded) ->
         "peak_memory_bytes": 1 << 30,
     }
     assert (found["name"], found["group"], found["project"]) == ("cell", "s", "test-project")
-    assert {key: found["config"][key] for key in ("model", "seed")} == {
+    assert {key: found["config"][key] for key in ("model", "seed", "config_hash", "source")} == {
         "model": {"name": "m"},
         "seed": 3,
+        "config_hash": "0a1b",
+        "source": {"commit": "c0ffee", "modified": False},
     }
     assert found["exit"] == 0
     assert found["summary"]["status"] == "finished"
@@ -108,6 +112,7 @@ def test_a_server_lost_on_the_way_costs_no_result(
 
         dir = str(tmp_path / "wandb" / "run-1" / "files")
         summary: ClassVar[dict[str, Any]] = {}
+        config: ClassVar[dict[str, Any]] = {}
 
         def log(self, values: Any) -> None:
             raise ConnectionError("reset by peer")

@@ -4,6 +4,7 @@ Figures 1-6 and 9 are measured on the model, those that read a seed once for eac
 7 and 8 are drawn from the results of a sweep.
 """
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from dllmquant_exp.probes.settings import (
 )
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
-from dllmquant_exp.reporting.rows import SWEEP
+from dllmquant_exp.reporting.rows import FIGURES_FOLDER, SWEEP
 from dllmquant_exp.schema import ConfigError
 from dllmquant_exp.surroundings import check_device, check_writable, torch_threads
 
@@ -41,7 +42,7 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     probe = probes[0]
     check_read(probe, names, asked)
     check_device(probe.experiment.common.device)
-    check_writable(probe.runs_dir / "figures")
+    check_writable(probe.runs_dir / FIGURES_FOLDER)
     status = 0
     with torch_threads(probe.experiment.common.threads):
         pictures = _measured_and_drawn(probes, [n for n in names if n not in FROM_RESULTS])
@@ -101,6 +102,9 @@ def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not setting=value, as in figures figure=2 prompts=64")
+        near = difflib.get_close_matches(name, OWN, n=1, cutoff=0.8)
+        if name not in OWN and near:
+            raise ConfigError(f"figures has no setting {name!r} (did you mean {near[0]!r}?)")
         if name not in OWN:
             others.append(word)
         elif name in given:

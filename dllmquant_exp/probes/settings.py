@@ -19,6 +19,7 @@ from dllmquant_exp.config import Experiment, resolve, to_mapping
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.sweep.submission import explain
 
 # What a figure decides itself (execution: INT8 exists in fake alone), or no figure reads: nothing
 # is accepted and then ignored.
@@ -261,7 +262,7 @@ def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(str(config_folder), version_base="1.3"):
             return to_mapping(compose("config", list(words)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(explain(error)) from error
 
 
 def _number(name: str, text: str) -> int | float:

@@ -3,7 +3,7 @@
 A file that lacks what every result has, or lies in another cell's folder, is named and left out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Any
 
 from dllmquant_exp.reporting.results import RESULT_FILE, ResultError, canonical_json, load_json
-from dllmquant_exp.reporting.rows import Bits, bits_of, row_of
+from dllmquant_exp.reporting.rows import FIGURES_FOLDER, Bits, bits_of, row_of
 
 SPEED = "speed"  # the kind of a task without items, of Table 4
 # What makes a row; saved: which saved model it was, where it was one.
@@ -183,14 +183,29 @@ def read_sweep(runs_dir: Path, sweep: str) -> tuple[list[CellResult], list[str]]
         ResultError: the sweep has no folder.
     """
     folder = runs_dir / sweep
-    if not folder.is_dir():
-        known = (
-            sorted(p.name for p in runs_dir.iterdir() if p.is_dir()) if runs_dir.is_dir() else []
+    if not folder.is_dir() or sweep == FIGURES_FOLDER:
+        found = (
+            [path.name for path in runs_dir.iterdir() if path.is_dir()] if runs_dir.is_dir() else []
         )
+        known = sorted(name for name in found if name[0] != "." and name != FIGURES_FOLDER)
         raise ResultError(
             f"no sweep {sweep!r} in {runs_dir} (sweeps there: {', '.join(known) or 'none'})"
         )
     return read_cells(path.parent for path in sorted(folder.glob(f"*/{RESULT_FILE}")))
+
+
+def of_models(cells: Sequence[CellResult], models: Collection[str]) -> list[CellResult]:
+    """The cells of some models; all of them where none is named.
+
+    Raises:
+        ResultError: a model that none of them is of.
+    """
+    known = sorted({cell.model for cell in cells})
+    for model in models:
+        if model not in known:
+            there = ", ".join(known) or "none"
+            raise ResultError(f"no results of model {model!r} in this sweep (there: {there})")
+    return [cell for cell in cells if not models or cell.model in models]
 
 
 def read_cells(folders: Iterable[Path]) -> tuple[list[CellResult], list[str]]:

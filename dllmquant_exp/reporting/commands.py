@@ -33,6 +33,7 @@ def report_tables(
     formats: str,
     presets: Presets,
     tracked: TrackingSettings,
+    models: Sequence[str] = (),
 ) -> int:
     """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
@@ -42,27 +43,37 @@ def report_tables(
         formats: see writers.check_formats.
         presets: which models belong together, see presets.expected_models.
         tracked: W&B, off or where to; its record is kept in `folder`.
+        models: of these alone; of all where none is named.
 
     Raises:
-        ResultError: an unknown table, format or sweep, or a folder that cannot be written to.
+        ResultError: an unknown table, format, sweep or model, or a folder that cannot be written
+            to.
         TrackingError: W&B could not start.
     """
     kinds = check_formats(formats)
-    report = tables_report(name, runs_dir, sweep, presets)
+    report = tables_report(name, runs_dir, sweep, presets, models)
+    status = _deliver(report, sweep, folder, kinds, NAME_WIDTH)
     pages = {document.name: document.frame for document in report.documents}
     frames = {**pages, **report.cells}
     log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
-    return _deliver(report, sweep, folder, kinds, NAME_WIDTH)
+    return status
 
 
-def report_claims(runs_dir: Path, sweep: str, folder: Path, formats: str, presets: Presets) -> int:
+def report_claims(
+    runs_dir: Path,
+    sweep: str,
+    folder: Path,
+    formats: str,
+    presets: Presets,
+    models: Sequence[str] = (),
+) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
     Raises:
-        ResultError: an unknown format or sweep, or a folder that cannot be written to.
+        ResultError: an unknown format, sweep or model, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
-    report = claims_report(runs_dir, sweep, presets)
+    report = claims_report(runs_dir, sweep, presets, models)
     return _deliver(report, sweep, folder, kinds, SENTENCE_WIDTH)
 
 

@@ -34,16 +34,16 @@ from dllmquant_exp.reporting.statistics import (
 Array = NDArray[np.float64]
 POWER = 0.8
 ROUNDS = 9999
-SMALLEST = 100.0  # -log of the smallest p that is told from 0
+SMALLEST_P = 1e-12  # that is told from 0: no tail is known further out
 
 
 def mcnemar(gained: int, lost: int) -> float:
     """Exact p-value: under no difference the items that changed are a fair coin's tosses.
 
     Raises:
-        ValueError: a count is negative.
+        ValueError: a count is negative, or no whole number.
     """
-    if gained < 0 or lost < 0:
+    if gained < 0 or lost < 0 or gained != int(gained) or lost != int(lost):
         raise ValueError(f"{gained} items gained and {lost} lost are not counts")
     return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
@@ -54,9 +54,9 @@ def paired_test(scores: ArrayLike, reference: ArrayLike, seed: int = 0) -> float
     scores, reference: [items], item by item, in [0, 1].
 
     Raises:
-        ValueError: other shapes, or no items.
+        ValueError: other shapes, no items, or a score outside [0, 1].
     """
-    first, second = np.asarray(scores, float), np.asarray(reference, float)
+    first, second = _shares(scores), _shares(reference)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ValueError(f"a paired test needs the same items, got {first.shape}, {second.shape}")
     if _right_or_wrong((first, second)):
@@ -73,9 +73,9 @@ def stratified_test(differences: Sequence[ArrayLike], seed: int = 0) -> float:
     differences: per task [items], the score minus the reference's, averaged over seeds if several.
 
     Raises:
-        ValueError: no task, or a task without items.
+        ValueError: no task, a task without items, or a difference outside [-1, 1].
     """
-    tasks = [np.asarray(task, float) for task in differences]
+    tasks = [_shares(task, least=-1) for task in differences]
     if not tasks or any(task.ndim != 1 or not task.size for task in tasks):
         raise ValueError("the test needs at least one task, and items in each")
     generator = np.random.default_rng(seed)
@@ -159,7 +159,7 @@ class SeededAverage:
         """Two-sided p-value of "the true value is the threshold": the alpha of the interval that
         just reaches it, so that it is below 5% where the 95% interval excludes it."""
         distance, side = abs(self.value - threshold), int(self.value < threshold)
-        least, most = -SMALLEST, 0.0  # logarithms of p
+        least, most = math.log(SMALLEST_P), 0.0  # logarithms of p
         while most - least > 1e-9:
             middle = (least + most) / 2
             reached = self._margins(math.exp(middle))[side] >= distance
@@ -198,9 +198,9 @@ def average_over_seeds(
         weights: of the tasks, see `statistics.average`.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a score outside [0, 1].
     """
-    tasks = [np.asarray(task, float) for task in scores]
+    tasks = [_shares(task) for task in scores]
     if not tasks or any(t.ndim != 2 or not t.size or len(t) != len(tasks[0]) for t in tasks):
         raise ValueError(
             "scores must be [seeds, items] per task with the same seeds in each, got "
@@ -210,7 +210,7 @@ def average_over_seeds(
     if reference is None:
         parts = [_score_interval(task) for task in tasks]
     else:
-        pairs = _pairs(tasks, [np.asarray(task, float) for task in reference])
+        pairs = _pairs(tasks, [_shares(task) for task in reference])
         parts = [paired_difference(*pair) for pair in pairs]
         tasks = [first - second for first, second in pairs]
     seeds = len(tasks[0])
@@ -222,6 +222,21 @@ def average_over_seeds(
         _covers(len(tasks), seeds),
         (0.0 if reference is None else -furthest, furthest),
     )
+
+
+def _shares(values: ArrayLike, least: float = 0) -> Array:
+    """As an array in float64.
+
+    Raises:
+        ValueError: a value below `least` or above 1, or none (NaN).
+    """
+    array = np.asarray(values, float)
+    if not ((array >= least) & (array <= 1)).all():
+        raise ValueError(
+            f"values must lie in [{least}, 1]; there are some between "
+            f"{array.min()} and {array.max()}"
+        )
+    return array
 
 
 def _pairs(tasks: Sequence[Array], reference: Sequence[Array]) -> list[tuple[Array, Array]]:
@@ -254,9 +269,9 @@ def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
     scores: [items] or [seeds, items]; reference: [items] or [seeds or 1, items].
 
     Raises:
-        ValueError: other items than the reference's, or none.
+        ValueError: other items than the reference's, none, or a score outside [0, 1].
     """
-    first, second = np.atleast_2d(np.asarray(scores, float)), np.atleast_2d(reference)
+    first, second = np.atleast_2d(_shares(scores)), np.atleast_2d(_shares(reference))
     if first.shape[1] != second.shape[1] or not first.size:
         raise ValueError(
             f"a paired difference needs the same items, got {first.shape}, {second.shape}"

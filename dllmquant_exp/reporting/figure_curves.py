@@ -34,9 +34,9 @@ Array = NDArray[np.float64]
 def draw_ranges(data: FigureData) -> Figure:
     """Figure 1: medians over prompts; the bands of minimum and maximum hold 90% of the prompts."""
     found = data.arrays["quantiles"]  # [prompts, steps, 7]
-    prompts, steps, _ = found.shape
+    steps = found.shape[1]
     x = np.arange(1, steps + 1)
-    figure = canvas(2.5, data.note)
+    figure = canvas(2.5, f"{data.footnote}; bands of minimum and maximum: 90% of them")
     axes = figure.subplots()
     low, lower, first, middle, third, upper, high = np.median(found, axis=0).T
     for i, colour, name, line in ((-1, RED, "maximum", high), (0, BLUE, "minimum", low)):
@@ -48,14 +48,14 @@ def draw_ranges(data: FigureData) -> Figure:
     axes.plot(x, middle, color="black", linewidth=0.8, label="median")
     block_boundaries(axes, steps, data.labels["blocks"])
     _steps_axis(axes, steps)
-    axes.set_ylabel(f"first block's output\n(median of {prompts} prompts)")
+    axes.set_ylabel("first block's output\n(median of prompts)")
     figure.legend(loc="outside upper center", ncol=3)
     return figure
 
 
 def draw_errors(data: FigureData) -> Figure:
     """Figure 2: sums over steps above (the paper's quantity), single steps below."""
-    figure = canvas(4.2, data.note)
+    figure = canvas(4.2, f"{data.footnote}; bands: 95% intervals")
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
     titles = ("both on the full-\nprecision model's states", "each model on\nits own states")
     for column, (name, title) in enumerate(zip(("same_states", "own_states"), titles, strict=True)):
@@ -97,7 +97,7 @@ def draw_channels(data: FigureData) -> Figure:
     """Figure 6: each channel's distribution over tokens, at three iterations."""
     found = data.arrays["channels"]  # [3, channels, 7]
     x = np.arange(found.shape[1])
-    figure = canvas(3.9, data.note)
+    figure = canvas(3.9, data.footnote)
     panels = figure.subplots(len(found), 1, sharex=True, sharey=True)
     names = ("first", "middle", "last")
     for place, (axes, channels) in enumerate(zip(panels, found, strict=True)):

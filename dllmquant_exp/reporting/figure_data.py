@@ -28,6 +28,7 @@ from dllmquant_exp.reporting.results import (
     sha256,
     with_digest,
 )
+from dllmquant_exp.reporting.rows import FIGURES_FOLDER
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 ARRAYS_DIGEST = "arrays_digest"  # of the arrays' file, in the other one
@@ -92,6 +93,12 @@ class FigureData:
         model = self.info["model"]
         return model_note(model["name"], embedded=model["embedded"], outliers=model["outliers"])
 
+    @property
+    def footnote(self) -> str:
+        """The note, and in a second line, which a figure may go on with, how many prompts."""
+        prompts = self.info["config"]["prompts"]
+        return f"{self.note}\n{prompts} prompt{'s' * (prompts > 1)}"
+
 
 def model_note(name: str, *, embedded: bool, outliers: bool) -> str:
     """`outliers`: large channels were put into the model, see models/embedded/outliers.py."""
@@ -102,7 +109,7 @@ def model_note(name: str, *, embedded: bool, outliers: bool) -> str:
 
 
 def figure_folder(runs_dir: Path, figure: str, model: str, config_hash: str) -> Path:
-    return runs_dir / "figures" / f"{figure}-{model}-{config_hash[:8]}"
+    return runs_dir / FIGURES_FOLDER / f"{figure}-{model}-{config_hash[:8]}"
 
 
 def save_arrays(folder: Path, arrays: Arrays, info: Mapping[str, Any]) -> None:
@@ -176,7 +183,7 @@ def recorded_figures(runs_dir: Path) -> tuple[list[FigureData], list[str]]:
     """Every recorded figure of a runs folder by name, and what could not be read."""
     found: list[FigureData] = []
     problems: list[str] = []
-    for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
+    for path in sorted((runs_dir / FIGURES_FOLDER).glob(f"[!.]*/{INFO_FILE}")):
         try:
             found.append(load_figure(path.parent))
         except ResultError as error:

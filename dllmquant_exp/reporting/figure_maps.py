@@ -36,7 +36,7 @@ Array = NDArray[Any]
 
 def draw_softmax_and_values(data: FigureData) -> Figure:
     """Figure 3."""
-    figure = canvas(4.6, data.note)
+    figure = canvas(4.6, data.note)  # of one prompt
     upper, lower = figure.subplots(2, 1)
     prompt = int(data.arrays["prompt_length"])
     shown = _softmax_map(upper, data.arrays["softmax"], prompt)
@@ -71,7 +71,7 @@ def draw_softmax_over_blocks(data: FigureData) -> Figure:
     maps, layers = data.arrays["maps"], data.arrays["layers"]
     keys = data.arrays["keys_for_mass"].mean(1)  # [layers], over prompts
     rows = -(-len(maps) // 2)
-    figure = canvas(1.1 + 1.7 * rows, data.note)
+    figure = canvas(1.1 + 1.7 * rows, f"{data.footnote}; maps: of one of them")
     grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     panels: list[Axes] = list(grid.flat)
     for axes, softmax, layer in zip(panels, maps, layers, strict=False):
@@ -99,7 +99,7 @@ def _softmax_map(axes: Axes, softmax: Array, prompt: int) -> Any:
 
 def draw_decode(data: FigureData) -> Figure:
     """Figure 4: hue is a cell's status, lightness its score."""
-    figure = canvas(5.3, data.note)
+    figure = canvas(5.3, f"{data.footnote}; (a) one of them; (b), (c) bars: 95% intervals")
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.7, 1))[:, 0]
     grid = upper.subplots()
     grid.imshow(decode_image(data), aspect="auto", interpolation="nearest")
@@ -163,7 +163,7 @@ def draw_sensitivity(data: FigureData) -> Figure:
     """Figure 9."""
     found = data.arrays["divergence"].mean(2)  # [layers, linears]
     layers, linears = found.shape
-    figure = canvas(max(1.9, 0.9 + 0.2 * layers), data.note)
+    figure = canvas(max(1.9, 0.9 + 0.2 * layers), data.footnote)
     axes = figure.subplots()
     least = max(float(found.min()), float(found.max()) * 1e-4, 1e-12)
     norm = LogNorm(least, max(float(found.max()), least * 1.001))

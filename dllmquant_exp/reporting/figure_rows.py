@@ -92,7 +92,10 @@ def draw_ablation(results: ModelResults) -> Figure | None:
     if not points:
         return None
     shown_points = [points, gains] if gains else [points]
-    figure = canvas(0.9 * len(shown_points) + 0.2 * (len(points) + len(gains)), _note(results))
+    more = "" if reference is None else "; grey: full precision and its interval"
+    figure = canvas(
+        0.9 * len(shown_points) + 0.2 * (len(points) + len(gains)), _note(results, more)
+    )
     sizes = [len(shown) for shown in shown_points]
     upper, *below = figure.subplots(len(sizes), 1, height_ratios=sizes, squeeze=False)[:, 0]
     for axes, shown in zip((upper, *below), shown_points, strict=True):
@@ -176,8 +179,14 @@ def _rows_axis(axes: Axes, rows: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
-def _note(results: ModelResults) -> str:
+def _note(results: ModelResults, more: str = "") -> str:
+    """Which model, and in a second line how many items and seeds."""
     bits = f", {bits_text(results.bits)}" if results.bits else ""
-    cells = (c for v in results.rows.values() for e in v[0].entries.values() for c in e.cells)
+    cells = [c for v in results.rows.values() for e in v[0].entries.values() for c in e.cells]
     outliers = any(cell.config["model"].get("outliers") is not None for cell in cells)
-    return model_note(results.model + bits, embedded=results.embedded, outliers=outliers)
+    name = model_note(results.model + bits, embedded=results.embedded, outliers=outliers)
+    items = sorted({len(cell.items) for cell in cells})
+    seeds = sorted({cell.seed for cell in cells})
+    each = " to ".join(f"{n:,}" for n in dict.fromkeys((items[0], items[-1])))
+    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{name}\n{each} items a task, {listed}{more}"

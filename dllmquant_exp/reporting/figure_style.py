@@ -37,7 +37,7 @@ STYLE = {
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "dllmquant-exp",
 }
-NOTE_HEIGHT = 0.13  # inches below the axes
+NOTE_HEIGHT, NOTE_LINE = 0.05, 0.08  # inches below the axes, and of each line of the note
 _METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # the same bytes each time
 
 
@@ -49,11 +49,11 @@ def styled() -> Iterator[None]:
 
 
 def canvas(height: float, note: str) -> Figure:
-    """An empty figure, `height` inches, with a line at the bottom that says whose data it is."""
+    """An empty figure, `height` inches, with lines at the bottom that say what it rests on."""
     figure = Figure(figsize=(COLUMN, height), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
-    share = NOTE_HEIGHT / height
+    share = (NOTE_HEIGHT + NOTE_LINE * len(note.splitlines())) / height
     engine.set(rect=(0, share, 1, 1 - share))  # type: ignore[call-arg]
     figure.text(0.995, 0.01, note, ha="right", va="bottom", size=5, color="#555555")
     return figure

@@ -22,6 +22,7 @@ from dllmquant_exp.reporting.figure_maps import (
 from dllmquant_exp.reporting.figure_rows import draw_ablation, draw_drops
 from dllmquant_exp.reporting.figure_style import styled, write_pictures
 from dllmquant_exp.reporting.results import ResultError
+from dllmquant_exp.reporting.rows import FIGURES_FOLDER
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 
 logger = logging.getLogger(__name__)
@@ -76,4 +77,6 @@ def draw_results(name: str, runs_dir: Path, sweep: str, model: str) -> tuple[lis
         figure = None if found is None else make(found)
         if figure is None:
             return [], f"{sweep} has no rows of {model} on all nine tasks; run table={table} first"
-        return write_pictures(figure, runs_dir / "figures" / f"{name}-{model}-{sweep}", name), ""
+        return write_pictures(
+            figure, runs_dir / FIGURES_FOLDER / f"{name}-{model}-{sweep}", name
+        ), ""

@@ -4,6 +4,7 @@ They hold what the commands write: `report table=...` and `report claims`.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,44 +16,53 @@ from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SWEEP
 
 
-def table(name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
+def table(
+    name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
     """A table of the paper as text; see paper_pages.page, and speed_document for Table 4.
 
     Rows and models that are missing have `-`; files that cannot be read are warned of.
 
     Args:
         name: table1, ..., table6.
+        models: of these alone; of all that the sweep holds, or should hold, where none is named.
 
     Raises:
-        ResultError: no such table or sweep.
+        ResultError: no such table or sweep, or a model without results in it.
     """
-    return _table(name, runs_dir, sweep).documents[0].frame
+    return _table(name, runs_dir, sweep, models).documents[0].frame
 
 
-def table_cells(name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
+def table_cells(
+    name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
     """The numbers behind a table, one line each; see paper_pages.long_frame and speed_frame.
 
-    Raises:
-        ResultError: no such table or sweep.
+    Args and Raises: as `table`.
     """
-    return _table(name, runs_dir, sweep).cells[f"{name}_cells"]
+    return _table(name, runs_dir, sweep, models).cells[f"{name}_cells"]
 
 
-def claim_verdicts(runs_dir: str | Path = "runs", sweep: str = SWEEP) -> pd.DataFrame:
+def claim_verdicts(
+    runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
     """The paper's claims, one line per model and claim; see claim_pages.claims_frame.
 
+    Args:
+        models: as for `table`.
+
     Raises:
-        ResultError: no such sweep.
+        ResultError: no such sweep, or a model without results in it.
     """
-    report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()))
+    report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()), models)
     _warn(report)
     return report.documents[0].frame.reset_index()
 
 
-def _table(name: str, runs_dir: str | Path, sweep: str) -> Report:
+def _table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str]) -> Report:
     if name not in TABLE_NAMES:
         raise ResultError(f"table = {name!r} is not one of: {', '.join(TABLE_NAMES)}")
-    report = tables_report(name, Path(runs_dir), sweep, read_presets(config_folder()))
+    report = tables_report(name, Path(runs_dir), sweep, read_presets(config_folder()), models)
     _warn(report)
     return report
 

@@ -15,6 +15,7 @@ from dllmquant_exp.reporting.statistics import Estimate
 AVERAGE = "Avg."
 NAME_WIDTH = 14  # letters of a row's name in a terminal
 PROSE = 34  # letters; longer texts are sentences
+LOPSIDED = 0.01  # how far ± may put an end of an interval off
 Line = tuple[str, tuple[str, ...]]  # a row's name and its texts, one per column
 
 
@@ -47,16 +48,18 @@ class Grid:
 def points(estimate: Estimate | None, *, sign: bool = False) -> str:
     """`88.7 ±0.9` in percent, or `-1.3* ±0.4` in points, starred where the interval excludes 0.
 
-    A score so near to 0 or 100 that ± would pass it has two distances: `0.0 -0.0 +2.5`.
+    Where half of the interval would put one of its ends off by more than a point, or beyond 0 or
+    100, both distances are given: `0.0 -0.0 +2.5`, `-90.0* -10.0 +31.4`.
     """
     if estimate is None:
         return "-"
     value = signed(100 * estimate.value) if sign else f"{100 * estimate.value:.1f}"
     star = "*" if sign and estimate.excludes_zero else ""
     half = estimate.half_width
-    if not sign and not half <= estimate.value <= 1 - half:
-        below, above = estimate.value - estimate.low, estimate.high - estimate.value
-        return f"{value} -{100 * below:.1f} +{100 * above:.1f}"
+    below, above = estimate.value - estimate.low, estimate.high - estimate.value
+    lowest = -1 if sign else 0
+    if abs(above - below) > 2 * LOPSIDED or not lowest + half <= estimate.value <= 1 - half:
+        return f"{value}{star} -{100 * below:.1f} +{100 * above:.1f}"
     return f"{value}{star} ±{100 * half:.1f}"
 
 
@@ -71,7 +74,7 @@ def to_rich(grid: Grid, name_width: int = NAME_WIDTH) -> RichTable:
 
     name_width: letters after which a row's name goes on in the next line.
     """
-    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
     for j, column in enumerate(grid.columns):
         table.add_column(column, justify="left" if grid.is_prose(j) else "right", no_wrap=True)
@@ -91,7 +94,7 @@ def _stacked(text: str) -> str:
     """A number over its interval; prose in lines of its own."""
     if len(text) > PROSE:
         return _wrapped(text, PROSE)
-    return re.sub(r" (?=[±(])|(?<=\d) (?=[-+]\d)", "\n", text)
+    return re.sub(r" (?=[±(])|(?<=[\d*]) (?=[-+]\d)", "\n", text)
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -1,17 +1,15 @@
 """A table of the paper as text and as data frames, for the screen, files and notebooks."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.grids import Grid, signed
+from dllmquant_exp.reporting.grids import AVERAGE, Grid, signed
+from dllmquant_exp.reporting.long_form import CHANGE, SCORE, behind, numbers
 from dllmquant_exp.reporting.paper import paper_model
 from dllmquant_exp.reporting.paper_tables import Block, Gap, PaperTable
-from dllmquant_exp.reporting.remarks import average_seeds
 from dllmquant_exp.reporting.tables import change_grid, score_grid
 from dllmquant_exp.reporting.writers import Document, Section
 
@@ -83,11 +81,10 @@ def page(table: PaperTable) -> pd.DataFrame:
 def long_frame(tables: Iterable[PaperTable]) -> pd.DataFrame:
     """One line per table, model, row and column, with everything that stands behind the number.
 
-    Scores and their limits are in percent, changes and differences in points. `seeds`,
-    `config_hash` and `commit` list the runs that were averaged, joined by spaces. An average over
-    tasks has the seeds that every task has, and as its hash sha256 of its runs' sorted hashes,
-    joined by spaces. `state` is partial where seeds are missing or failed, and that of the worst
-    task for an average.
+    Scores and their limits are in percent, changes and differences in points. For `n`, `seeds`,
+    `config_hash` and `commit` see `long_form.behind`. `state` is partial where seeds are missing
+    or failed, and that of the worst task for an average. `task` is empty where nothing was run on
+    a column.
     """
     lines = [
         _line(table, block, row, column)
@@ -105,10 +102,7 @@ def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, A
     score, change = block.value(row, column), block.change(row, column)
     best_row, best_p = block.best.get(column, (None, None))
     cell = block.printed[row].get(column)
-    task = dict((label, name) for name, label in block.table.columns).get(column, "average")
-    seeds = average_seeds(entry.sample for entry in entries)
-    of_score = () if score is None else seeds
-    runs = [run for entry in entries for run in entry.cells if run.seed in of_score]
+    tasks = {label: task for task, label in block.table.columns} | {AVERAGE: "average"}
     return {
         "table": table.number,
         "model": block.model,
@@ -116,36 +110,18 @@ def _line(table: PaperTable, block: Block, row: int, column: str) -> dict[str, A
         "row": variant.row,
         "name": block.table.rows[row].name.partition("\n")[0],
         "variant": variant.difference,
-        "task": task,
+        "task": "" if tasks[column] == column else tasks[column],
         "column": column,
         "state": next(s for s in STATES if s in states),
-        "n": sum(entry.n for entry in entries),
-        "seeds": " ".join(map(str, seeds)),
-        **_numbers("score", "low", "high", score),
-        **_numbers("change", "change_low", "change_high", change),
+        **behind(entries, score),
+        **numbers(SCORE, score),
+        **numbers(CHANGE, change),
         "covers": score.covers if score else "",
         "best": best_row == row,
         "best_p": best_p if best_row == row else None,
         "paper": float(cell.value) if cell else None,
         "paper_difference": _paper_difference(block, row, column),
-        "config_hash": _hash([run.config_hash for run in runs], one_task=len(entries) == 1),
-        "commit": " ".join(dict.fromkeys(run.commit for run in runs)),
     }
-
-
-def _hash(hashes: Sequence[str], *, one_task: bool) -> str:
-    """See `long_frame`; empty where nothing was averaged."""
-    if one_task or not hashes:
-        return " ".join(hashes)
-    return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()
-
-
-def _numbers(value: str, low: str, high: str, found: SeededAverage | None) -> dict[str, Any]:
-    """In percent or points."""
-    if found is None:
-        return {value: None, low: None, high: None}
-    estimate = found.estimate
-    return {value: 100 * estimate.value, low: 100 * estimate.low, high: 100 * estimate.high}
 
 
 def gap_lines(tables: Iterable[PaperTable]) -> list[str]:

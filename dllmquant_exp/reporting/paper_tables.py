@@ -165,7 +165,7 @@ def _block(number: int, results: ModelResults) -> Block:
         _row(variant, labels, names[variant.row], reference, notes) for variant in variants
     )
     if AVERAGE in columns:
-        notes += [note for row in rows for note in seed_note(row)]
+        notes += [note for row in rows for note in seed_note(row.name, row.entries)]
     notes += source_notes(_cells(labels, (*variants, reference)))
     best = _best(rows, variants, columns, labels)
     printed = tuple(printed_cells(number, results, variant) for variant in variants)

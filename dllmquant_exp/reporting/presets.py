@@ -1,6 +1,6 @@
 """Which models belong together: the options of the group `models`, as conf/models has them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,6 +22,12 @@ def place(presets: Presets, model: str) -> tuple[int, str]:
     """A key that sorts models as the presets name them, others behind these by name."""
     named = [name for preset in presets for name in preset["all"]]
     return (named.index(model) if model in named else len(named), model)
+
+
+def narrowed(presets: Presets, models: Collection[str]) -> Presets:
+    """Presets of these models alone, each of which every table then spans; all, where none is
+    named."""
+    return [{"all": [model], "first": [model]} for model in models] or presets
 
 
 def expected_models(

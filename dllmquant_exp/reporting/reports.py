@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dllmquant_exp.reporting.cells import read_sweep
+from dllmquant_exp.reporting.cells import of_models, read_sweep
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
 from dllmquant_exp.reporting.figure_claims import of_model, that_decide
 from dllmquant_exp.reporting.figure_data import recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
-from dllmquant_exp.reporting.presets import Presets, expected_models, place
+from dllmquant_exp.reporting.presets import Presets, expected_models, narrowed, place
 from dllmquant_exp.reporting.remarks import source_notes
 from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SPEED_TABLE
@@ -47,19 +47,23 @@ class Report:
     cells: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
-def tables_report(name: str, runs_dir: Path, sweep: str, presets: Presets) -> Report:
+def tables_report(
+    name: str, runs_dir: Path, sweep: str, presets: Presets, models: Sequence[str] = ()
+) -> Report:
     """One table of the paper, or all of them.
 
     Args:
         name: one of TABLE_NAMES, or all.
         presets: which models belong together, see presets.expected_models.
+        models: of these alone; of all that the sweep holds, or should hold, where none is named.
 
     Raises:
-        ResultError: no such table or sweep.
+        ResultError: no such table or sweep, or a model without results in it.
     """
     if name not in (*TABLE_NAMES, "all"):
         raise ResultError(f"table = {name!r} is not one of: {', '.join(TABLE_NAMES)}, all")
     found, unreadable = read_sweep(runs_dir, sweep)
+    found, presets = of_models(found, models), narrowed(presets, models)
     results = sorted(model_results(found), key=lambda of: place(presets, of.model))
     documents: list[Document] = []
     gaps: list[str] = []
@@ -82,23 +86,26 @@ def tables_report(name: str, runs_dir: Path, sweep: str, presets: Presets) -> Re
     empty = [f"missing: {of.title}: no results" for of in documents if not of.sections]
     return Report(
         tuple(documents),
-        (*empty, *gaps, *_unfinished(runs_dir, sweep)),
+        (*empty, *gaps, *_unfinished(runs_dir, sweep, models)),
         tuple(unreadable),
         len(of_no_row(found)),
         cells,
     )
 
 
-def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
+def claims_report(
+    runs_dir: Path, sweep: str, presets: Presets, models: Sequence[str] = ()
+) -> Report:
     """A verdict on each of the paper's claims, for each model of a sweep.
 
     Figures recorded in the runs folder decide what a model's results cannot. A shape of which only
     Table 4 was measured has the claims about speed and memory.
 
     Raises:
-        ResultError: no such sweep.
+        ResultError: no such sweep, or a model without results in it.
     """
     cells, unreadable = read_sweep(runs_dir, sweep)
+    cells, presets = of_models(cells, models), narrowed(presets, models)
     results = _with_missing(model_results(cells), presets)
     figures, broken = recorded_figures(runs_dir)
     speed = {block.model: block for block in speed_blocks(cells)}
@@ -120,7 +127,7 @@ def claims_report(runs_dir: Path, sweep: str, presets: Presets) -> Report:
     faults = [line for title, decided in found.items() for line in _lacking(title, decided)]
     faults += [] if found else ["missing: no results of any row of the paper's tables"]
     faults += [f"failed: {cell.folder.name}" for cell in cells if cell.status == "failed"]
-    faults += _unfinished(runs_dir, sweep)
+    faults += _unfinished(runs_dir, sweep, models)
     return Report((document,), tuple(faults), (*unreadable, *broken), len(of_no_row(cells)))
 
 
@@ -142,5 +149,5 @@ def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[Mod
     return sorted(every, key=lambda of: place(presets, of.model))
 
 
-def _unfinished(runs_dir: Path, sweep: str) -> list[str]:
-    return [f"unfinished: {line}" for line in unfinished_cells(runs_dir, sweep)]
+def _unfinished(runs_dir: Path, sweep: str, models: Sequence[str]) -> list[str]:
+    return [f"unfinished: {line}" for line in unfinished_cells(runs_dir, sweep, models)]

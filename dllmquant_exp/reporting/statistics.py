@@ -89,7 +89,13 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estim
 
 
 def score_interval(scores: Sequence[float]) -> Estimate:
-    """Interval of a task's score from its items' scores in [0, 1]; see the module docstring."""
+    """Interval of a task's score from its items' scores; see the module docstring.
+
+    Raises:
+        ValueError: no items, or a score outside [0, 1].
+    """
+    if not all(0 <= score <= 1 for score in scores):  # NaN is not in it either
+        raise ValueError(f"scores must lie in [0, 1], got {min(scores)} to {max(scores)}")
     if scores and all(score in (0, 1) for score in scores):
         return wilson(sum(map(int, scores)), len(scores))
     return mean_interval(scores, (0.0, 1.0))

@@ -1,24 +1,21 @@
 """The table of a run or sweep: methods as rows, tasks as columns, cells with 95% intervals.
 
-`build_tables` turns results into numbers, `print_tables` into a terminal's lines, `to_csv` into
-lines of text. One table holds only what may be compared: one model, one set of tasks, and equal
-limit, batch size, device, dtype and decoding.
+`build_tables` turns results into numbers; `sweep_pages` shows and writes them. One table holds only
+what may be compared: one model, one set of tasks, and equal limit, batch size, device, dtype and
+decoding.
 """
 
-import csv
-import io
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from rich.console import Console
-from rich.text import Text
-
-from dllmquant_exp.reporting.cells import RECIPE, CellResult
+from dllmquant_exp.reporting.cells import RECIPE, CellResult, flat
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
-from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points, show
+from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points
+from dllmquant_exp.reporting.remarks import absent_seeds, seed_note, seeds_note, source_notes
 from dllmquant_exp.reporting.results import canonical_json
 from dllmquant_exp.reporting.speed_results import is_speed
 
@@ -29,10 +26,7 @@ REFERENCE = "fp"
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 # The rest must agree in one table. Not threads: null stands for another number on each machine.
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
-CSV_COLUMNS = (
-    "table", "row", "task", "state", "items",
-    "score", "low", "high", "change", "change_low", "change_high",
-)  # fmt: skip
+LONGEST = 40  # letters of a setting's value that are shown
 
 RowKey = tuple[str, str, str]  # method, quant, and the resolved settings of both
 
@@ -53,16 +47,36 @@ class Table:
     chance: tuple[float | None, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    gaps: tuple[str, ...] = ()  # seeds that a row has on some tasks alone
 
 
 def build_tables(cells: Sequence[CellResult]) -> list[Table]:
-    """Group comparable cells into tables, in a fixed order. Speed tasks have their own."""
+    """Group comparable cells into tables, in a fixed order. Speed tasks have their own.
+
+    Titles of tables of one model and kind of task name what differs.
+    """
     groups: dict[str, list[CellResult]] = {}
     for cell in cells:
         if is_speed(cell):
             continue
         groups.setdefault(canonical_json(conditions(cell)), []).append(cell)
-    return [_build(groups[key]) for key in sorted(groups)]
+    ordered = [groups[key] for key in sorted(groups)]
+    titles = [_title(cells[0]) for cells in ordered]
+    twins = [[c for c, of in zip(ordered, titles, strict=True) if of == own] for own in titles]
+    return [
+        replace(_build(cells), title="; ".join([title, *_differing(cells, same)]))
+        for cells, title, same in zip(ordered, titles, twins, strict=True)
+    ]
+
+
+def _differing(cells: Sequence[CellResult], twins: Sequence[Sequence[CellResult]]) -> list[str]:
+    """The conditions of a table that are not those of all its twins, as `dtype=float32`."""
+    own, *others = (flat("", conditions(one[0])) for one in (cells, *twins))
+    return [
+        f"{name}={_shown(value)}"
+        for name, value in own.items()
+        if any(other.get(name) != value for other in others)
+    ]
 
 
 def conditions(cell: CellResult) -> dict[str, object]:
@@ -90,7 +104,16 @@ def _build(cells: list[CellResult]) -> Table:
         for key in order
     )
     chance = tuple(next((c.chance for c in cells if c.task == task), None) for task, _ in columns)
-    return Table(_title(cells[0]), tuple(columns), chance, rows, tuple(notes))
+    notes += seeds_note({row.name: row.entries for row in rows})
+    notes += [note for row in rows for note in seed_note(row.name, row.entries)]
+    notes += source_notes(run for row in rows for entry in row.entries for run in entry.cells)
+    labelled = [label for _, label in columns]
+    gaps = [
+        line
+        for row in rows
+        for line in absent_seeds(row.name, dict(zip(labelled, row.entries, strict=True)))
+    ]
+    return Table("", tuple(columns), chance, rows, tuple(notes), tuple(gaps))
 
 
 def _entry(cells: Sequence[CellResult], notes: list[str]) -> Entry:
@@ -104,16 +127,27 @@ def _row_key(cell: CellResult) -> RowKey:
 
 
 def _row_names(by_row: Mapping[RowKey, Sequence[CellResult]]) -> dict[RowKey, str]:
-    """Method and bits, and what differs where that alone would name two rows alike."""
+    """Method and bits, and where that alone would name two rows alike, the option of conf/row and
+    what differs within it."""
     names = {}
     for key, cells in by_row.items():
-        own = cells[0].recipe
-        twins = [
-            other[0].recipe for twin, other in by_row.items() if twin[:2] == key[:2] and twin != key
-        ]
-        different = [k for k in own if any(t.get(k) != own[k] for t in twins)]
-        names[key] = "\n".join([*filter(None, key[:2]), *(f"{k}={own[k]}" for k in different)])
+        first, own = cells[0], cells[0].recipe
+        others = [other[0] for twin, other in by_row.items() if twin[:2] == key[:2] and twin != key]
+        alike = [other.recipe for other in others if other.row == first.row]
+        option = first.row if any(other.row != first.row for other in others) else None
+        different = [k for k in own if any(twin.get(k) != own[k] for twin in alike)]
+        settings = (f"{k}={_shown(own[k])}" for k in different)
+        names[key] = "\n".join([*filter(None, (*key[:2], option)), *settings])
     return names
+
+
+def _shown(value: object) -> str:
+    """A setting's value; of a long one its length, and a digest that tells it from others."""
+    text = str(value)
+    if len(text) <= LONGEST:
+        return text
+    size = f"{len(value)} values" if isinstance(value, list) else f"{len(text)} letters"
+    return f"{size} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def _columns(cells: Iterable[CellResult]) -> list[tuple[str, str]]:
@@ -193,9 +227,13 @@ def score_grid(table: Table) -> Grid:
     known = [value for value in table.chance if value is not None]
     mean = f"{100 * fmean(known):.1f}" if len(known) == len(table.chance) else "-"
     columns = list(zip(*(row.entries for row in table.rows), strict=True))
-    counts = [max(entry.n for entry in column) for column in columns]
-    items = tuple(str(count or "-") for count in (*counts, sum(counts)))
-    footer: tuple[Line, ...] = (("chance", (*chance, mean)), ("items", items))
+    counts = [sorted({entry.n for entry in column} - {0}) for column in columns]
+    items = tuple(f"{n[0]} to {n[-1]}" if len(n) > 1 else str(*n or "-") for n in counts)
+    averaged = max((sum(e.n for e in row.entries) for row in table.rows if row.average), default=0)
+    footer: tuple[Line, ...] = (
+        ("chance", (*chance, mean)),
+        ("items", (*items, str(averaged or "-"))),
+    )
     return Grid("score in %, ± half of the 95% interval", _headings(table), lines, footer)
 
 
@@ -220,45 +258,3 @@ def _score(entry: Entry) -> str:
 
 def _of(value: SeededAverage | None, *, sign: bool = False) -> str:
     return points(None if value is None else value.estimate, sign=sign)
-
-
-def print_tables(tables: Iterable[Table], problems: Iterable[str], console: Console) -> None:
-    """Print every table, then the result files that could not be read."""
-    for table in tables:
-        scores = score_grid(table)
-        named = replace(scores, title=f"{table.title}: {scores.title}")
-        grids = [grid for grid in (named, change_grid(table)) if grid is not None]
-        if len(table.columns) == 1:  # an average would say it twice
-            grids = [grid.only(grid.columns[:1]) for grid in grids]
-        show(grids, table.notes, console)
-        console.print()
-    for problem in problems:
-        console.print(Text(f"unreadable: {problem}", style="red"))
-
-
-def to_csv(tables: Iterable[Table]) -> str:
-    """Every number with its limits, as fractions; one line per table, row and column."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for table in tables:
-        for row in table.rows:
-            name = row.name.replace("\n", " ")
-            for (task, _), cell, change in zip(
-                table.columns, row.entries, row.changes, strict=True
-            ):
-                numbers = (*_limits(cell.score), *_limits(change))
-                writer.writerow([table.title, name, task, cell.state, cell.n, *numbers])
-            if len(table.columns) > 1:
-                state = "finished" if row.average else "missing"
-                count = sum(entry.n for entry in row.entries)
-                numbers = (*_limits(row.average), *_limits(row.change))
-                writer.writerow([table.title, name, "average", state, count, *numbers])
-    return out.getvalue()
-
-
-def _limits(value: SeededAverage | None) -> tuple[str, str, str]:
-    if value is None:
-        return ("", "", "")
-    of = value.estimate
-    return (f"{of.value:.6f}", f"{of.low:.6f}", f"{of.high:.6f}")

@@ -1,6 +1,7 @@
 """Cells that were begun and have no result yet, and the files that say how far they are."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from dllmquant_exp.reporting.results import RESULT_FILE
@@ -13,10 +14,16 @@ def shard_file(number: int, count: int) -> str:
     return f"shard-{number}-of-{count}.json"
 
 
-def unfinished_cells(runs_dir: Path, sweep: str) -> list[str]:
-    """The cells of a sweep that were begun and have no result, and which shards they lack."""
+def unfinished_cells(runs_dir: Path, sweep: str, models: Collection[str] = ()) -> list[str]:
+    """The cells of a sweep that were begun and have no result, and which shards they lack.
+
+    models: whose; all, where none is named.
+    """
     folders = [path for path in sorted((runs_dir / sweep).iterdir()) if path.is_dir()]
-    cells = [path for path in folders if _CELL.fullmatch(path.name)]
+    starts = tuple(f"{model}-" for model in models) or ("",)
+    cells = [
+        path for path in folders if _CELL.fullmatch(path.name) and path.name.startswith(starts)
+    ]
     return [unfinished(path) for path in cells if not (path / RESULT_FILE).exists()]
 
 

@@ -5,6 +5,7 @@ is replaced whole.
 """
 
 import html
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,11 +129,11 @@ def _layout(grid: Grid) -> str:
 
 
 def _latex(text: str) -> str:
-    """Escaped, a missing cell as a dash, and a leading hyphen as the minus sign that it means."""
+    """Escaped, a missing cell as a dash, and a number's hyphen as the minus sign that it means."""
     if text == "-":
         return "--"
-    sign, rest = ("$-$", text[1:]) if text.startswith("-") else ("", text)
-    return sign + "".join(_LATEX.get(letter, letter) for letter in rest)
+    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    return re.sub(r"(?<![\w.])-(?=[\d.])", "$-$", escaped)
 
 
 def to_html(document: Document) -> str:

@@ -124,7 +124,8 @@ def finish(jobs: Sequence[Path]) -> None:
     from dllmquant_exp.reporting.cells import read_cells
     from dllmquant_exp.reporting.results import RESULT_FILE
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.tables import build_tables, print_tables
+    from dllmquant_exp.reporting.sweep_pages import print_tables
+    from dllmquant_exp.reporting.tables import build_tables
     from dllmquant_exp.reporting.unfinished import unfinished
 
     outcomes = [_read_outcome(job) for job in jobs]

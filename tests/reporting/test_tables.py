@@ -1,6 +1,7 @@
 """Tables: what is put in one, what is left out, and that no failure or label is lost."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,8 @@ from rich.console import Console
 from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import SeededAverage, paired_difference
 from dllmquant_exp.reporting.statistics import Estimate, average, wilson
-from dllmquant_exp.reporting.tables import Table, build_tables, print_tables, to_csv
+from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
+from dllmquant_exp.reporting.tables import Table, build_tables, score_grid
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
 RTN = (1, 0, 0, 0, 1, 1, 1, 0, 1, 0)
@@ -215,8 +217,50 @@ def test_csv_has_every_number() -> None:
     text = to_csv(build_tables([cell("fp"), cell("rtn", scores=RTN), cell("fp", "arc")]))
     rows = list(csv.DictReader(io.StringIO(text)))
     rtn = next(r for r in rows if r["row"] == "rtn w4a4" and r["task"] == "piqa")
-    assert float(rtn["score"]) == 0.5 and float(rtn["change"]) == pytest.approx(-0.3)
-    assert rtn["items"] == "10"
+    assert float(rtn["score"]) == 50 and float(rtn["change"]) == pytest.approx(-30)
+    assert (rtn["n"], rtn["seeds"], rtn["config_hash"]) == ("10", "0", "x")
     absent = next(r for r in rows if r["row"] == "rtn w4a4" and r["task"] == "arc")
     assert (absent["state"], absent["score"]) == ("missing", "")
     assert {r["task"] for r in rows} == {"piqa", "arc", "average"}
+    averages = {r["row"]: r for r in rows if r["task"] == "average"}
+    both = hashlib.sha256(b"x x").hexdigest()
+    assert (averages["fp"]["n"], averages["fp"]["config_hash"]) == ("20", both)
+    assert (averages["rtn w4a4"]["state"], averages["rtn w4a4"]["n"]) == ("missing", "0")
+
+
+def test_seeds_are_named_and_those_that_a_task_lacks_are_missing() -> None:
+    cells = [cell("fp", task) for task in ("piqa", "arc")]
+    cells += [cell("rtn", t, seed=s) for t in ("piqa", "arc") for s in (0, 1, 2)]
+    whole = only(cells)
+    assert "seed 0 (fp); seeds 0, 1, 2 (rtn w4a4)." in whole.notes and whole.gaps == ()
+    partial = only(cells[:-1])
+    assert partial.gaps == ("rtn w4a4: Arc.: seed 2",)
+    note = "rtn w4a4: its average is of seed 0, 1; seed 2 is not there on every task."
+    assert note in partial.notes
+    assert "missing: rtn w4a4: Arc.: seed 2" in printed(cells[:-1], width=200)
+    failed = [*cells[:-1], cell("rtn", "arc", None, seed=2)]
+    assert only(failed).gaps == (), "it failed, and is noted as such"
+
+
+def test_tables_of_one_title_say_what_differs() -> None:
+    cells = [cell("fp", config={"dtype": dtype, "limit": 3}) for dtype in ("a", "b")]
+    assert {table.title for table in build_tables(cells)} == {
+        "micro, micro-world tasks; dtype=a",
+        "micro, micro-world tasks; dtype=b",
+    }
+    assert only(cells[:1]).title == "micro, micro-world tasks"
+
+
+def test_rows_of_the_papers_tables_have_their_names_and_long_values_are_short() -> None:
+    rows = [replace(cell("rtn", quant={"static": i}), row=f"row{i}") for i in (1, 2)]
+    assert [row.name for row in only(rows).rows] == ["rtn\nw4a4\nrow1", "rtn\nw4a4\nrow2"]
+    long = [cell("rtn", quant={"texts": [f"text {i}"] * 20}) for i in (1, 2)]
+    first, second = (row.name for row in only(long).rows)
+    assert first != second and first.startswith("rtn\nw4a4\ntexts=20 values (")
+
+
+def test_items_are_those_of_the_rows() -> None:
+    cells = [cell("fp"), cell("rtn", scores=RTN[:7]), cell("fp", "arc")]
+    footer = dict(score_grid(only(cells)).footer)
+    assert footer["items"] == ("10", "7 to 10", "20")
+    assert dict(score_grid(only(cells[1:])).footer)["items"][-1] == "-"
