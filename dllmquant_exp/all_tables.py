@@ -1,5 +1,6 @@
 """`table=all` and `controls=on`: one sweep is a product of choices, and these are several."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,14 +30,7 @@ def sweeps(words: Sequence[str], config_folder: Path) -> list[list[str]]:
         ConfigError: no such table; controls=... that is neither on nor off, or where it would
             change nothing.
     """
-    tables = [*_tables(config_folder), ALL_TABLES.partition("=")[2]]
-    for word in words:
-        name, _, value = word.partition("=")
-        unknown = [table for table in value.split(",") if table not in tables]
-        if name == "table" and unknown:
-            raise ConfigError(
-                f"table has no option {unknown[0]!r} (there are: {', '.join(tables)})"
-            )
+    _check_tables(words, config_folder)
     switches = [word for word in words if word.startswith("controls=")]
     lines = _per_table([word for word in words if word not in switches], config_folder)
     if not switches or switches == ["controls=off"]:
@@ -54,6 +48,22 @@ def _per_table(words: list[str], config_folder: Path) -> list[list[str]]:
         own = [w for w in words if table != SPEED_TABLE or not w.startswith("seed=")]
         lines.append([f"table={table}" if word == ALL_TABLES else word for word in own])
     return lines
+
+
+def _check_tables(words: Sequence[str], config_folder: Path) -> None:
+    """Hydra, which does not know of `all`, would not name it; what is no plain name is left to it.
+
+    Raises:
+        ConfigError: no such table.
+    """
+    known = [*_tables(config_folder), ALL_TABLES.partition("=")[2]]
+    for word in words:
+        if re.fullmatch(r"table=\w+(,\w+)*", word):
+            unknown = set(word.partition("=")[2].split(",")) - {*known, "null"}
+            if unknown:
+                raise ConfigError(
+                    f"table has no option {min(unknown)!r} (there are: {', '.join(known)})"
+                )
 
 
 def _tables(config_folder: Path) -> list[str]:

@@ -170,3 +170,10 @@ def test_reports_miss_models_of_the_usual_options_only() -> None:
     """Results of models=embedded must not lack the models that embedded_all adds to Table 2."""
     firsts = [preset["first"] for preset in read_presets(CONF)]
     assert firsts == [["micro_llada"], ["llada_8b"]]
+
+
+def test_tables_that_are_not_there_are_named_beside_all_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"no option 'table8' \(there are: table1, .*, all\)"):
+        sweeps(["table=table1,table8"], CONF)
+    for word in ("table=null", "table=table1,table2", "table=choice(table1,table2)"):
+        assert sweeps([word], CONF) == [[word]]

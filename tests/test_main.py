@@ -264,3 +264,13 @@ def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatc
     assert lines == [[f"table=table{n}", "limit=5", *seeds[n - 1]] for n in range(1, 7)]
     statuses = iter([0, 130])
     assert main(["table=all"]) == 130, "an interruption ends them all"
+
+
+def test_letters_that_the_output_does_not_know_stop_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dllmquant_exp", "report", "audit", f"folder={tmp_path / 'out'}"],
+        capture_output=True, check=True, env=environment, timeout=120,
+        cwd=Path(__file__).resolve().parents[1],
+    )  # fmt: skip
+    assert done.stdout.isascii() and (tmp_path / "out" / "audit.md").exists()

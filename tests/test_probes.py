@@ -236,6 +236,8 @@ def test_words_are_ours_or_hydras() -> None:
         {"figure": "2", "noise": "0.1"},
         ["model=x", "seed=1"],
     )
+    with pytest.raises(ConfigError, match="did you mean 'figure'"):
+        split_words(["figur=1"])
     for words in (["figure"], ["prompts=1", "prompts=2"]):
         with pytest.raises(ConfigError):
             split_words(words)

@@ -56,7 +56,7 @@ def paired_test(scores: ArrayLike, reference: ArrayLike, seed: int = 0) -> float
     Raises:
         ValueError: other shapes, no items, or a score outside [0, 1].
     """
-    first, second = _shares(scores), _shares(reference)
+    first, second = _checked(scores), _checked(reference)
     if first.shape != second.shape or first.ndim != 1 or not first.size:
         raise ValueError(f"a paired test needs the same items, got {first.shape}, {second.shape}")
     if _right_or_wrong((first, second)):
@@ -75,7 +75,7 @@ def stratified_test(differences: Sequence[ArrayLike], seed: int = 0) -> float:
     Raises:
         ValueError: no task, a task without items, or a difference outside [-1, 1].
     """
-    tasks = [_shares(task, least=-1) for task in differences]
+    tasks = [_checked(task, least=-1) for task in differences]
     if not tasks or any(task.ndim != 1 or not task.size for task in tasks):
         raise ValueError("the test needs at least one task, and items in each")
     generator = np.random.default_rng(seed)
@@ -200,7 +200,7 @@ def average_over_seeds(
     Raises:
         ValueError: shapes that do not fit, or a score outside [0, 1].
     """
-    tasks = [_shares(task) for task in scores]
+    tasks = [_checked(task) for task in scores]
     if not tasks or any(t.ndim != 2 or not t.size or len(t) != len(tasks[0]) for t in tasks):
         raise ValueError(
             "scores must be [seeds, items] per task with the same seeds in each, got "
@@ -210,7 +210,7 @@ def average_over_seeds(
     if reference is None:
         parts = [_score_interval(task) for task in tasks]
     else:
-        pairs = _pairs(tasks, [_shares(task) for task in reference])
+        pairs = _pairs(tasks, [_checked(task) for task in reference])
         parts = [paired_difference(*pair) for pair in pairs]
         tasks = [first - second for first, second in pairs]
     seeds = len(tasks[0])
@@ -224,7 +224,7 @@ def average_over_seeds(
     )
 
 
-def _shares(values: ArrayLike, least: float = 0) -> Array:
+def _checked(values: ArrayLike, least: float = 0) -> Array:
     """As an array in float64.
 
     Raises:
@@ -271,7 +271,7 @@ def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
     Raises:
         ValueError: other items than the reference's, none, or a score outside [0, 1].
     """
-    first, second = np.atleast_2d(_shares(scores)), np.atleast_2d(_shares(reference))
+    first, second = np.atleast_2d(_checked(scores)), np.atleast_2d(_checked(reference))
     if first.shape[1] != second.shape[1] or not first.size:
         raise ValueError(
             f"a paired difference needs the same items, got {first.shape}, {second.shape}"

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting import claim_verdicts, table, table_cells
+from dllmquant_exp.reporting import claim_verdicts, commands, table, table_cells
 from dllmquant_exp.reporting.audit import audit
 from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.results import ResultError
+from dllmquant_exp.tracking import TrackingError
 
 WriteCell = Callable[..., Path]
 Call = Callable[..., tuple[int, str, str]]
@@ -139,6 +140,60 @@ def test_results_of_no_row_are_mentioned(call: Call, third: Path, write_cell: Wr
     status, out, _ = call("table=table3")
     assert status == 0
     assert "1 results are of no row of the paper's tables; report sweep=tables" in out
+
+
+def test_one_model_is_reported_alone(call: Call, third: Path, write_cell: WriteCell) -> None:
+    write_cell("rtn", "gsm8k", [1], model="micro_llada")
+    (third / "micro_llada-awq-piqa-s0-0123abcd").mkdir()
+    status, out, _ = call("table=table3", "model=micro")
+    assert status == 0 and "micro_llada" not in out
+    status, out, _ = call("table=table3", "model=micro_llada,micro")
+    assert status == 1 and "missing: micro_llada: every cell of Table 3" in out
+    assert "unfinished: micro_llada-awq-piqa-s0-0123abcd" in out
+    out = call("claims", "model=micro")[1]
+    assert "not measured: micro" in out and "micro_llada" not in out
+    status, _, err = call("claims", "model=micro_dream")
+    assert status == 2 and "no results of model 'micro_dream' in this sweep (there: micro" in err
+    (shown,) = set(table("table3", models=["micro"]).index.get_level_values("model"))
+    assert shown == "micro (embedded stand-in), W4A4"
+
+
+def test_a_sweeps_report_fails_where_something_is_not_there(
+    call: Call, third: Path, write_cell: WriteCell
+) -> None:
+    assert call("sweep=tables")[0] == 0
+    write_cell(ROWS[0], "gsm8k", [1, 0] * 5, seed=1)
+    for words in ((), ("format=csv",)):
+        status, out, err = call("sweep=tables", *words)
+        flat = " ".join((out + err).split())
+        assert status == 1 and "missing: " in flat and "Hum.: seed 1" in flat
+    write_cell(ROWS[0], "humaneval", None, seed=1)
+    assert call("sweep=tables")[0] == 1, "a failed cell"
+    shutil.rmtree(third)
+    third.mkdir()
+    status, _, err = call("sweep=tables")
+    assert status == 1 and "no results in runs/tables yet" in err
+
+
+def test_recordings_and_hidden_folders_are_no_sweeps(call: Call, third: Path) -> None:
+    for name in ("figures", ".cache"):
+        (third.parent / name).mkdir()
+    status, _, err = call("sweep=figures")
+    assert status == 2 and "no sweep 'figures' in runs (sweeps there: tables)" in err
+    status, _, err = call("sweep=tables", "sweep=figures")
+    assert status == 2 and "sweep is given twice" in err
+
+
+def test_files_are_there_where_wandb_is_not(
+    call: Call, third: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise TrackingError("W&B could not start")
+
+    monkeypatch.setattr(commands, "log_tables", lost)
+    status, out, err = call("table=table3", "tracking=offline")
+    assert status == 2 and "W&B could not start" in err and "written to" in out
+    assert (third / "report" / "table3.md").exists()
 
 
 def test_claims_are_printed_and_written(call: Call, third: Path) -> None:

@@ -26,6 +26,10 @@ GRID = Grid(
         (Estimate(-0.0004, -0.02, 0.02), True, "0.0 ±2.0"),
         (Estimate(0.0004, -0.02, 0.02), True, "0.0 ±2.0"),
         (None, True, "-"),
+        (Estimate(0.98, 0.95, 0.995), False, "98.0 -3.0 +1.5"),  # ± would pass 100
+        (Estimate(0.5, 0.4, 0.56), False, "50.0 -10.0 +6.0"),  # and be two points off
+        (Estimate(0.5, 0.4, 0.585), False, "50.0 ±9.2"),  # three quarters of a point
+        (Estimate(-0.95, -1.0, -0.6), True, "-95.0* -5.0 +35.0"),
     ],
 )
 def test_points(estimate: Estimate | None, sign: bool, text: str) -> None:
@@ -52,6 +56,15 @@ def test_intervals_stand_under_their_values() -> None:
     row = next(i for i, line in enumerate(lines) if "AWQ" in line)
     assert lines[row].split() == ["AWQ", "1.0", "3.0", "-"]
     assert lines[row + 1].split() == ["±2", "±4"]
+
+
+def test_two_distances_stand_under_their_value_starred_or_not() -> None:
+    for value in ("98.0", "-95.0*"):
+        lines = printed(Grid("t", ("PIQA",), (("AWQ", (f"{value} -5.0 +35.0",)),)))
+        row = next(i for i, line in enumerate(lines) if "AWQ" in line)
+        assert [line.split() for line in lines[row : row + 3]] == [
+            ["AWQ", value], ["-5.0"], ["+35.0"]
+        ]  # fmt: skip
 
 
 def test_long_names_go_on_below_and_sentences_too() -> None:

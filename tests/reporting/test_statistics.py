@@ -208,3 +208,9 @@ def test_the_paired_difference_covers_the_truth(
         estimate = paired_difference([float(x) for x in second], [float(x) for x in first])
         covered += estimate.low <= truth <= estimate.high
     assert at_least <= covered / rounds <= 0.985
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -0.1, 1.5])
+def test_what_is_no_score_has_no_interval(wrong: float) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        score_interval([1.0, wrong, 0.0])

@@ -81,6 +81,14 @@ def test_latex_word_for_word() -> None:
     assert to_latex(DOCUMENT) == LATEX
 
 
+def test_minus_signs_and_hyphens_in_latex() -> None:
+    texts = ("-0.3 (-1.6 to +1.1)", "0.0 -0.5 +2.5", "Tables 1-6, IA-AQ", "-")
+    section = Section("s", (Grid("g", tuple("abcd"), (("r", texts),)),))
+    text = to_latex(Document("d", "T", "C", (section,), pd.DataFrame()))
+    row = r"r & $-$0.3 ($-$1.6 to +1.1) & 0.0 $-$0.5 +2.5 & Tables 1-6, IA-AQ & --"
+    assert row in " ".join(text.split())
+
+
 def test_html_shows_the_same_numbers_and_no_markup_of_ours() -> None:
     text = to_html(DOCUMENT)
     (frame,) = pd.read_html(io.StringIO(text), index_col=0)
