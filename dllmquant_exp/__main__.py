@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dllmquant_exp import cli
-from dllmquant_exp.all_tables import sweeps
-from dllmquant_exp.allocator import keep_freed_memory
-from dllmquant_exp.config_folder import config_folder
-from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.config.all_tables import sweeps
+from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.run.allocator import keep_freed_memory
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -43,7 +43,7 @@ def _offer_plugins() -> None:
 
     It takes them from packages named hydra_plugins only, which would lie on the top level.
     """
-    folder = str(Path(__file__).resolve().parent / "sweep" / "plugins")
+    folder = str(Path(__file__).resolve().parent / "run" / "sweep" / "plugins")
     if folder not in sys.path:
         sys.path.append(folder)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -61,8 +61,8 @@ def _compose(words: list[str]) -> int:
     _offer_plugins()
     import hydra
 
-    from dllmquant_exp.sweep.callbacks import run_job
-    from dllmquant_exp.sweep.submission import report_error
+    from dllmquant_exp.run.sweep.callbacks import run_job
+    from dllmquant_exp.run.sweep.submission import report_error
 
     # Hydra reads sys.argv, and its parser takes overrides in one piece only: -m goes first.
     flags = [word for word in words if word in ("-m", "--multirun")][:1]

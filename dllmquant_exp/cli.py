@@ -17,9 +17,10 @@ from rich.text import Text
 
 import dllmquant_exp
 from dllmquant_exp.command_help import HELP
-from dllmquant_exp.reporting.rows import SWEEP
-from dllmquant_exp.schema import ConfigError, read, unknown_key
-from dllmquant_exp.tracking import TrackingSettings, check_tracking
+from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.store.results import TABLES_SWEEP
+from dllmquant_exp.store.schema import read, unknown_key
+from dllmquant_exp.store.tracking import TrackingSettings, check_tracking
 
 PROGRAM = "python -m dllmquant_exp"
 COMMANDS = {
@@ -99,7 +100,7 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
 
             return figures(words, config_folder)
         if name == "plan":
-            from dllmquant_exp.planning.command import plan
+            from dllmquant_exp.run.plan.command import plan
 
             return plan(words, config_folder, Console())
         if name == "random-checkpoint":
@@ -108,9 +109,7 @@ def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
             f"{name!r} is not a command (there are: {', '.join(COMMANDS)}); settings are written "
             f"setting=value, see {PROGRAM} --help"
         )
-    except ValueError as error:
-        if not type(error).__module__.startswith("dllmquant_exp"):
-            raise
+    except Refusal as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -195,7 +194,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
     return _report_sweep(words)
 
 
-_FILES = {"runs_dir": "runs", "sweep": SWEEP, "folder": ""}
+_FILES = {"runs_dir": "runs", "sweep": TABLES_SWEEP, "folder": ""}
 _PAPER_REPORT = {**_FILES, "model": "", "format": "all"}
 
 
@@ -229,7 +228,7 @@ def _report_sweep(words: Sequence[str]) -> int:
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
     from dllmquant_exp.reporting.tables import build_tables
-    from dllmquant_exp.reporting.unfinished import unfinished_cells
+    from dllmquant_exp.store.unfinished import unfinished_cells
 
     values = read_settings(
         "report", words, {"sweep": "default", "runs_dir": "runs", "model": "", "format": "table"}

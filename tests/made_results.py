@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dllmquant_exp.reporting.cells import CellResult, read_result
-from dllmquant_exp.reporting.results import config_hash, write_result
+from dllmquant_exp.store.results import config_hash, write_result
 
 LABELS = {
     "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",

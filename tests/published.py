@@ -22,9 +22,8 @@ from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
 from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.figure_data import ARRAYS_FILE, INFO_FILE
 from dllmquant_exp.reporting.grids import signed
-from dllmquant_exp.reporting.results import RESULT_FILE, ResultError, load_json
-from dllmquant_exp.reporting.rows import SWEEP
 from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
+from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "runs"
@@ -41,14 +40,14 @@ def pack(runs_dir: Path, kept: Path) -> list[Path]:
         ResultError: there is nothing to pack, or a file that cannot be read.
     """
     groups: dict[str, list[Path]] = {}
-    for sweep in (SWEEP, PLAIN):
+    for sweep in (TABLES_SWEEP, PLAIN):
         for path in sorted((runs_dir / sweep).glob(f"*/{RESULT_FILE}"), key=_alike):
             groups.setdefault(f"{sweep}-s{load_json(path)['cell']['seed']}", []).append(path)
     for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
         model = load_json(path)["model"]["name"]
         groups.setdefault(f"figures-{model}", []).extend((path, path.with_name(ARRAYS_FILE)))
     if not groups:
-        raise ResultError(f"{runs_dir} holds no sweep {SWEEP!r} or {PLAIN!r} and no figures")
+        raise ResultError(f"{runs_dir} holds no sweep {TABLES_SWEEP!r} or {PLAIN!r} and no figures")
     kept.mkdir(exist_ok=True)
     return [_packed(paths, runs_dir, kept / f"{name}.tar.xz") for name, paths in groups.items()]
 
@@ -101,7 +100,7 @@ def _parts(runs_dir: Path) -> Iterator[str]:
     }
     averages = pd.DataFrame(columns)[models].fillna("-")
     yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
-    measured = _measured(runs_dir, SWEEP, models)
+    measured = _measured(runs_dir, TABLES_SWEEP, models)
     figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
     speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
     for heading, chosen in (

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.agreement import main
 from made_experiments import option, small_config
 
-from dllmquant_exp.config import resolve
-from dllmquant_exp.experiment import run
-from dllmquant_exp.reporting.results import write_result
+from dllmquant_exp.config.experiment import resolve
+from dllmquant_exp.run.job import run
+from dllmquant_exp.store.results import write_result
 
 Count = Callable[[], tuple[int, str]]
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.command_help import HELP
-from dllmquant_exp.config import GROUPS, resolve, to_mapping
+from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.probes.command import OWN
 from dllmquant_exp.reporting.writers import FORMATS
 
@@ -230,7 +230,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dllmquant_exp.experiment.evaluate_task", interrupt)
+    monkeypatch.setattr("dllmquant_exp.run.job.evaluate_task", interrupt)
     status, _, err = call("task=micro_piqa", *small(checkpoint))
     assert status == 130
     assert "the same command goes on" in err and "Traceback" not in err

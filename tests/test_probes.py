@@ -15,14 +15,13 @@ import torch
 from scipy.stats import entropy
 from torch import Tensor
 
-from dllmquant_exp import preparation
 from dllmquant_exp.__main__ import config_folder, main
-from dllmquant_exp.config import Experiment
+from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.diffusion.schedule import llada_steps, steps_of
 from dllmquant_exp.diffusion.trajectory import states, trajectories
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.preparation import Prepared
 from dllmquant_exp.probes import accumulation, noise, numbers
 from dllmquant_exp.probes import subject as subjects
 from dllmquant_exp.probes.accumulation import OWN, SAME, error_numbers, logit_errors
@@ -66,7 +65,8 @@ from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quantizers import fake_quantize
 from dllmquant_exp.reporting.figures import FIGURES
 from dllmquant_exp.reporting.sign_flip import ratio_interval
-from dllmquant_exp.schema import ConfigError
+from dllmquant_exp.run import prepare as preparation
+from dllmquant_exp.run.prepare import Prepared
 
 GIVEN = {"prompts": "3", "gen_length": "8", "steps": "8", "blocks": "2", "states": "2"}
 

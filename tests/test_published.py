@@ -9,8 +9,7 @@ import pytest
 
 from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.figure_data import recorded_figures
-from dllmquant_exp.reporting.results import ResultError
-from dllmquant_exp.reporting.rows import SWEEP
+from dllmquant_exp.store.results import TABLES_SWEEP, ResultError
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_kept_result_is_whole(runs: Path) -> None:
     """Digests are checked as they are read; of commits without changes."""
-    cells, problems = read_sweep(runs, SWEEP)
+    cells, problems = read_sweep(runs, TABLES_SWEEP)
     plain, more = read_sweep(runs, published.PLAIN)
     cells, problems = [*cells, *plain], [*problems, *more]
     figures, broken = recorded_figures(runs)

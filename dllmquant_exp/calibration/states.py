@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from dllmquant_exp.errors import Refusal
+
 PLAIN_TEXT = -1  # block and step of a state that no decode went through
 
 
-class CalibrationError(ValueError):
+class CalibrationError(Refusal):
     """Calibration data or settings that cannot be used as asked."""
 
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
-from dllmquant_exp.locks import locked
-from dllmquant_exp.partial_files import whole_folder
+from dllmquant_exp.store.locks import locked
+from dllmquant_exp.store.whole_files import whole_folder
 
 logger = logging.getLogger(__name__)
 STATES_FILE, SET_FILE = "states.safetensors", "set.json"

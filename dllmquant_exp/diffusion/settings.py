@@ -7,6 +7,7 @@ divide is refused before any model is loaded. What depends on the model is check
 
 from dataclasses import dataclass
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
 
 REMASKING: dict[Architecture, tuple[str, ...]] = {
@@ -19,7 +20,7 @@ ESTIMATORS: dict[Architecture, tuple[str, ...]] = {
 }
 
 
-class DiffusionError(ValueError):
+class DiffusionError(Refusal):
     """Settings, prompts or requests that cannot be decoded or scored as asked."""
 
 

@@ -15,10 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dllmquant_exp.errors import Refusal
+
 Row = dict[str, Any]
 
 
-class DataError(ValueError):
+class DataError(Refusal):
     """Evaluation data is missing or malformed; the message names the file and what to do."""
 
 

@@ -11,6 +11,7 @@ from dllmquant_exp.diffusion.settings import (
     DiffusionError,
     LikelihoodSettings,
 )
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
 
 Variant = Literal["likelihood", "generation"]
@@ -31,7 +32,7 @@ OVERRIDES = (
 )
 
 
-class SettingsError(ValueError):
+class SettingsError(Refusal):
     """A task cannot be evaluated as asked for; the message says which setting and what would do."""
 
 

@@ -13,12 +13,13 @@ Source: configuration and index files of GSAI-ML/LLaDA-8B-Base and Dream-org/Dre
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture, TransformerConfig
 
 Shape = tuple[int, ...]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Refusal):
     """A checkpoint that cannot be used; the message says what is wrong, where, and what to do."""
 
 

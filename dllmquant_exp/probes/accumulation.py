@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dllmquant_exp.config import Experiment
+from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.preparation import prepare
 from dllmquant_exp.probes import numbers
 from dllmquant_exp.probes.greedy import commit
 from dllmquant_exp.probes.measured import Measured
@@ -35,6 +34,7 @@ from dllmquant_exp.probes.subject import (
     response_logits,
     state_batches,
 )
+from dllmquant_exp.run.prepare import prepare
 
 BITS = {"INT8": "w8a8", "INT4": "w4a4"}
 STAR = "quarot*"  # P V stays in full precision

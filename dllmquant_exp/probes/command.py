@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes.settings import (
     READS,
     Probe,
@@ -21,9 +22,8 @@ from dllmquant_exp.probes.settings import (
 )
 from dllmquant_exp.reporting.figure_data import FigureData
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
-from dllmquant_exp.reporting.rows import FIGURES_FOLDER, SWEEP
-from dllmquant_exp.schema import ConfigError
-from dllmquant_exp.surroundings import check_device, check_writable, torch_threads
+from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
+from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP
 
 OWN = ("figure", "task", "sweep", *ProbeSettings.__dataclass_fields__)
 
@@ -37,7 +37,7 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     given, others = split_words(words)
     names = wanted(given.pop("figure", "all"))
     asked = [*given, *others]
-    sweep = given.pop("sweep", SWEEP)
+    sweep = given.pop("sweep", TABLES_SWEEP)
     probes = [read_probe(given, words, config_folder) for words in one_seed_each(others)]
     probe = probes[0]
     check_read(probe, names, asked)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from dllmquant_exp import provenance
 from dllmquant_exp.probes.accumulation import accumulated_error, variant_configs
 from dllmquant_exp.probes.activations import block_output_range, ffn_channels
 from dllmquant_exp.probes.attention import softmax_and_values, softmax_over_blocks
@@ -23,7 +22,8 @@ from dllmquant_exp.reporting.figure_data import (
     load_figure,
     save_arrays,
 )
-from dllmquant_exp.reporting.results import SCHEMA_VERSION, config_hash
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import SCHEMA_VERSION, config_hash
 
 
 def _nothing(_: Probe) -> dict[str, Any]:

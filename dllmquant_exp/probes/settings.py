@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from dllmquant_exp.config import Experiment, resolve, to_mapping
+from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
-from dllmquant_exp.schema import ConfigError
-from dllmquant_exp.sweep.submission import explain
+from dllmquant_exp.run.sweep.submission import explain
 
 # What a figure decides itself (execution: INT8 exists in fake alone), or no figure reads: nothing
 # is accepted and then ignored.
@@ -49,7 +49,7 @@ TASKS = {True: "micro_gsm8k", False: "piqa"}
 BLOCKS = 4
 
 
-class ProbeError(ValueError):
+class ProbeError(Refusal):
     """A figure that cannot be measured as asked."""
 
 

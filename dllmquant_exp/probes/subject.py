@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp import provenance
 from dllmquant_exp.diffusion.batching import pad_rows
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.diffusion.trajectory import DecodingState, Trajectory, states, trajectories
@@ -26,11 +25,12 @@ from dllmquant_exp.evaluation.evaluate import FEWSHOT_SEED
 from dllmquant_exp.evaluation.harness import derive_seed
 from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
-from dllmquant_exp.preparation import prepare
 from dllmquant_exp.probes.progress import watched
 from dllmquant_exp.probes.settings import Probe, ProbeError
 from dllmquant_exp.reporting.figure_data import load_arrays, save_arrays
-from dllmquant_exp.reporting.results import config_hash
+from dllmquant_exp.run.prepare import prepare
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import config_hash
 
 logger = logging.getLogger(__name__)
 LOGITS_AT_ONCE = 2**25  # 128 MB in float32, and a few copies; never fewer than one request's

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block
-from dllmquant_exp.partial_files import whole_file
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
+from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 # What rounding a block gives: what was done, as JSON, and the weights of its linears by name.

@@ -30,6 +30,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import at_least_float32
 
 Grid = Literal["full_range", "restricted", "max_over_7"]
@@ -41,7 +42,7 @@ CLIP_RATIOS = tuple(1 - step / 100 for step in range(80))  # the search's candid
 _TILE = 2**20  # values that the clip search looks at together; bounds its memory
 
 
-class QuantizationError(ValueError):
+class QuantizationError(Refusal):
     """A quantization setting that cannot be used; the message says which, where, and what can."""
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
 from dllmquant_exp.models.invariance import blocks_of
@@ -46,7 +47,7 @@ from dllmquant_exp.quantization.saved_layout import (
     value_problems,
 )
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.schema import ConfigError, read
+from dllmquant_exp.store.schema import read
 
 FORMAT_VERSION = 1  # raised by any change that makes older folders mean something else
 QUANT_METHOD = "dllmquant_exp"

@@ -10,8 +10,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from dllmquant_exp.reporting.results import RESULT_FILE, ResultError, canonical_json, load_json
-from dllmquant_exp.reporting.rows import FIGURES_FOLDER, Bits, bits_of, row_of
+from dllmquant_exp.reporting.rows import Bits, bits_of, row_of
+from dllmquant_exp.store.results import (
+    FIGURES_FOLDER,
+    RESULT_FILE,
+    ResultError,
+    canonical_json,
+    load_json,
+)
 
 SPEED = "speed"  # the kind of a task without items, of Table 4
 # What makes a row; saved: which saved model it was, where it was one.

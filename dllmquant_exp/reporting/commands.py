@@ -20,7 +20,7 @@ from dllmquant_exp.reporting.writers import (
     write_document,
     write_file,
 )
-from dllmquant_exp.tracking import TrackingSettings, log_tables
+from dllmquant_exp.store.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from dllmquant_exp.reporting.cells import commit_of
-from dllmquant_exp.reporting.results import (
+from dllmquant_exp.store.results import (
+    FIGURES_FOLDER,
     ResultError,
     canonical_json,
     json_text,
@@ -28,7 +29,6 @@ from dllmquant_exp.reporting.results import (
     sha256,
     with_digest,
 )
-from dllmquant_exp.reporting.rows import FIGURES_FOLDER
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 ARRAYS_DIGEST = "arrays_digest"  # of the arrays' file, in the other one

@@ -21,9 +21,8 @@ from dllmquant_exp.reporting.figure_maps import (
 )
 from dllmquant_exp.reporting.figure_rows import draw_ablation, draw_drops
 from dllmquant_exp.reporting.figure_style import styled, write_pictures
-from dllmquant_exp.reporting.results import ResultError
-from dllmquant_exp.reporting.rows import FIGURES_FOLDER
 from dllmquant_exp.reporting.selection import ModelResults, model_results
+from dllmquant_exp.store.results import FIGURES_FOLDER, ResultError
 
 logger = logging.getLogger(__name__)
 MEASURED: dict[str, Callable[[FigureData], Figure]] = {

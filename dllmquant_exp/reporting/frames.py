@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from dllmquant_exp.config_folder import config_folder
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.presets import read_presets
 from dllmquant_exp.reporting.reports import TABLE_NAMES, Report, claims_report, tables_report
-from dllmquant_exp.reporting.results import ResultError
-from dllmquant_exp.reporting.rows import SWEEP
+from dllmquant_exp.store.results import TABLES_SWEEP, ResultError
 
 
 def table(
-    name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+    name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """A table of the paper as text; see paper_pages.page, and speed_document for Table 4.
 
@@ -34,7 +33,7 @@ def table(
 
 
 def table_cells(
-    name: str, runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+    name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The numbers behind a table, one line each; see paper_pages.long_frame and speed_frame.
 
@@ -44,7 +43,7 @@ def table_cells(
 
 
 def claim_verdicts(
-    runs_dir: str | Path = "runs", sweep: str = SWEEP, models: Sequence[str] = ()
+    runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The paper's claims, one line per model and claim; see claim_pages.claims_frame.
 

@@ -18,13 +18,13 @@ from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_doc
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
 from dllmquant_exp.reporting.presets import Presets, expected_models, narrowed, place
 from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.reporting.selection import ModelResults, model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import speed_document
 from dllmquant_exp.reporting.speed_results import is_speed, speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.unfinished import unfinished_cells
 from dllmquant_exp.reporting.writers import Document
+from dllmquant_exp.store.results import ResultError
+from dllmquant_exp.store.unfinished import unfinished_cells
 
 TABLE_NAMES = tuple(sorted([*TABLES, SPEED_TABLE]))
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SWEEP = "tables"  # where conf/table's options put their cells
-FIGURES_FOLDER = "figures"  # of a runs folder, for recordings; no sweep
 SPEED_TABLE = "table4"  # the only one of them without scores
 Sampler = Literal["random", "llm_qat", "uniform_time", "tmas"]
 Part = Literal["rotation", "awq", "gptq"]

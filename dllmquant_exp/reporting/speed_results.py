@@ -8,8 +8,8 @@ import pandas as pd
 
 from dllmquant_exp.reporting.cells import SPEED, CellResult, flat
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.results import canonical_json
 from dllmquant_exp.reporting.rows import ROWS
+from dllmquant_exp.store.results import canonical_json
 
 NUMBER = 4
 PARTS = ("linears", "rotations", "attention", "head")

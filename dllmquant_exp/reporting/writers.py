@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.grids import PROSE, Grid
-from dllmquant_exp.reporting.results import ResultError, write_whole
+from dllmquant_exp.store.results import ResultError, write_whole
 
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},

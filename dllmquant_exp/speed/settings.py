@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.quantization.quantizers import BITS
 
 
-class SpeedError(ValueError):
+class SpeedError(Refusal):
     """A measurement that cannot be made as asked; the message says what would do."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dllmquant_exp.reporting.results import RESULT_FILE, canonical_json, load_json
+from dllmquant_exp.store.results import RESULT_FILE, canonical_json, load_json
 
 LEAST = 0.995
 COUNTED = ("answer", "score", "log_likelihoods", "response")

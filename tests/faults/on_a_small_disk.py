@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dllmquant_exp import experiment
 from dllmquant_exp.__main__ import main
+from dllmquant_exp.run import job as experiment
 
 EVALUATE = experiment.evaluate_task
 DISK, WORDS = Path(sys.argv[1]), sys.argv[2:]

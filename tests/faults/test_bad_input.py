@@ -129,7 +129,7 @@ def test_bad_input_is_refused_with_its_message(
         raise AssertionError("a model was going to be loaded")
 
     if group not in MAY_LOAD:
-        monkeypatch.setattr("dllmquant_exp.preparation.prepare", no_model)
+        monkeypatch.setattr("dllmquant_exp.run.prepare.prepare", no_model)
     status = main(words_of(line))
     out, err = capfd.readouterr()
     (case,) = (case for case in GROUPS[group] if case["line"] == line)

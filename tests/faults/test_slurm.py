@@ -18,11 +18,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.config import resolve, to_mapping
-from dllmquant_exp.experiment import LOCK_FILE
-from dllmquant_exp.locks import locked
+from dllmquant_exp.config.experiment import resolve, to_mapping
 from dllmquant_exp.models.checkpoints import random_checkpoint
-from dllmquant_exp.reporting.results import load_json
+from dllmquant_exp.run.job import LOCK_FILE
+from dllmquant_exp.store.locks import locked
+from dllmquant_exp.store.results import load_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = float(os.environ.get("DLLMQUANT_FAULTS_SECONDS", "600"))

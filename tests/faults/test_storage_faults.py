@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import torch
 
-from dllmquant_exp import provenance
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState
 from dllmquant_exp.calibration.storage import cached, load
-from dllmquant_exp.reporting.results import ResultError, finished_result, load_json
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import ResultError, finished_result, load_json
 
 LONG = os.environ.get("DLLMQUANT_LONG_TESTS") == "1"
 FLIPS = 3000 if LONG else 300

@@ -17,7 +17,7 @@ from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.schema import read
+from dllmquant_exp.store.schema import read
 
 FP, RTN = MethodSettings("fp"), MethodSettings("rtn")
 

@@ -8,7 +8,7 @@ import pytest
 from result_content import CELL, CONFIG, content
 
 from dllmquant_exp.reporting.cells import read_result, read_sweep
-from dllmquant_exp.reporting.results import ResultError, write_result
+from dllmquant_exp.store.results import ResultError, write_result
 
 
 def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) -> None:

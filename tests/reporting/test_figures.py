@@ -38,9 +38,9 @@ from dllmquant_exp.reporting.figure_rows import (
 )
 from dllmquant_exp.reporting.figure_style import COLUMN, styled
 from dllmquant_exp.reporting.figures import CAPTIONS, FIGURES, MEASURED, draw, draw_results
-from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 from dllmquant_exp.reporting.statistics import mean_interval
+from dllmquant_exp.store.results import ResultError
 
 Made = Callable[..., CellResult]
 TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",

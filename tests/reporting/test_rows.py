@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.config import resolve, to_mapping
+from dllmquant_exp.config.experiment import resolve, to_mapping
 from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.rows import ROWS, bits_of, row_of, usual_size
 

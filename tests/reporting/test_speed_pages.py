@@ -11,7 +11,7 @@ import pytest
 from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.config_folder import config_folder
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.cells import CellResult, read_result
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from dllmquant_exp.reporting.grids import Grid
-from dllmquant_exp.reporting.results import ResultError
 from dllmquant_exp.reporting.writers import (
     FORMATS,
     Document,
@@ -19,6 +18,7 @@ from dllmquant_exp.reporting.writers import (
     write_cells,
     write_document,
 )
+from dllmquant_exp.store.results import ResultError
 
 GRID = Grid(
     "score in %",

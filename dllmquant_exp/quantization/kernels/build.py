@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from dllmquant_exp.partial_files import whole_file
+from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 CACHE_VARIABLE = "DLLMQUANT_CACHE"

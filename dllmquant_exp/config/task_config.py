@@ -1,0 +1,114 @@
+"""The configuration of tasks and of their decoding: what config.py asks about them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from dllmquant_exp.config.making import ModelSettings
+from dllmquant_exp.config.speed_config import resolve_speed
+from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
+from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.store.schema import read
+
+SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
+
+
+@dataclass(frozen=True)
+class DecodingOverrides:
+    """What replaces the published settings of every task; None keeps what was published."""
+
+    name: str
+    gen_length: int | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    remasking: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    guidance: float | None = None
+    mc_num: int | None = None
+    suppress_eos: bool | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task with the settings that this model is evaluated with."""
+
+    name: str
+    label: str
+    kind: str
+    spec: Mapping[str, Any]
+    settings: TaskSettings
+    speed: SpeedSettings | None = None  # where the kind is SPEED
+
+
+def resolve_tasks(
+    suite: Any, model: ModelSettings, decoding: DecodingOverrides
+) -> tuple[Task, ...]:
+    """The tasks of the group `task`, with the settings that this model is evaluated with.
+
+    Raises:
+        ConfigError: no task, or settings that it or the model cannot follow.
+    """
+    entries = suite.get("tasks") if isinstance(suite, Mapping) else None
+    if not isinstance(entries, Mapping) or not entries:
+        raise ConfigError("task.tasks is empty: choose a task or a suite, e.g. task=micro_nine")
+    return tuple(_resolve_task(name, spec, model, decoding) for name, spec in entries.items())
+
+
+def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: DecodingOverrides) -> Task:
+    where = f"task.tasks.{name}"
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{where} is {spec!r}, but a task's settings belong there")
+    missing = [key for key in ("label", "kind") if not isinstance(spec.get(key), str)]
+    if missing:
+        raise ConfigError(f"{where} has no {' and no '.join(missing)}")
+    overrides = {key: value for key, value in asdict(decoding).items() if key != "name"}
+    try:
+        settings = resolve_settings(name, spec, model.settings, overrides)
+        settings = read(TaskSettings, asdict(settings), f"{where}.settings")  # types of YAML values
+        check_diffusion(settings, model.architecture)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    speed = None
+    if spec["kind"] == SPEED:
+        speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
+
+
+def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
+    """Refuse decoding or likelihood settings that this architecture cannot follow (ValueError)."""
+    if settings.variant == "generation":
+        names = [field.name for field in fields(DecodingSettings)]
+        values: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        DecodingSettings(**values).validate(architecture)
+        return
+    assert settings.mc_num is not None and settings.mc_batch_size is not None
+    LikelihoodSettings(
+        mc_num=settings.mc_num,
+        mc_batch_size=settings.mc_batch_size,
+        guidance=settings.guidance,
+        estimator=str(settings.estimator),
+    ).validate(architecture)
+
+
+def check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Refuse a decoding setting of the command line that no task would follow (ConfigError)."""
+    effective = {"guidance", "name"}
+    for task in tasks:
+        likelihood = task.settings.variant == "likelihood"
+        every = {field.name for field in fields(DecodingOverrides)}
+        effective |= {"mc_num"} if likelihood else every - {"mc_num"}
+    for override in overrides:
+        match = re.fullmatch(r"[+]{0,2}decoding\.(\w+)=.*", override, flags=re.DOTALL)
+        if match and match[1] not in effective:
+            variants = {task.settings.variant for task in tasks}
+            raise ConfigError(
+                f"{override} would change nothing: the chosen tasks are all evaluated by "
+                f"{' and '.join(variants)}"
+            )

@@ -1,0 +1,1 @@
+"""One job, a sweep of jobs, and the plan of one."""

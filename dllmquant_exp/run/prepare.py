@@ -1,0 +1,235 @@
+"""From a checkpoint to the model that is evaluated.
+
+    checkpoint -> model (outliers) -> calibration set (CGQ's weights) -> quantized model
+
+Calibration sets and rounded weights are kept under `<runs_dir>/.cache` and shared by all cells that
+need the same ones: rows that differ in IA-AQ only have the same weights. A killed job goes on
+behind the blocks that it had rounded. The folder can be deleted at any time.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from dllmquant_exp.calibration.cgq import batch_weights, weight_report
+from dllmquant_exp.calibration.collect import collect
+from dllmquant_exp.calibration.states import CalibrationSet, batches
+from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.models.checkpoints import (
+    CheckpointError,
+    checkpoint_digest,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_checkpoint,
+)
+from dllmquant_exp.models.embedded.outliers import add_outliers
+from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.kept_blocks import all_intact
+from dllmquant_exp.quantization.packed import pack_model
+from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.saving import (
+    SavedModel,
+    load_quantized,
+    load_saved_tokenizer,
+)
+from dllmquant_exp.run.machine import check_device
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.locks import locked
+from dllmquant_exp.store.results import config_hash
+
+CALIBRATION_BATCH = 16  # states at once; results depend on it by rounding only
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be evaluated, and what it took.
+
+    report: what the method did, see QuantReport.
+    calibration: digest and reports of the calibration set; None where nothing was calibrated.
+    seconds: wall time of load, calibrate and quantize.
+    """
+
+    model: Transformer
+    tokenizer: PreTrainedTokenizerBase
+    report: Mapping[str, Any]
+    calibration: Mapping[str, Any] | None
+    digest: str
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+
+
+class Preparation:
+    """Loads and quantizes at most once; a failure is remembered, so that it costs once too."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._made: Prepared | Exception | None = None
+
+    def get(self) -> Prepared:
+        if self._made is None:
+            try:
+                self._made = prepare(self._experiment)
+            except Exception as error:
+                self._made = error
+        if isinstance(self._made, Exception):
+            raise self._made
+        return self._made
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Load the checkpoint, collect its calibration set and quantize it; or load a saved model.
+
+    Raises:
+        CheckpointError: what is wrong with the checkpoint, or it is of another architecture.
+        CalibrationError, QuantizationError: data or settings that cannot be used.
+    """
+    device = check_device(experiment.common.device)
+    provenance.restart_peak_memory(device)
+    start = time.perf_counter()
+    if experiment.saved is not None:
+        return _restore(experiment, experiment.saved, device, start)
+    folder = resolve_checkpoint(experiment.model.checkpoint, experiment.model.revision)
+    tokenizer = load_tokenizer(str(folder))
+    model = _load(experiment, folder, tokenizer, device)
+    digest = checkpoint_digest(folder)
+    loaded = time.perf_counter()
+    calibration = _collect(experiment, model, tokenizer, digest)
+    calibrated = time.perf_counter()
+    kept = None if calibration is None else _weights_folder(experiment, digest, calibration)
+    states = [] if calibration is None else _token_batches(experiment, model, calibration)
+    with _making(kept, model.config.n_layers):
+        report = quantize(
+            model,
+            experiment.method,
+            experiment.quant,
+            calibration=states,
+            iaaq=experiment.iaaq,
+            work_folder=kept,
+        )
+    if experiment.quant is not None and experiment.common.execution == "packed":
+        pack_model(model)
+    seconds = {
+        "load": loaded - start,
+        "calibrate": calibrated - loaded,
+        "quantize": time.perf_counter() - calibrated,
+    }
+    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
+    described = None if calibration is None else _describe(experiment, calibration)
+    return Prepared(model, tokenizer, report.to_dict(), described, digest, seconds, peak)
+
+
+def _restore(
+    experiment: Experiment, saved: SavedModel, device: torch.device, start: float
+) -> Prepared:
+    """A saved model, with the reports of its making."""
+    tokenizer = load_saved_tokenizer(saved)
+    packed = experiment.common.execution == "packed"
+    model = load_quantized(saved, device=device, packed=packed)
+    seconds = {"load": time.perf_counter() - start, "calibrate": 0.0, "quantize": 0.0}
+    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
+    report, calibration = (saved.made.get(key) for key in ("report", "calibration_report"))
+    return Prepared(model, tokenizer, report or {}, calibration, saved.digest, seconds, peak)
+
+
+@contextmanager
+def _making(folder: Path | None, blocks: int) -> Iterator[None]:
+    """One job rounds the blocks of `folder`; the others wait for it, and then read them at once."""
+    if folder is None or all_intact(folder, blocks):
+        yield
+        return
+    with locked(folder / ".lock"):
+        if not all_intact(folder, blocks):
+            yield
+            return
+    yield
+
+
+def _load(
+    experiment: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Transformer:
+    settings = experiment.model
+    architecture = load_config(folder).architecture
+    if architecture != settings.architecture:
+        raise CheckpointError(
+            f"{settings.checkpoint} is a {architecture} checkpoint, but model={settings.name} "
+            f"evaluates a {settings.architecture} model; choose a model option that fits it"
+        )
+    dtype = getattr(torch, experiment.common.dtype)
+    if settings.outliers is None:
+        return load_model(str(folder), dtype=dtype, device=device)
+    # In float64, so that what is rounded to `dtype` is the exact function of the checkpoint.
+    model = load_model(str(folder), dtype=torch.float64, device=device)
+    add_outliers(model, tokenizer, settings.outliers)
+    return model.to(dtype)
+
+
+def _collect(
+    experiment: Experiment, model: Transformer, tokenizer: PreTrainedTokenizerBase, digest: str
+) -> CalibrationSet | None:
+    settings, common = experiment.calibration, experiment.common
+    if settings is None:
+        return None
+    outliers = experiment.model.outliers
+    return collect(
+        settings,
+        model,
+        tokenizer,
+        model_key=config_hash(
+            {
+                "checkpoint": digest,
+                "outliers": None if outliers is None else asdict(outliers),
+                "dtype": common.dtype,
+                "device": common.device,
+                "threads": torch.get_num_threads(),
+                "code": provenance.code_digest(),
+            }
+        ),
+        embedded=experiment.model.embedded,
+        data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
+        seed=common.seed,
+        batch_size=CALIBRATION_BATCH,
+        needs_scores=experiment.cgq is not None and experiment.cgq.score,
+        folder=Path(common.runs_dir) / ".cache" / "calibration",
+    )
+
+
+def _token_batches(
+    experiment: Experiment, model: Transformer, calibration: CalibrationSet
+) -> list[TokenBatch]:
+    return [
+        TokenBatch(batch.tokens, batch.attention_mask, batch_weights(batch, experiment.cgq))
+        for batch in batches(calibration, CALIBRATION_BATCH, model.config.pad_token_id)
+    ]
+
+
+def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, Any]:
+    cgq = experiment.cgq
+    return {
+        "name": calibration.name,
+        "digest": calibration.digest,
+        "report": dict(calibration.report),
+        "cgq": None if cgq is None else weight_report(calibration, cgq),
+    }
+
+
+def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
+    """Where rounded blocks are kept: named by everything that decides them, code included."""
+    config = experiment.cell_config(experiment.tasks[0])
+    del config["quant"]["attention"]
+    key = {name: config[name] for name in ("model", "method", "quant", "cgq", "device", "dtype")}
+    key |= {
+        "checkpoint": digest,
+        "calibration": calibration.digest,
+        "threads": torch.get_num_threads(),
+        "code": provenance.code_digest(),
+    }
+    root = Path(experiment.common.runs_dir) / ".cache" / "weights"
+    return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

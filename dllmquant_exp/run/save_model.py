@@ -1,0 +1,154 @@
+"""Writes the quantized model of a job where `save=` says: in our own form, or exported."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.making import described
+from dllmquant_exp.models.folders import check_target
+from dllmquant_exp.models.formats import CheckpointError
+from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
+from dllmquant_exp.quantization.saved_files import CONFIG_FILE
+from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
+from dllmquant_exp.run.prepare import Prepared
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import config_hash
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Prepared]) -> None:
+    """Save the model, unless the folder holds this very one already.
+
+    Args:
+        digest: the checkpoint's, where it is known without asking a hub.
+        get: makes the model, or gives the one that was made.
+
+    Raises:
+        CheckpointError: the folder is taken or cannot be written. Nothing is left behind.
+        QuantizationError: the package that an export needs is missing.
+    """
+    common, quant = experiment.common, experiment.quant
+    assert common.save is not None and quant is not None
+    folder = save_folder(experiment)
+    if is_kept(experiment, digest):  # before hours go into the model
+        logger.info("save: %s holds this model already", folder)
+        return
+    prepared = get()
+    write = save_quantized if common.export is None else export_compressed_tensors
+    try:
+        write(
+            prepared.model,
+            folder,
+            method=experiment.method,
+            quant=quant,
+            iaaq=experiment.iaaq,
+            made=_made(experiment, prepared) | {"identity": identity(experiment, digest)},
+            tokenizer=prepared.tokenizer,
+        )
+    except CheckpointError:
+        if not is_kept(experiment, digest):
+            raise
+        logger.info("save: another job has written %s meanwhile", folder)
+        return
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    logger.info("save: wrote %s, %.1f MB of weights", folder, size / 1e6)
+
+
+def save_folder(experiment: Experiment) -> Path:
+    """Where `save=` says."""
+    assert experiment.common.save is not None
+    return Path(experiment.common.save).expanduser()
+
+
+def is_kept(experiment: Experiment, digest: str | None) -> bool:
+    """Whether the folder of `save=` holds this very model, byte for byte; False where it is free.
+
+    Args:
+        digest: see `save_model`.
+
+    Raises:
+        CheckpointError: it holds anything else, or this model damaged.
+    """
+    folder = save_folder(experiment)
+    stored = _identity_in(folder)
+    if stored is None:
+        check_target(folder, overwrite=False)
+        return False
+    wanted = identity(experiment, digest)
+    names = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
+    if names:
+        raise CheckpointError(
+            f"{folder}: already holds a checkpoint, and it was made with another "
+            f"{', '.join(names)}; choose another folder"
+        )
+    try:
+        if experiment.common.export is None:
+            check_files(read_saved(folder))
+        else:
+            check_export(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\nThis is what is left of the model that would be saved here: delete "
+            f"{folder}, and the same command makes it again"
+        ) from error
+    return True
+
+
+def _made(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
+    """How the model was made; of one that was read from a folder, what that folder says."""
+    if experiment.saved is not None:
+        return dict(experiment.saved.made)
+    common, source = experiment.common, provenance.source()
+    commit = source["commit"] and source["commit"] + ("+" if source["modified"] else "")
+    version = f"dllmquant-exp {provenance.versions()['dllmquant_exp']}"
+    return described(experiment) | {
+        "by": f"{version}, commit {commit}" if commit else version,
+        "seed": common.seed,
+        "device": common.device,
+        "threads": common.threads,
+        "checkpoint_digest": prepared.digest,
+        "report": dict(prepared.report),
+        "calibration_report": prepared.calibration,
+    }
+
+
+def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
+    """What decides a saved model, as a short hash of each part: refusals name what differs.
+
+    Threads count as they are set: left open, they are those of whichever machine makes the model.
+
+    Args:
+        digest: see `save_model`.
+    """
+    common, calibration = experiment.common, experiment.calibration
+    if experiment.saved is not None:
+        parts: dict[str, Any] = {"saved": experiment.saved.digest, "export": common.export}
+    else:
+        sections = ("model", "method", "quant", "calibration", "cgq", "iaaq")
+        found = {name: getattr(experiment, name) for name in sections}
+        collects = calibration is not None and not experiment.model.embedded
+        settings = ("seed", "device", "dtype", "threads", "export")
+        parts = {
+            **{name: None if part is None else asdict(part) for name, part in found.items()},
+            **{name: getattr(common, name) for name in settings},
+            "checkpoint": digest,
+            "data_root": common.data_root if collects else None,
+            "code": provenance.code_digest(),
+        }
+    return {name: config_hash({name: part})[:16] for name, part in parts.items()}
+
+
+def _identity_in(folder: Path) -> Mapping[str, str] | None:
+    """What `save_model` wrote into a folder's config.json; None where it wrote none."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        made = config[MADE] if MADE in config else config[HEADER]["made"]
+        found = made["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None

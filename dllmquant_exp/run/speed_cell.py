@@ -1,0 +1,72 @@
+"""The cell of a speed task: from an experiment to what dllmquant_exp.speed measures.
+
+An embedded model is loaded, without its outlier channels, which change no speed. Of a published
+checkpoint only the shape is used: nothing is downloaded.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.task_config import Task
+from dllmquant_exp.models.checkpoints import (
+    checkpoint_digest,
+    load_config,
+    load_model,
+    resolve_checkpoint,
+)
+from dllmquant_exp.models.published_shapes import published_shape
+from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.speed.measure import measure_speed
+from dllmquant_exp.speed.variants import Subject
+
+
+def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
+    """What a speed cell's result file holds: no items and no score, but times and bytes.
+
+    Raises:
+        CheckpointError: no such checkpoint or shape.
+        SpeedError, QuantizationError: settings that cannot be measured.
+    """
+    settings = experiment.model
+    folder = None
+    if settings.embedded or Path(settings.checkpoint).expanduser().is_dir():
+        folder = resolve_checkpoint(settings.checkpoint, settings.revision)
+
+    def load(dtype: torch.dtype) -> Transformer:
+        return load_model(str(folder), dtype=dtype, device=torch.device("cpu"))
+
+    assert task.speed is not None
+    subject = Subject(
+        config=published_shape(settings.checkpoint) if folder is None else load_config(folder),
+        load=load if settings.embedded else None,
+        method=experiment.method,
+        quant=experiment.quant,
+        iaaq=experiment.iaaq,
+        decoding=task.settings.decoding(),
+        settings=task.speed,
+        seed=experiment.common.seed,
+    )
+    found = measure_speed(subject)
+    return {
+        "metric": task.settings.metric,
+        "score": None,
+        "n": 0,
+        "items": [],
+        "error": None,
+        "speed": found | {"weights": "of the checkpoint" if settings.embedded else "random"},
+        "summary": _summary(found),
+        "checkpoint_digest": None if folder is None else checkpoint_digest(folder),
+    }
+
+
+def _summary(found: dict[str, Any]) -> str:
+    parts = []
+    for variant in found["variants"]:
+        text = f"{variant['name']} {variant['tokens_per_second']['median']:.3g} tokens/s"
+        if variant["speedup"] is not None:
+            text += f" ({variant['speedup']['median']:.2f}x)"
+        parts.append(text + (", extrapolated" if variant["extrapolated"] else ""))
+    return "; ".join(parts)

@@ -1,0 +1,165 @@
+"""What frames a call of Hydra: checks before it writes anything, the table and exit status after.
+
+A job tells its launcher nothing but its exit, and only some launchers run in this process. So each
+job leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
+"""
+
+import functools
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+
+from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.store.results import write_json
+
+logger = logging.getLogger(__name__)
+OUTCOME_FILE = "outcome.json"
+BAD_INPUT, FAILED = 2, 1
+LOCAL = "launcher=local"
+
+
+def run_job(config: DictConfig) -> None:
+    """Hydra's task function: one job, whose outcome is written down and never raised.
+
+    A single run stops at bad input before anything is written; a sweep records it and goes on.
+    """
+    from dllmquant_exp.config import experiment as configuration
+    from dllmquant_exp.run import job as experiment
+    from dllmquant_exp.run.allocator import keep_freed_memory
+    from dllmquant_exp.run.machine import check_surroundings, explain_unwritten
+
+    keep_freed_memory()  # of a worker process, too
+    hydra = HydraConfig.get()
+    outcome: dict[str, Any] = {"cells": [], "error": None}
+    try:
+        overrides = list(hydra.overrides.task)
+        resolved = configuration.resolve(configuration.to_mapping(config), overrides)
+        check_surroundings(resolved.common, resolved.tracking)
+        keep_going = hydra.mode == RunMode.MULTIRUN
+        for cell in experiment.run(resolved, keep_going=keep_going):
+            outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
+    except Refusal as error:
+        outcome["error"] = str(error)
+    path = Path(hydra.runtime.output_dir) / OUTCOME_FILE
+    try:
+        write_json(path, outcome)
+    except OSError as error:
+        logger.error("%s", explain_unwritten(path.parent, error))
+
+
+def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
+    """Hydra turns a callback's exception into a warning and goes on; this leaves instead."""
+
+    @functools.wraps(method)
+    def guarded(*arguments: Any, **keywords: Any) -> None:
+        try:
+            method(*arguments, **keywords)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(BAD_INPUT) from error
+        except Exception as error:
+            traceback.print_exc()
+            raise SystemExit(FAILED) from error
+
+    return guarded
+
+
+class RunReport(Callback):
+    """Checks first, table and exit status last; see the module docstring."""
+
+    @_never_silent
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a configuration that cannot run, before Hydra makes a folder."""
+        from dllmquant_exp.config.experiment import resolve, to_mapping
+        from dllmquant_exp.run.machine import check_surroundings
+
+        words = list(config.hydra.overrides.task)
+        placed = [word for word in words if word.startswith("launcher=") and word != LOCAL]
+        if placed:
+            raise ConfigError(
+                f"{placed[0]} places the jobs of a sweep, and this is one job, which runs here: "
+                "add -m, or leave it out"
+            )
+        experiment = resolve(to_mapping(config), words)
+        check_surroundings(experiment.common, experiment.tracking)
+
+    @_never_silent
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep of which any job cannot run, before Hydra makes a folder."""
+        from dllmquant_exp.run.sweep.submission import check_sweep
+
+        check_sweep(config)
+
+    @_never_silent
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        finish([Path(config.hydra.runtime.output_dir)])
+
+    @_never_silent
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        jobs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+        finish(jobs)
+        _tidy(folder, "multirun.yaml")  # Hydra's copy of what was swept; kept after a failure
+
+
+def finish(jobs: Sequence[Path]) -> None:
+    """Print the table of the jobs' cells, and leave with a status unless every cell is there.
+
+    Raises:
+        SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
+    """
+    from dllmquant_exp.reporting.cells import read_cells
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
+    from dllmquant_exp.reporting.sweep_pages import print_tables
+    from dllmquant_exp.reporting.tables import build_tables
+    from dllmquant_exp.store.results import RESULT_FILE
+    from dllmquant_exp.store.unfinished import unfinished
+
+    outcomes = [_read_outcome(job) for job in jobs]
+    errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
+    listed = [cell for outcome in outcomes for cell in outcome["cells"]]
+    folders = list(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    made = [folder for folder in folders if (folder / RESULT_FILE).exists()]
+    missing = [unfinished(folder) for folder in folders if folder not in made]
+    cells, problems = read_cells(made)
+    console = Console()
+    print_speed_cells(cells, console)
+    print_tables(build_tables(cells), problems, console)
+    for line in missing:
+        print(f"unfinished: {line}", file=sys.stderr)
+    for error in dict.fromkeys(errors):
+        print(f"error: {error}", file=sys.stderr)
+    for job in jobs:
+        _tidy(job, OUTCOME_FILE)
+    if errors or problems or missing or any(cell.status == "failed" for cell in cells):
+        raise SystemExit(BAD_INPUT if errors and len(jobs) == 1 else FAILED)
+
+
+def _tidy(folder: Path, file: str) -> None:
+    """Remove what only this call needed, and the folders made for it that are empty now."""
+    with suppress(OSError):
+        (folder / file).unlink()
+        folder.rmdir()
+        if folder.parent.name == ".hydra":
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()  # the sweep's, empty when bad input stopped a first run
+
+
+def _read_outcome(job: Path) -> dict[str, Any]:
+    path = job / OUTCOME_FILE
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"cells": [], "error": f"job {job.name} ended without an outcome ({path})"}
+    return outcome

@@ -1,0 +1,156 @@
+"""Settings of the launchers that go through submitit, and what becomes of the jobs they submit."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dllmquant_exp.errors import ConfigError
+
+SECONDS_BETWEEN_LOOKS = 1.0  # for result files
+SECONDS_BETWEEN_CHECKS = 30.0  # with the cluster, for jobs that were lost
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """See conf/launcher/submitit_local.yaml."""
+
+    processes: int
+    timeout_min: int
+    requeues: int
+    signal_delay_s: int
+    gpus_per_node: int
+
+    def __post_init__(self) -> None:
+        _check_times(self.timeout_min, self.signal_delay_s)
+        _at_least(1, processes=self.processes)
+        _at_least(0, requeues=self.requeues, gpus_per_node=self.gpus_per_node)
+        if self.requeues > 5:
+            raise ValueError(f"requeues = {self.requeues}, but submitit starts a job 6 times here")
+
+    def check_machine(self) -> None:
+        """Nothing is needed."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As submitit's LocalExecutor takes them."""
+        return {
+            "timeout_min": self.timeout_min,
+            "gpus_per_node": self.gpus_per_node,
+            "signal_delay_s": self.signal_delay_s,
+        }
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """See conf/launcher/slurm.yaml."""
+
+    timeout_min: int
+    cpus_per_task: int
+    gpus_per_node: int
+    array_parallelism: int
+    requeues: int
+    signal_delay_s: int
+    mem_gb: float | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    setup: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_times(self.timeout_min, self.signal_delay_s)
+        _at_least(1, cpus_per_task=self.cpus_per_task, array_parallelism=self.array_parallelism)
+        _at_least(0, requeues=self.requeues, gpus_per_node=self.gpus_per_node)
+        if self.mem_gb is not None and self.mem_gb <= 0:
+            raise ValueError(f"mem_gb = {self.mem_gb} must be positive")
+
+    def check_machine(self) -> None:
+        """Raise ConfigError where no jobs can be submitted from."""
+        missing = [name for name in ("sbatch", "srun", "sacct") if shutil.which(name) is None]
+        if missing:
+            raise ConfigError(
+                f"launcher=slurm submits jobs with Slurm's own commands, and this machine has no "
+                f"{' and no '.join(missing)}; call it on a login node, or use "
+                "launcher=submitit_local, which needs no server"
+            )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As submitit's SlurmExecutor takes them, those of sbatch."""
+        optional = {
+            "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}MB",
+            "gpus_per_node": self.gpus_per_node or None,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "setup": list(self.setup) or None,
+            "additional_parameters": dict(self.extra) or None,
+        }
+        return {
+            "job_name": "dllmquant",
+            "time": self.timeout_min,
+            "cpus_per_task": self.cpus_per_task,
+            "array_parallelism": self.array_parallelism,
+            "signal_delay_s": self.signal_delay_s,
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
+
+def _check_times(timeout_min: int, signal_delay_s: int) -> None:
+    _at_least(1, timeout_min=timeout_min, signal_delay_s=signal_delay_s)
+    if signal_delay_s >= 60 * timeout_min:
+        raise ValueError(
+            f"signal_delay_s = {signal_delay_s} is not before the end of timeout_min = "
+            f"{timeout_min} minutes"
+        )
+
+
+def _at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name} = {value} must be at least {least}")
+
+
+def wait_for(
+    calls: Sequence[Callable[[], Sequence[Any]]], at_a_time: int, numbers: Sequence[int]
+) -> Iterator[Any]:
+    """Submit jobs, so many at a time, and give the results of those that had one, as they end.
+
+    Args:
+        calls: each submits jobs and returns them (submitit's).
+        at_a_time: calls whose jobs are submitted and not over.
+        numbers: of the jobs, in order, for messages about lost ones.
+    """
+    names, waiting, running = iter(numbers), list(calls), dict[Any, int]()
+    checked = time.monotonic()
+    while waiting or running:
+        while waiting and len(running) < at_a_time:
+            for job in waiting.pop(0)():
+                running[job] = next(names)
+        force = bool(running) and time.monotonic() - checked > SECONDS_BETWEEN_CHECKS
+        if force:
+            checked = time.monotonic()
+        for job, number in list(running.items()):
+            over = job.done(force_check=force)
+            force = False  # one question to the cluster is about all of its jobs
+            if over:
+                del running[job]
+                yield from _result(job, number)
+        time.sleep(SECONDS_BETWEEN_LOOKS if running else 0)
+
+
+def _result(job: Any, number: int) -> Iterator[Any]:
+    try:
+        yield job.results()[0]
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        logger.error(
+            "job %d was lost (%s: %s; %s). Its log: %s",
+            number, type(error).__name__, first, job.state, job.paths.stderr,
+        )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Every combination of values, without those that are finished, and with shards as jobs."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+BAD_INPUT = 2
+
+
+class UnfinishedSweeper(BasicSweeper):
+    """Hydra's basic sweeper, except for what is submitted and for jobs that are lost.
+
+    A job that is lost, or a launcher that gives up, does not end the call: the table at its end
+    says what is missing.
+    """
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Make the launcher, or leave with what has to be installed or set for it."""
+        from dllmquant_exp.errors import ConfigError
+
+        target = config.hydra.launcher._target_
+        if target not in Plugins.instance().class_name_to_class:
+            _leave(
+                f"{target.rpartition('.')[2]} is not installed; the launchers other than local "
+                "need: pip install 'dllmquant-exp[cluster]'"
+            )
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except ConfigError as error:
+            _leave(str(error))
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Submit what is left to do, and wait for it."""
+        from dllmquant_exp.errors import ConfigError
+        from dllmquant_exp.run.sweep.jobs import announce, to_submit
+        from dllmquant_exp.run.sweep.submission import sweep_jobs
+
+        assert self.config is not None and self.hydra_context is not None
+        assert self.launcher is not None
+        loader = self.hydra_context.config_loader
+        folder = Path(self.config.hydra.sweep.dir)
+        try:
+            jobs = sweep_jobs(self.config, loader)
+            submitted, finished = to_submit(self.config, loader, jobs)
+        except ConfigError as error:
+            _leave(str(error))
+        announce(folder, submitted, finished)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        lines = [job.words for job in submitted]
+        size, returns = self.max_batch_size or max(1, len(lines)), []
+        for start in range(0, len(lines), size):
+            try:
+                results = self.launcher.launch(lines[start : start + size], initial_job_idx=start)
+                returns.append(results)
+                for result in results:
+                    _ = result.return_value  # raises what the job raised
+            except ConfigError as error:
+                _leave(str(error))
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return returns
+
+
+def _leave(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(BAD_INPUT)

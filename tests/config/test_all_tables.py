@@ -1,0 +1,179 @@
+"""`table=all`, `controls=on` and `models=embedded_all`: which sweeps they are and hold."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.calibration.tmas import TmasSettings, reachable
+from dllmquant_exp.config.all_tables import CONTROLS, sweeps
+from dllmquant_exp.config.experiment import Experiment, to_mapping
+from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
+from dllmquant_exp.reporting.presets import read_presets
+from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
+from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.run.plan.jobs import compose_jobs
+from dllmquant_exp.run.sweep.submission import sweep_jobs
+
+CONF = config_folder()
+EMBEDDED = ("micro_llada", "micro_llada_1_5", "micro_dream")
+SIZES = {"micro_llada": 512, "micro_llada_1_5": 512, "micro_dream": 182}  # of TMAS' sets
+Cell = tuple[str, str, str, int | None]  # model, row, column, samples of its calibration set
+
+
+def by_folder(jobs: list[Experiment]) -> dict[Path, str | None]:
+    """Every cell's folder, and its row as the reports see it."""
+    return {
+        job.cell_folder(task): row_of(job.cell_config(task)) for job in jobs for task in job.tasks
+    }
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "suite", "n"),
+    [("table2", "awq,quarot", "micro_nine", 18),
+     ("table6", "static_random,static_llm_qat,static_uniform_time", "micro_generation", 6)],
+)  # fmt: skip
+def test_controls_are_the_cells_that_were_run_by_hand(
+    table: str, rows: str, suite: str, n: int
+) -> None:
+    """The same folders, whose names hold the configurations' hashes: results are found again."""
+    own, controls = sweeps([f"table={table}", "controls=on", "limit=150"], CONF)
+    assert own == [f"table={table}", "limit=150"]
+    jobs = compose_jobs(controls, CONF)
+    by_hand = f"-m row={rows} task={suite} calibration.samples=512 sweep=tables limit=150"
+    cells = by_folder(jobs)
+    assert cells == by_folder(compose_jobs(by_hand.split(), CONF)) and len(cells) == n
+    assert set(cells.values()) == set(rows.split(",")), "variants of the rows, under their names"
+    usual = {job.row for job in jobs if usual_size(job.cell_config(job.tasks[0]))}
+    assert len(usual) == (table == "table6"), "uniform time has as many as TMAS already"
+
+
+def calibration_of(model: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found: dict[str, Any] = to_mapping(compose("config", [f"model={model}", "+tmas=on"]))
+    return found["model"] | {"tmas": found["tmas"]}
+
+
+@pytest.mark.parametrize(
+    "model", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "saved"]
+)
+def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
+    """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
+    config = calibration_of(model)
+    length, llada = config["calibration"]["gen_length"], config["architecture"] == "llada"
+    tmas = TmasSettings(blocks=config["tmas"]["blocks"], samples=config["tmas"]["samples"])
+    decoding = DecodingSettings(
+        gen_length=length,
+        steps=config["calibration"]["steps"],
+        block_length=length // tmas.blocks if llada else length,
+        remasking="low_confidence" if llada else "entropy",
+    )
+    states = sum(tmas.quotas[interval] for _, interval in reachable(decoding, tmas))
+    samples = config["calibration"]["control_samples"]
+    assert abs(states - samples) <= NEARLY_EQUAL * states, (states, samples)
+
+
+def test_controls_of_each_model_have_its_own_size() -> None:
+    (own,) = sweeps(["table=table6", "models=embedded_all", "controls=on"], CONF)[1:]
+    sizes = {(job.model.name, job.calibration.samples) for job in compose_jobs(own, CONF)}
+    assert sizes == set(SIZES.items())
+
+
+def test_controls_of_all_tables_come_last() -> None:
+    lines = sweeps(["table=all", "controls=on", "seed=0,1"], CONF)
+    assert lines[:6] == sweeps(["table=all", "seed=0,1"], CONF)
+    assert [line[0] for line in lines[6:]] == [f"table={table}" for table in CONTROLS]
+    assert all("seed=0,1" in line for line in lines[6:])
+    assert sweeps(["table=table3", "controls=off"], CONF) == [["table=table3"]]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("controls=on", "no effect without one of these tables"),
+        ("table=table3 controls=on", "no effect without one of these tables"),
+        ("table=table2 row=awq controls=on", "row=... replaces them all"),
+        ("table=table2 controls=yes", "controls=yes: controls is on or off"),
+    ],
+)
+def test_controls_that_would_change_nothing_are_refused(
+    line: str, error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError):
+        sweeps(line.split(), CONF)
+    for words in (line.split(), ["plan", *line.split()]):
+        assert main(words) == 2
+        assert error in capsys.readouterr().err
+
+
+def _composed(loader: ConfigLoader, *words: str) -> DictConfig:
+    return loader.load_configuration("config", list(words), RunMode.MULTIRUN)
+
+
+@pytest.fixture(scope="module")
+def every_cell() -> Iterator[set[Cell]]:
+    """Of table=all models=embedded_all controls=on."""
+    cells = set()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        labels = {
+            suite: [task.label for task in _composed(loader, f"task={suite}").task.tasks.values()]
+            for suite in ("micro_nine", "micro_generation", "speed")
+        }
+        for line in sweeps(["table=all", "models=embedded_all", "controls=on"], CONF):
+            for job in sweep_jobs(_composed(loader, *line), loader):
+                word = dict(text.split("=") for text in job)
+                control = "calibration.samples" in word
+                size = SIZES[word["model"]] if control else None
+                cells |= {
+                    (word["model"], word["row"], label, size) for label in labels[word["task"]]
+                }
+        yield cells
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_every_claim_has_its_cells_for_every_embedded_model(
+    every_cell: set[Cell], model: str
+) -> None:
+    """At equal size, a row's own calibration set is as large as the other's own or its control."""
+
+    def sizes(row: str, label: str) -> set[int]:
+        found = {size for *cell, size in every_cell if cell == [model, row, label]}
+        sampler = ROWS[row].calibration
+        usual = SIZES[model] if sampler == "tmas" else SAMPLES[sampler] if sampler else 0
+        return {size or usual for size in found}
+
+    for claim in CLAIMS:
+        for label in (*claim.tasks, *claim.beside):
+            for row in (*claim.better, *claim.worse):
+                assert sizes(row, label), (claim.name, row, label)
+            if claim.equal_size:
+                (better,), (worse,) = claim.better, claim.worse
+                assert sizes(better, label) & sizes(worse, label), (claim.name, label)
+    for row in ("dllmquant_plusplus", *RIVALS):
+        assert all(sizes(row, label) for label in PAPER_COLUMNS), row
+    for row in ("rtn", "quarot", "dllmquant_plusplus"):
+        assert (model, row, "Speed", None) in every_cell
+
+
+def test_reports_miss_models_of_the_usual_options_only() -> None:
+    """Results of models=embedded must not lack the models that embedded_all adds to Table 2."""
+    firsts = [preset["first"] for preset in read_presets(CONF)]
+    assert firsts == [["micro_llada"], ["llada_8b"]]
+
+
+def test_tables_that_are_not_there_are_named_beside_all_of_them() -> None:
+    with pytest.raises(ConfigError, match=r"no option 'table8' \(there are: table1, .*, all\)"):
+        sweeps(["table=table1,table8"], CONF)
+    for word in ("table=null", "table=table1,table2", "table=choice(table1,table2)"):
+        assert sweeps([word], CONF) == [[word]]
