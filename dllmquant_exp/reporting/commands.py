@@ -112,7 +112,7 @@ def report_audit(folder: Path) -> int:
         ResultError: a folder that cannot be written to.
     """
     # Reports of results do not wait for these.
-    from dllmquant_exp.reporting.audit import HEADINGS, audit, audit_frame, audit_markdown
+    from dllmquant_exp.reporting.paper.audit import HEADINGS, audit, audit_frame, audit_markdown
 
     findings = audit()
     console = Console()

@@ -11,8 +11,8 @@ import pytest
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.reporting import claim_verdicts, commands, table, table_cells
-from dllmquant_exp.reporting.audit import audit
 from dllmquant_exp.reporting.paper import paper_rows
+from dllmquant_exp.reporting.paper.audit import audit
 from dllmquant_exp.store.results import ResultError
 from dllmquant_exp.store.tracking import TrackingError
 

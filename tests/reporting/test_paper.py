@@ -14,11 +14,11 @@ from dllmquant_exp.reporting.paper import (
     paper_cell,
     paper_cells,
     paper_checkpoint,
-    paper_frame,
     paper_model,
     paper_quotes,
     paper_rows,
 )
+from dllmquant_exp.reporting.paper.audit import audit
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 TEXT = Path(__file__).resolve().parents[2] / ".." / "shared" / "paper" / "dllmquant.txt"
@@ -88,7 +88,8 @@ def test_every_number_stands_in_the_paper_as_transcribed(text: str, table: int) 
 
 
 def test_captions_and_quotes_are_the_papers_words(flowing: str) -> None:
-    for words in (*map(paper_caption, range(1, 7)), *paper_quotes().values()):
+    in_findings = re.findall('"(.+?)"', " ".join(finding.sentence for finding in audit()))
+    for words in (*map(paper_caption, range(1, 7)), *paper_quotes().values(), *in_findings):
         assert squeezed(words) in flowing
 
 
@@ -123,28 +124,25 @@ def test_rows_are_those_of_the_configuration() -> None:
     assert paper_rows(4) == {}
 
 
+def test_a_number_stands_once_in_a_table() -> None:
+    places = {(cell.table, cell.model, cell.row, cell.column) for cell in paper_cells()}
+    assert len(places) == len(paper_cells()) == 302
+    cell = paper_cell(3, "llada_8b", "quarot_cgq", "Hum.")
+    assert cell is not None
+    assert (cell.value, cell.name) == (Decimal("26.85"), "GPTQ+ CGQ w. score & mask")
+
+
 def test_a_print_keeps_its_precision() -> None:
     fine = paper_cell(1, "dream_7b", "dllmquant_plusplus", "Hum.")
     coarse = paper_cell(1, "llada_1_5", "fp", "Hum.")
     assert fine is not None and coarse is not None
-    assert (fine.printed, fine.rounding) == ("44.50", Decimal("0.005"))
-    assert (coarse.printed, coarse.rounding) == ("49.4", Decimal("0.05"))
+    assert (fine.printed, coarse.printed) == (str(fine.value), str(coarse.value))
+    assert (fine.printed, coarse.printed) == ("44.50", "49.4")
 
 
 def test_a_cell_that_the_paper_does_not_print_is_none() -> None:
     assert paper_cell(1, "llada_8b", "awq_tmas", "GSM8K") is None
     assert paper_cell(1, "micro_llada", "awq", "GSM8K") is None
-
-
-def test_long_form() -> None:
-    frame = paper_frame()
-    assert len(frame) == 302
-    assert not frame.duplicated(["table", "model", "row", "column"]).any()
-    one = frame.query("table == 3 and row == 'quarot_cgq' and column == 'Hum.'")
-    assert one[["printed", "value", "name"]].values.tolist() == [
-        ["26.85", 26.85, "GPTQ+ CGQ w. score & mask"]
-    ]
-    assert set(paper_frame(4)["table"]) == {4}
 
 
 def test_unknown_names_are_refused() -> None:
