@@ -9,6 +9,7 @@ random_checkpoint.py  small random checkpoints in the official layouts
 
 from dllmquant_exp.models.formats import (
     CheckpointError,
+    Layout,
     config_to_json,
     parse_config,
     tensor_names,
@@ -25,6 +26,7 @@ from dllmquant_exp.models.tensor_files import checkpoint_digest
 
 __all__ = [
     "CheckpointError",
+    "Layout",
     "checkpoint_digest",
     "config_to_json",
     "load_config",

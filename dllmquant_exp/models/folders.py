@@ -1,7 +1,5 @@
 """Folders of tensors that are written completely or not at all."""
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import Tensor
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.models.tensor_files import INDEX_FILE, SINGLE_FILE
 from dllmquant_exp.models.tokenizer_files import write_json
+from dllmquant_exp.store.whole_files import whole_folder
 
 
 def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, max_shard_bytes: int) -> None:
@@ -66,22 +65,9 @@ def replacing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
             that it ends; or it cannot be written.
     """
     check_target(folder, overwrite)
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        if overwrite and folder.is_dir() and any(folder.iterdir()):
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)  # of two writers the second fails: it is not empty any more
+        with whole_folder(folder, "replace" if overwrite else "refuse") as partial:
+            yield partial
     except (OSError, SafetensorError) as error:
         check_target(folder, overwrite)
         raise CheckpointError(f"{folder}: cannot be written ({error})") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

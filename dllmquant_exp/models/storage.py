@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import (
     CheckpointError,
+    Layout,
     config_to_json,
     joined,
     parse_config,
@@ -80,10 +81,10 @@ def resolve_checkpoint(checkpoint: str, revision: str | None = None) -> Path:
         ) from error
 
 
-def load_config(folder: Path) -> TransformerConfig:
+def load_config(folder: Path, layout: Layout | None = None) -> TransformerConfig:
     """The shape described by `folder/config.json`; see `parse_config` for what is refused."""
     file = folder / "config.json"
-    return parse_config(read_json(file), where=str(file))
+    return parse_config(read_json(file), str(file), layout)
 
 
 def load_model(
@@ -92,6 +93,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     revision: str | None = None,
+    layout: Layout | None = None,
 ) -> Transformer:
     """Load a full-precision model in eval mode, without gradients.
 
@@ -99,6 +101,7 @@ def load_model(
         checkpoint, revision: see `resolve_checkpoint`.
         dtype: float64, float32, bfloat16 or float16; stored values are cast to it.
         device: where the model goes.
+        layout: how the checkpoint names things; None to recognize LLaDA's or Dream's.
 
     Raises:
         CheckpointError: one message with every problem of configuration, names, shapes, dtypes and
@@ -107,8 +110,8 @@ def load_model(
     if dtype not in MODEL_DTYPES:
         raise CheckpointError(f"dtype {dtype} is not one of: {', '.join(map(str, MODEL_DTYPES))}")
     folder = resolve_checkpoint(checkpoint, revision)
-    config = load_config(folder)
-    names = tensor_names(config)
+    config = load_config(folder, layout)
+    names = tensor_names(config, layout)
     files = check_tensor_files(folder, {name: shape for name, (_, shape) in names.items()})
     with torch.device("meta"):
         model = Transformer(config)
@@ -123,10 +126,12 @@ def load_model(
     return model.eval()
 
 
-def load_tokenizer(checkpoint: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    checkpoint: str, revision: str | None = None, layout: Layout | None = None
+) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, with its special tokens and chat template; no remote code."""
     folder = resolve_checkpoint(checkpoint, revision)
-    return read_tokenizer(folder, load_config(folder))
+    return read_tokenizer(folder, load_config(folder, layout))
 
 
 def save_checkpoint(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 
 @contextmanager
@@ -39,24 +40,36 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(
+    path: Path, if_taken: Literal["keep", "replace", "refuse"] = "keep"
+) -> Iterator[Path]:
     """A folder to fill, renamed to `path` when the block ends without an exception.
 
-    When another process has made `path` meanwhile, theirs stays.
+    Args:
+        if_taken: whether a folder that is there by then stays, is replaced, or ends this in an
+            OSError.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     prefix = _prefix(path) + f"{os.getpid()}-"
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    replaced = partial.with_name(partial.name + "-replaced")
     try:
         yield partial
         partial.chmod(0o755)  # mkdtemp makes it private
+        if if_taken == "replace" and path.exists():
+            path.rename(replaced)
         try:
-            os.rename(partial, path)
+            os.rename(partial, path)  # an empty folder gives way, any other does not
         except OSError:
-            if not path.exists():
+            if if_taken != "keep" or not path.exists():
                 raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prefix(path: Path) -> str:

@@ -1,16 +1,24 @@
 """config.json and tensor names of the two official layouts."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
+    Layout,
     config_to_json,
+    load_model,
     parse_config,
     random_model,
     tensor_names,
 )
 from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.store.schema import read
 
 LLADA = {
     "activation_type": "silu",
@@ -217,3 +225,67 @@ def test_values_that_the_official_classes_derive():
     scaled = {"rope_type": "yarn", "rope_theta": 7.0}
     with pytest.raises(CheckpointError, match="rope_type = 'yarn'"):
         parse_config(nested | {"rope_parameters": scaled})
+
+
+LLAMA = {  # a user's own: Llama's names, the mask's id not in config.json
+    "architecture": "llada",
+    "keys": {
+        "d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads", "d_ffn": "intermediate_size",
+        "vocab_size": "vocab_size", "max_length": "max_position_embeddings",
+        "rope_theta": "rope_theta", "norm_eps": "rms_norm_eps", "eos_token_id": "eos_token_id",
+    },
+    "constants": {"mask_token_id": 7, "pad_token_id": 0},
+    "required": {"hidden_act": ["silu"]},
+    "tensors": {
+        "embedding": "model.embed_tokens.weight", "blocks": "model.layers",
+        "final_norm": "model.norm.weight", "head": "lm_head.weight",
+    },
+    "block": {
+        "attention_norm": "input_layernorm", "q_proj": "self_attn.q_proj",
+        "k_proj": "self_attn.k_proj", "v_proj": "self_attn.v_proj", "o_proj": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm", "gate_proj": "mlp.gate_proj",
+        "up_proj": "mlp.up_proj", "down_proj": "mlp.down_proj",
+    },
+}  # fmt: skip
+
+
+def write_llama(folder, model):
+    """A checkpoint in Llama's names, written without the package."""
+    block, top = LLAMA["block"], LLAMA["tensors"]
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if name.startswith("blocks."):
+            _, n, module, kind = name.split(".")
+            tensors[f"model.layers.{n}.{block[module]}.{kind}"] = value.clone()
+        else:
+            tensors[top[name.removesuffix(".weight")]] = value.clone()
+    shape = {theirs: getattr(model.config, ours) for ours, theirs in LLAMA["keys"].items()}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape | {"hidden_act": "silu"}))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_a_layout_of_a_users_own_is_data(tmp_path, small_shape):
+    config = replace(small_shape("llada"), mask_token_id=7, pad_token_id=0)
+    model = random_model(config, seed=1)
+    folder = write_llama(tmp_path / "llama", model)
+    layout = read(Layout, LLAMA, "model.layout")
+    loaded = load_model(str(folder), dtype=torch.float32, device=torch.device("cpu"), layout=layout)
+    assert loaded.config == config
+    row = torch.tensor([[1, 2, 3, 7]])
+    assert torch.equal(loaded(row), model(row))
+    with pytest.raises(CheckpointError, match=r"state model\.layout for another"):
+        load_model(str(folder), dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_a_layout_that_lacks_names_or_meets_other_arithmetic_is_refused(tmp_path, small_shape):
+    block = {name: value for name, value in LLAMA["block"].items() if name != "o_proj"}
+    with pytest.raises(ConfigError, match=r"model\.layout: layout: block lacks o_proj"):
+        read(Layout, LLAMA | {"block": block}, "model.layout")
+    with pytest.raises(ConfigError, match="keys and constants lacks mask_token_id"):
+        read(Layout, LLAMA | {"constants": {"pad_token_id": 0}}, "model.layout")
+    layout = read(Layout, LLAMA, "model.layout")
+    with pytest.raises(CheckpointError, match="hidden_act = 'gelu' is not supported"):
+        parse_config({"hidden_act": "gelu"}, layout=layout)

@@ -16,7 +16,6 @@ import csv
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +33,7 @@ from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, HARDER_BUCKETS, make_batch, row_losses
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
+from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -184,10 +184,9 @@ def save_state(
     for name, optimizer in optimizers.items():
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{i}.{k}": v for k, v in state.items()}
-    partial = folder / "state.safetensors.partial"
-    # Not by save_file, which would leave a file with a random name if killed.
-    partial.write_bytes(save(tensors, metadata={"log": json.dumps(log)}))
-    os.replace(partial, folder / "state.safetensors")
+    with whole_file(folder / "state.safetensors") as partial:
+        # Not by save_file, which would leave a file with a random name if killed.
+        partial.write_bytes(save(tensors, metadata={"log": json.dumps(log)}))
 
 
 def load_state(
