@@ -110,6 +110,8 @@ class Experiment(Making):
         """What can change the cell's result, and nothing else; its hash names the cell."""
         settings = asdict(task.settings)
         del settings["source"]  # says where the values come from
+        if settings["include_path"] is None:  # our own tasks' cells keep their names
+            del settings["include_path"]
         common, scored = self.common, task.kind != SPEED
         return {
             "model": {
@@ -125,6 +127,7 @@ class Experiment(Making):
             "cgq": None if self.cgq is None else asdict(self.cgq),
             "iaaq": None if self.iaaq is None else asdict(self.iaaq),
             "task": {"name": task.name, "kind": task.kind, "settings": settings}
+            | ({} if task.source is None else {"source": task.source})
             | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
             "limit": common.limit if scored else None,

@@ -42,6 +42,7 @@ class Task:
     kind: str
     spec: Mapping[str, Any]
     settings: TaskSettings
+    source: str | None = None  # a digest of its files, where the task is from outside
     speed: SpeedSettings | None = None  # where the kind is SPEED
 
 
@@ -75,10 +76,25 @@ def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: Decoding
         raise
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    speed = None
+    speed, source = None, None
+    if spec["kind"] != SPEED:
+        source = _source(settings, where)
     if spec["kind"] == SPEED:
         speed = resolve_speed(spec.get("measure"), model.settings, settings, where)
-    return Task(name, spec["label"], spec["kind"], dict(spec), settings, speed)
+    return Task(name, spec["label"], spec["kind"], dict(spec), settings, source, speed)
+
+
+def _source(settings: TaskSettings, where: str) -> str | None:
+    """A digest of a task from outside, read and checked; None for ours (ConfigError)."""
+    from dllmquant_exp.evaluation.tasks import task_configs, task_source
+
+    try:
+        source = task_source(settings.harness_task, settings.include_path)
+        if source is not None:
+            task_configs(settings.harness_task, settings.include_path)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return source
 
 
 def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:

@@ -252,7 +252,13 @@ def _metric(outcome: Mapping[str, Any], settings: TaskSettings, name: str) -> fl
         raise SettingsError(
             f"task {name} has no metric {settings.metric}; it has: {', '.join(outcome)}"
         )
-    return float(outcome[settings.metric])
+    value = float(outcome[settings.metric])
+    if not 0 <= value <= 1:
+        raise SettingsError(
+            f"task {name}: {settings.metric} of an item is {value:g}, and scores must lie in "
+            "[0, 1]; choose another metric"
+        )
+    return value
 
 
 def _chosen(values: Sequence[float], choices: Sequence[str], metric: str) -> int:

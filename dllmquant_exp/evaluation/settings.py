@@ -15,7 +15,6 @@ from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
 
 Variant = Literal["likelihood", "generation"]
-Metric = Literal["acc", "acc_norm", "mc2", "exact_match", "pass@1", "tokens/s"]
 Estimator = Literal["llada", "dream", "dream_whole"]
 
 LIKELIHOOD_METRICS = ("acc", "acc_norm", "mc2")
@@ -45,9 +44,9 @@ class TaskSettings:
     mc_num and mc_batch_size; `source` says where the values were published.
     """
 
-    harness_task: str  # lm-eval's name of the task or group, or a micro task's
+    harness_task: str  # lm-eval's name of the task or group, a micro task's, or a YAML's path
     variant: Variant
-    metric: Metric
+    metric: str  # acc, acc_norm or mc2 of a likelihood task; else what the task's scoring gives
     source: str
     shots: int = 0
     chat_template: bool = False
@@ -64,6 +63,7 @@ class TaskSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     suppress_eos: bool = False
+    include_path: str | None = None  # a folder of the user's with the task's YAML
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -166,7 +166,6 @@ def _problems(s: TaskSettings) -> list[str]:
     found = []
     for name, allowed in (
         ("variant", get_args(Variant)),
-        ("metric", get_args(Metric)),
         ("estimator", (None, *get_args(Estimator))),
     ):
         if getattr(s, name) not in allowed:

@@ -11,6 +11,7 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows
+from dllmquant_exp.evaluation.scoring import score_program
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.tasks import task_configs
 
@@ -42,7 +43,7 @@ def build_tasks(
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"limit = {limit} must be at least 1, or null for all items")
-    configs = task_configs(settings.harness_task)
+    configs = task_configs(settings.harness_task, settings.include_path)
     if limit is not None and limit < len(configs):
         configs = [configs[i * len(configs) // limit] for i in range(limit)]
     built = [_build(config, settings, data_root, limit) for config in configs]
@@ -90,8 +91,22 @@ def _build(
             f"({type(error).__name__}: {error}). Without a connection to the hub, set data_root to "
             "a folder with the official splits"
         ) from error
+    _check_programs(task)
     _select_filter(task, settings)
     return task, notes
+
+
+def _check_programs(task: ConfigurableTask) -> None:
+    """Refuse rows that the sandbox's scoring cannot read (SettingsError)."""
+    if task.config.process_results is not score_program:
+        return
+    lacking = {"prompt", "test", "entry_point"} - set(task.task_docs[0])
+    if lacking:
+        raise SettingsError(
+            f"task {task.config.task} runs programs, which the sandbox does for rows with prompt, "
+            f"test and entry_point alone, as HumanEval has them; its rows lack "
+            f"{', '.join(sorted(lacking))}"
+        )
 
 
 def _from_local(

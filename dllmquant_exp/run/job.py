@@ -116,7 +116,8 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
     if experiment.common.data_root is None:
         return
     scored = [task for task in tasks if task.speed is None]
-    configs = [config for t in scored for config in task_configs(t.settings.harness_task)]
+    settings = [task.settings for task in scored]
+    configs = [c for s in settings for c in task_configs(s.harness_task, s.include_path)]
     paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
     check_data_root(Path(experiment.common.data_root).expanduser(), list(paths))
 

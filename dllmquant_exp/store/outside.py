@@ -1,12 +1,12 @@
-"""Classes from outside the package: which they are, and a digest of the code behind them."""
+"""Code from outside the package: which classes it is, and a digest of all files behind it."""
 
+import ast
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 OWN = __name__.partition(".")[0]
-COMPILED = ("__pycache__", ".pyc")
 
 
 def is_outside(cls: type) -> bool:
@@ -15,29 +15,64 @@ def is_outside(cls: type) -> bool:
 
 
 def source_digest(cls: type) -> str:
-    """sha256 of the module that a class comes from, or of every file of its top-level package.
+    """sha256 of the code behind a class: its whole top-level package, or its module.
 
-    A class may call anything beside it, so the whole folder counts, data files included.
+    A class may call anything beside it. Of a package every file counts, data included; of a module
+    that stands alone, itself and the modules beside it that it imports.
     """
+    module = sys.modules[_top(cls)]
+    folders = [Path(folder) for folder in getattr(module, "__path__", ())]
+    if folders:
+        return files_digest(path for folder in folders for path in _content(folder))
+    return files_digest(imported_files(Path(str(module.__file__))))
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """sha256 of files and of their names below the folder that they share."""
+    files = sorted(path.resolve() for path in paths)
+    shared = min((path.parent for path in files), key=lambda folder: len(folder.parts))
     digest = hashlib.sha256()
-    for name, path in _files(_top(cls)):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for path in files:
+        name = path.relative_to(shared) if path.is_relative_to(shared) else Path(path.name)
+        content = hashlib.sha256(path.read_bytes()).digest()
+        digest.update(name.as_posix().encode() + b"\0" + content)
     return f"sha256:{digest.hexdigest()}"
+
+
+def imported_files(module: Path) -> list[Path]:
+    """A module's file and, one after the other, what it imports from the same folder."""
+    found: dict[Path, None] = {}
+    waiting = [module.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = None
+        if {"site-packages", "dist-packages"} & set(path.parts):
+            continue  # other packages stand beside it, by their own versions
+        for name in _imports(path):
+            beside = module.parent.resolve() / name
+            waiting += [beside.with_suffix(".py")] if beside.with_suffix(".py").is_file() else []
+            waiting += [p for p in _content(beside) if p.suffix == ".py"] if beside.is_dir() else []
+    return sorted(found)
 
 
 def _top(cls: type) -> str:
     return cls.__module__.partition(".")[0]
 
 
-def _files(top: str) -> Iterator[tuple[str, Path]]:
-    """The files of a module or package with their names in it, in one order on every machine."""
-    module = sys.modules[top]
-    folders = sorted(map(Path, getattr(module, "__path__", ())))
-    if not folders and module.__file__:
-        path = Path(module.__file__)
-        yield path.name, path
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.is_file() and not any(word in name for word in COMPILED):
-                yield name, path
+def _content(folder: Path) -> list[Path]:
+    """The files below a folder, but for compiled ones."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if "__pycache__" not in path.parts]
+
+
+def _imports(path: Path) -> set[str]:
+    """First words of what a module imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {(node.module or alias.name).partition(".")[0] for alias in node.names}
+    return names

@@ -1,9 +1,12 @@
 """Task definitions: lm-eval's packaged YAML for the official tasks, our own for the micro-world.
 
 Only the files that are asked for are parsed (lm-eval's own index takes 16 seconds). A task's
-prompts, filters and few-shot rules are those of its YAML; what is replaced is the source of the
-data (`data_root`), and the scoring of programs and of mc2, which lm-eval's code would do in our
+prompts, filters and few-shot rules are those of its YAML. The source of the data is replaced
+(`data_root`), and so is the scoring of programs and of mc2, which lm-eval's code would do in our
 process or lose to underflow.
+
+Any other task is one from outside, see outside.py: a path of a YAML, a name in a user's folder
+(`include_path`), or any name of lm-eval's.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,15 +14,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from dllmquant_exp.evaluation import scoring
 from dllmquant_exp.evaluation.settings import SettingsError
+from dllmquant_exp.evaluation.tasks.outside import (
+    PACKAGED,
+    SCORED_IN_SANDBOX,
+    TaskConfigDict,
+    find_task,
+    outside_configs,
+    task_files,
+)
+from dllmquant_exp.store.outside import files_digest
 
-PACKAGED = Path(lm_eval.tasks.__file__).parent
 OWN = Path(__file__).parent
-TaskConfigDict = dict[str, Any]
 
 # name of a task or group -> its file, or the pattern of its members' files, in lm-eval's package
 OFFICIAL = {
@@ -43,32 +52,47 @@ LETTER = {
 }
 
 
-def task_names() -> list[str]:
-    """Every task and group that `task_configs` knows."""
-    own = [path.stem for path in _own_files()]
-    return sorted({*OFFICIAL, *own})
-
-
-def task_configs(name: str) -> list[TaskConfigDict]:
+def task_configs(name: str, include_path: str | None = None) -> list[TaskConfigDict]:
     """The lm-eval configurations of a task, or of every member of a group, in the group's order.
 
+    Args:
+        name: an official task, one of ours, or one from outside: a path that ends with .yaml, or a
+            name in `include_path`, else in lm-eval.
+        include_path: a folder of the user's.
+
     Raises:
-        SettingsError: for a name that is neither official nor ours.
+        SettingsError: no such task, or one that cannot be evaluated here.
     """
-    return [dict(config) for config in _task_configs(name)]
+    if _is_known(name, include_path):
+        return [dict(config) for config in _known_configs(name)]
+    return outside_configs(find_task(name, include_path))
+
+
+def task_source(name: str, include_path: str | None = None) -> str | None:
+    """A digest of every file that defines a task from outside; None for tasks of this package.
+
+    Raises:
+        SettingsError: see `task_configs`.
+    """
+    if _is_known(name, include_path):
+        return None
+    return files_digest(task_files(find_task(name, include_path)))
+
+
+def _is_known(name: str, include_path: str | None) -> bool:
+    ours = (path.stem for path in _own_files())
+    return include_path is None and (name in OFFICIAL or name in ours)
 
 
 @lru_cache(maxsize=64)  # 57 subjects of MMLU take a second to parse
-def _task_configs(name: str) -> tuple[TaskConfigDict, ...]:
+def _known_configs(name: str) -> tuple[TaskConfigDict, ...]:
     if name in OFFICIAL:
         paths = sorted(PACKAGED.glob(OFFICIAL[name]))
         if not paths:
             raise SettingsError(f"lm-eval has no {OFFICIAL[name]}: install lm-eval 0.4.13 or later")
         return tuple(_official(name, path) for path in paths)
-    for path in _own_files():
-        if path.stem == name:
-            return tuple(_own(path))
-    raise SettingsError(f"unknown task {name!r}; known: {', '.join(task_names())}")
+    (path,) = (path for path in _own_files() if path.stem == name)
+    return tuple(_own(path))
 
 
 def _own_files() -> list[Path]:
@@ -85,19 +109,14 @@ def _official(name: str, path: Path) -> TaskConfigDict:
         score: Callable[..., Any] = scoring.score_program
         if name == "humaneval_instruct":
             score = scoring.score_chat_program
-        config |= _scored_by(score, "pass@1")
-        config |= {"filter_list": [{"name": "program", "filter": [TAKE_FIRST]}]}
+        config |= SCORED_IN_SANDBOX | {"process_results": score}
         config.pop("unsafe_code", None)  # it is not run in this process
     if name == "truthfulqa_mc2":
-        config |= _scored_by(scoring.score_mc2, "mc2")
+        entry = {"metric": "mc2", "aggregation": "mean", "higher_is_better": True}
+        config |= {"process_results": scoring.score_mc2, "metric_list": [entry]}
     if name == "mmlu_generative":
         config["filter_list"] = [*config["filter_list"], LETTER]
     return _without_structure(config)
-
-
-def _scored_by(score: Callable[..., Any], metric: str) -> TaskConfigDict:
-    entry = {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-    return {"process_results": score, "metric_list": [entry]}
 
 
 def _own(path: Path) -> Iterator[TaskConfigDict]:
