@@ -8,7 +8,7 @@ behind the blocks that it had rounded. The folder can be deleted at any time.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.kept_blocks import all_intact
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.reports import QuantReport
 from dllmquant_exp.quantization.saving import (
     SavedModel,
     load_quantized,
@@ -106,16 +107,7 @@ def prepare(experiment: Experiment) -> Prepared:
     kept = None if calibration is None else _weights_folder(experiment, digest, calibration)
     states = [] if calibration is None else _token_batches(experiment, model, calibration)
     with _making(kept, model.config.n_layers):
-        report = quantize(
-            model,
-            experiment.method,
-            experiment.quant,
-            calibration=states,
-            iaaq=experiment.iaaq,
-            work_folder=kept,
-        )
-    if experiment.quant is not None and experiment.common.execution == "packed":
-        pack_model(model)
+        report = quantize_as(experiment, model, states, kept)
     seconds = {
         "load": loaded - start,
         "calibrate": calibrated - loaded,
@@ -124,6 +116,26 @@ def prepare(experiment: Experiment) -> Prepared:
     peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
     described = None if calibration is None else _describe(experiment, calibration)
     return Prepared(model, tokenizer, report.to_dict(), described, digest, seconds, peak)
+
+
+def quantize_as(
+    experiment: Experiment,
+    model: Transformer,
+    states: Sequence[TokenBatch],
+    work_folder: Path | None = None,
+) -> QuantReport:
+    """Quantize `model` in place as the experiment says, and pack it where that is its execution."""
+    report = quantize(
+        model,
+        experiment.method,
+        experiment.quant,
+        calibration=states,
+        iaaq=experiment.iaaq,
+        work_folder=work_folder,
+    )
+    if experiment.quant is not None and experiment.common.execution == "packed":
+        pack_model(model)
+    return report
 
 
 def _restore(
@@ -220,12 +232,24 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
     }
 
 
+def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a cell's configuration decides its calibration set."""
+    calibration, cgq = config["calibration"], config["cgq"]
+    scores = bool(cgq and cgq["score"] and calibration and calibration["name"] == "random")
+    names = ("model", "calibration", "seed", "device", "dtype", "threads")
+    return {name: config[name] for name in names} | {"scores": scores}
+
+
+def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a cell's configuration decides its rounded weights, beside the calibration set."""
+    quant = {name: value for name, value in config["quant"].items() if name != "attention"}
+    names = ("model", "method", "cgq", "device", "dtype")
+    return {name: config[name] for name in names} | {"quant": quant}
+
+
 def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
     """Where rounded blocks are kept: named by everything that decides them, code included."""
-    config = experiment.cell_config(experiment.tasks[0])
-    del config["quant"]["attention"]
-    key = {name: config[name] for name in ("model", "method", "quant", "cgq", "device", "dtype")}
-    key |= {
+    key = weights_identity(experiment.cell_config(experiment.tasks[0])) | {
         "checkpoint": digest,
         "calibration": calibration.digest,
         "threads": torch.get_num_threads(),

@@ -22,7 +22,7 @@ from dllmquant_exp.reporting.presets import read_presets
 from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
 from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
-from dllmquant_exp.run.plan.jobs import compose_jobs
+from dllmquant_exp.run.plan.command import compose_jobs
 from dllmquant_exp.run.sweep.submission import sweep_jobs
 
 CONF = config_folder()

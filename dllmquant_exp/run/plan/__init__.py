@@ -1,17 +1,7 @@
-"""What a sweep will take: operations, counted without loading a model, over a machine's speed.
+"""`python -m dllmquant_exp plan`: how long a sweep is going to take, counted and not run.
 
-work         operations and how long a machine needs for them
-machines     how fast this machine is (measured), or a named GPU (stated)
-shapes       the architecture of a checkpoint, without its weights
-requests     what a task asks of a model: counted from its data, or its known size
-known_sizes  the official evaluation sets, where their data is not at hand
-forwards     operations and memory of forward passes
-quantizing   operations, memory and disk of quantization
-calibrating  the same of calibration sets
-on_disk      what earlier calls have left
-counting     from a sweep's jobs to estimates of its stages and cells
-estimates    these, and their totals
-jobs         the jobs of a command line
-command      `python -m dllmquant_exp plan`
-pages        what it prints
+requests  token-forwards of a task, from its data or from its known size
+forward   seconds of one forward: what finished cells took, else measured here, else stated
+cells     the sweep's cells and what they share, with status, time, memory and disk
+command   the words of the command line, and what it prints
 """

@@ -1,41 +1,51 @@
-"""`python -m dllmquant_exp plan -m ...`: what a sweep will take, without running it."""
+"""`python -m dllmquant_exp plan -m ...`: what a sweep is going to take, without running it."""
 
 import logging
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
 
 from dllmquant_exp.config.all_tables import sweeps
-from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.task_config import SPEED
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.run.machine import check_device
-from dllmquant_exp.run.plan.counting import estimate
-from dllmquant_exp.run.plan.jobs import compose_jobs
-from dllmquant_exp.run.plan.machines import GPUS, UTILISATION, measured, named_gpu
-from dllmquant_exp.run.plan.pages import print_plan
-from dllmquant_exp.run.plan.work import Machine
+from dllmquant_exp.run.plan.cells import Cell, Plan, make_plan
+from dllmquant_exp.run.plan.forward import GPUS, HERE, Place
+from dllmquant_exp.run.sweep.submission import explain, sweep_jobs
 
-HERE = "here"
+UTILISATION = 0.4  # of a GPU's dense peak, where nothing else is stated
 HELP = f"""python -m dllmquant_exp plan [-m] [group=option ...] [setting=value ...]
 
 Prints what the same command without `plan` would do, and runs none of it: the cells, which of them
-are finished, what they share, and an estimate of time, memory and disk, from counted operations.
-No weights are loaded and nothing is downloaded. Settings of its own:
+are finished, what they share, and an estimate of time, memory and disk. Token-forwards are counted
+from the requests. One forward costs what finished cells of the same row took; where there are none,
+what a part of the model takes now, or what is stated. Nothing is downloaded. Its own settings:
 
-  on=here          the device of the sweep is this machine's, and is measured for two seconds;
-                   or a named GPU at a stated part of its peak: {", ".join(GPUS)}
+  on=here          the sweep runs on this machine; or on a named GPU: {", ".join(GPUS)}
                    (default: here, and a100 where device=cuda and this machine has no GPU)
-  utilisation={UTILISATION:g}  of a named GPU's peak
-  throughput=X     matrix products in FLOP/s, as in 1.2e14, in place of what is measured or stated
+  utilisation={UTILISATION:g}  of a named GPU's dense peak
+  slowdown=1       time of a quantized forward on a named GPU over one in full precision
+  throughput=X     FLOP/s, as in 1.2e14, in place of what is measured or a GPU's peak
 
   python -m dllmquant_exp plan -m row=fp,rtn,awq limit=100
   python -m dllmquant_exp plan table=table1 models=paper device=cuda dtype=bfloat16 on=h100"""
-_OWN = {"on": "", "utilisation": f"{UTILISATION:g}", "throughput": ""}
+_OWN = {"on": "", "utilisation": f"{UTILISATION:g}", "throughput": "", "slowdown": "1"}
+SWEEP_FLAGS = ("-m", "--multirun")
 
 
 def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
@@ -48,38 +58,62 @@ def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
         console.print(HELP, markup=False, highlight=False, soft_wrap=True)
         return 0
     own, rest = _split(words)
-    utilisation, throughput = _number(own, "utilisation"), _number(own, "throughput")
-    if utilisation is None or utilisation > 1:
-        raise ConfigError(f"utilisation = {own['utilisation']} must be in (0, 1]")
-    everything = _jobs(rest, config_folder)
+    everything = [
+        j for line in sweeps(rest, config_folder) for j in compose_jobs(line, config_folder)
+    ]
     jobs = [job for job in everything if all(task.kind != SPEED for task in job.tasks)]
     if not jobs:
         raise ConfigError("task=speed measures for as long as it says; there is nothing to plan")
-    if jobs[0].common.threads is not None:
-        torch.set_num_threads(jobs[0].common.threads)
-    device = jobs[0].common.device
-    where = own["on"] or _default_place(device)
-
-    def machine_of(config: TransformerConfig, dtype: torch.dtype) -> Machine:
-        if where == HERE:
-            found = measured(config, dtype, check_device(device))
-        else:
-            found = named_gpu(where, dtype, utilisation)
-        if throughput is None:
-            return found
-        source = f"stated: {throughput:.3g} FLOP/s; for the rest, {found.source}"
-        return replace(found, flops=throughput, source=source)
-
-    if where not in (HERE, *GPUS):
-        raise ConfigError(f"on = {where!r} is not one of: {', '.join((HERE, *GPUS))}")
+    common = jobs[0].common
+    if common.threads is not None:
+        torch.set_num_threads(common.threads)
+    place = _place(own, common.device)
     logging.getLogger("dllmquant_exp").setLevel(logging.WARNING)
     with console.status("counting") as status:
-        found = estimate(jobs, machine_of, lambda what: status.update(f"counting {what}"))
+        found = make_plan(jobs, place, lambda what: status.update(f"counting {what}"))
     print_plan(found, console)
     if len(jobs) < len(everything):
-        left_out = f"{len(everything) - len(jobs)} measurements of speed (Table 4)"
-        console.print(f"Not estimated: {left_out}.", markup=False, highlight=False)
+        _say(console, f"{len(everything) - len(jobs)} measurements of speed (Table 4) left out")
     return 0
+
+
+def compose_jobs(words: Sequence[str], config_folder: Path) -> list[Experiment]:
+    """Every job of a command line, in order, composed as Hydra does it.
+
+    Raises:
+        ConfigError: words that Hydra refuses, or a job that cannot run.
+    """
+    overrides = [word for word in words if word not in SWEEP_FLAGS]
+    asked = len(overrides) < len(words)
+    with initialize_config_dir(str(config_folder), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
+            swept = asked or config.hydra.mode == RunMode.MULTIRUN
+            jobs = sweep_jobs(config, loader) if swept else [overrides]
+            return _experiments(config, loader, jobs)
+        except HydraException as error:
+            raise ConfigError(explain(error)) from error
+
+
+def _experiments(
+    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]
+) -> list[Experiment]:
+    """Jobs that differ in their seed alone are composed once, which takes most of a plan's time."""
+    known: dict[tuple[str, ...], Experiment] = {}
+    found = []
+    for words in jobs:
+        seed = next((word[5:] for word in words if re.fullmatch(r"seed=\d+", word)), None)
+        others = tuple(word for word in words if word != f"seed={seed}")
+        if seed is not None and others in known:
+            job = known[others]
+            found.append(replace(job, common=replace(job.common, seed=int(seed))))
+            continue
+        composed = loader.load_sweep_config(config, list(words))
+        found.append(resolve(to_mapping(composed), list(composed.hydra.overrides.task)))
+        if "${seed}" not in str(OmegaConf.to_container(composed, resolve=False)):
+            known[others] = found[-1]
+    return found
 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -94,9 +128,22 @@ def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, rest
 
 
-def _number(own: dict[str, str], name: str) -> float | None:
-    if not own[name]:
-        return None
+def _place(own: dict[str, str], device: str) -> Place:
+    """Where the sweep is to run (ConfigError)."""
+    no_gpu = device.startswith("cuda") and not torch.cuda.is_available()
+    name = own["on"] or ("a100" if no_gpu else HERE)
+    if name not in (HERE, *GPUS):
+        raise ConfigError(f"on = {name!r} is not one of: {', '.join((HERE, *GPUS))}")
+    utilisation, slowdown = _number(own, "utilisation"), _number(own, "slowdown")
+    if utilisation > 1:
+        raise ConfigError(f"utilisation = {utilisation:g} must be in (0, 1]")
+    throughput = _number(own, "throughput") if own["throughput"] else None
+    if name == HERE:
+        check_device(device)
+    return Place(name, device, utilisation, slowdown, throughput)
+
+
+def _number(own: Mapping[str, str], name: str) -> float:
     try:
         value = float(own[name])
     except ValueError:
@@ -106,10 +153,138 @@ def _number(own: dict[str, str], name: str) -> float | None:
     return value
 
 
-def _default_place(device: str) -> str:
-    return "a100" if device.startswith("cuda") and not torch.cuda.is_available() else HERE
+def print_plan(found: Plan, console: Console) -> None:
+    """What is shared, the cells of each model, totals, and what the estimates assume."""
+    if found.stages:
+        table = _table("made once, and shared", ["stage", "of"], ["cells", "disk", "time", "took"])
+        for stage in found.stages.values():
+            disk = decimal(round(stage.disk)) if stage.disk else "-"
+            cells, times = str(len(stage.cells)), (duration(stage.seconds), duration(stage.took))
+            table.add_row(stage.kind, stage.label, cells, disk, *times)
+        console.print(table)
+    groups: dict[str, dict[tuple[str, str], list[Cell]]] = {}
+    for cell in found.cells.values():
+        groups.setdefault(cell.model, {}).setdefault((cell.row, cell.task), []).append(cell)
+    for model, lines in groups.items():
+        console.print(_cell_table(f"evaluations of {model}", lines))
+    for line in [*_totals(found), *_comparison(found), *_notes(found)]:
+        _say(console, line)
 
 
-def _jobs(words: list[str], config_folder: Path) -> list[Experiment]:
-    """Of one sweep, or of all tables."""
-    return [j for line in sweeps(words, config_folder) for j in compose_jobs(line, config_folder)]
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line))
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _cell_table(title: str, lines: Mapping[tuple[str, str], Sequence[Cell]]) -> Table:
+    """One line for all seeds of a row and task, with the sums of their numbers."""
+    numbers = ["items", "tokens", "by", "time"]
+    timed = any(cell.took for cells in lines.values() for cell in cells)
+    numbers += ["took"] if timed else []
+    table = _table(title, ["row", "task", "status"], numbers)
+    for (row, task), cells in lines.items():
+        tokens = sum(cell.demand.tokens for cell in cells)
+        table.add_row(
+            row,
+            task,
+            _status(cells),
+            str(sum(cell.demand.items for cell in cells)),
+            f"{tokens / 1e6:,.3g}M" if tokens > 1e6 else f"{tokens / 1e3:,.3g}k",
+            cells[-1].source,
+            duration(sum(cell.seconds for cell in cells)),
+            *([duration(sum(cell.took or 0 for cell in cells) or None)] if timed else []),
+        )
+    return table
+
+
+def _status(cells: Sequence[Cell]) -> str:
+    done = sum(cell.took is not None for cell in cells)
+    begun = sum(cell.answered for cell in cells if cell.took is None)
+    if done == len(cells):
+        return "finished"
+    parts = [f"{done} of {len(cells)}"] if done else []
+    return ", ".join([*parts, f"begun {begun:.0%}"] if begun else parts) or "new"
+
+
+def _totals(found: Plan) -> list[str]:
+    cells, left, place = list(found.cells.values()), found.open_cells(), found.place
+    disk = sum(c.disk for c in left) + sum(s.disk for s in found.open_stages())
+    where = "this machine" if place.name == HERE else place.name
+    has = f" ({place.name} has {GPUS[place.name].memory} GB)" if place.name in GPUS else ""
+    lines = [
+        f"\n{len(cells)} cells, {len(cells) - len(left)} finished, {len(left)} to do in "
+        f"{len(found.jobs)} jobs: {duration(found.seconds())} on {where}, one after another; "
+        f"{decimal(round(disk))} more on disk, memory for a batch at most "
+        f"{decimal(round(max(cell.memory for cell in cells)))}{has}"
+    ]
+    models = dict.fromkeys(cell.model for cell in left)
+    times = {model: sum(c.left for c in left if c.model == model) for model in models}
+    if len(times) > 1:
+        lines += [f"  {model}: {duration(time)} of evaluations" for model, time in times.items()]
+    missing = sum(stage.seconds is None for stage in found.open_stages())
+    if missing:
+        lines.append(f"not estimated: {missing} of what is made once (time: -)")
+    return lines
+
+
+def _comparison(found: Plan) -> list[str]:
+    """Estimates of finished evaluations beside what they took."""
+    sums: dict[str, tuple[float, float]] = {}
+    for cell in found.cells.values():
+        if cell.took is not None:
+            key = f"{cell.model} {cell.row}"
+            estimated, took = sums.get(key, (0.0, 0.0))
+            sums[key] = (estimated + cell.seconds, took + cell.took)
+    return [
+        f"{key}: estimated {duration(estimated)}, took {duration(took)} ({estimated / took:.2f})"
+        for key, (estimated, took) in sums.items()
+    ]
+
+
+def _notes(found: Plan) -> list[str]:
+    cells, place = found.cells.values(), found.place
+    sources = {cell.source for cell in cells}
+    lines = [f"by {source}: {text}" for source, text in SOURCES.items() if source in sources]
+    if "stated" in sources:
+        gpu = f"{place.utilisation:.0%} of the dense peak of {place.name} (utilisation=)"
+        speed = f"{place.throughput:.3g} FLOP/s" if place.throughput is not None else gpu
+        lines.append(
+            f"  assumed: {speed}; a quantized forward takes {place.slowdown:g} times one in full "
+            "precision (slowdown=): 1 leaves out what fake quantization adds on a GPU, which has "
+            "not been measured"
+        )
+    lines.append("left out: starting, loading, building requests, running generated programs")
+    if any(cell.generated for cell in cells):
+        lines.append("generated answers count at full length; those that end early take less time")
+    known = sorted({cell.task for cell in cells if not cell.demand.counted})
+    if known:
+        lines.append(f"counted from known sizes, not from data: {', '.join(known)}")
+    for name, amount in found.downloads.items():
+        lines.append(f"{name} is not on this disk: {decimal(round(amount))} to download")
+    return lines
+
+
+SOURCES = {
+    "task": "seconds per item of finished cells of the same row and task",
+    "row": "seconds per token-forward of finished cells of the same row",
+    "measured": "one forward with random weights, quantized as the row says, measured just now",
+    "stated": "FLOPs of the forwards, counted, over a stated speed",
+}
+
+
+def duration(seconds: float | None) -> str:
+    """Two significant places with a unit that fits."""
+    if seconds is None:
+        return "-"
+    units = ((100, "s", 1), (6000, "min", 60), (math.inf, "h", 3600))
+    unit, factor = next((unit, factor) for limit, unit, factor in units if seconds < limit)
+    value = seconds / factor
+    return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"

@@ -1,17 +1,23 @@
-"""What a task asks of a model: counted from its data and tokenizer, else from its known size."""
+"""Token-forwards of a task: counted from its requests, else from the known size of its data.
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+Known sizes. Items are the rows of the published splits: TruthfulQA 817 (Lin et al. 2022),
+ARC-Challenge test 1172 (Clark et al. 2018), HellaSwag validation 10042 (Zellers et al. 2019),
+WinoGrande validation 1267 (Sakaguchi et al. 2020), PIQA validation 1838 (Bisk et al. 2020), MMLU
+test 14042 (Hendrycks et al. 2021), C-Eval validation 1346 (Huang et al. 2023), HumanEval 164 (Chen
+et al. 2021), GSM8K test 1319 (Cobbe et al. 2021). Lengths are mean tokens of Qwen's tokenizer
+(Dream's; LLaDA's own is on the hub only) over the prompts that lm-eval 0.4.13 makes of these rows,
+counted once on 100 to 600 rows of each set. A chat template adds about ten tokens per turn, which
+are left out.
+"""
+
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.config.experiment import CommonSettings
-from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.diffusion.likelihood import LikelihoodRequest, input_sizes
 from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.diffusion.settings import DecodingSettings
@@ -22,152 +28,167 @@ from dllmquant_exp.evaluation.harness import derive_seed
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.run.plan.forwards import Load
-from dllmquant_exp.run.plan.known_sizes import KNOWN_SIZES, KnownSize
 
-SAMPLED = 100  # items whose requests are made and encoded, spread evenly; the rest is scaled
-HOST_PER_ITEM = 2e-3  # seconds to make and encode an item's requests, where that is not measured
-HOST_PER_ROW = 40e-6  # seconds of Python per row: masks, padding, stop strings
-HOST_PER_PROGRAM = 0.1  # seconds to start a process for a generated program, and run it
+SAMPLED = 50  # items whose requests are built and encoded, spread evenly; the rest is scaled
+DRAWN = 4  # requests that stand for those of one known length, as masks are drawn at random
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What one task asks of a model.
+class KnownSize(NamedTuple):
+    """One task of lm-eval.
+
+    items: of the evaluated split. requests: per item (options of a question, 1 where an answer is
+    generated). prompt: mean tokens without examples. shot: tokens that each example adds.
+    targets: token counts of the options, one per decile; empty where an answer is generated.
+    """
+
+    items: int
+    requests: float
+    prompt: int
+    shot: int
+    targets: tuple[int, ...] = ()
+
+
+LETTERS = (1,)  # options of one token behind one prompt: one masked input answers all of them
+KNOWN_SIZES = {
+    "arc_challenge": KnownSize(1172, 4, 31, 37, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)),
+    "arc_challenge_letters": KnownSize(1172, 1, 91, 93),
+    "ceval-valid": KnownSize(1346, 4, 98, 87, LETTERS),
+    "gsm8k": KnownSize(1319, 1, 63, 186),
+    "gsm8k_cot": KnownSize(1319, 1, 63, 83),
+    "hellaswag": KnownSize(10042, 4, 51, 77, (8, 12, 17, 24, 29, 32, 35, 39, 45, 52)),
+    "hellaswag_letters": KnownSize(10042, 1, 189, 189),
+    "humaneval": KnownSize(164, 1, 134, 336),
+    "humaneval_instruct": KnownSize(164, 1, 296, 482),
+    "mmlu": KnownSize(14042, 4, 105, 100, LETTERS),
+    "mmlu_generative": KnownSize(14042, 1, 105, 100),
+    "piqa": KnownSize(1838, 2, 13, 37, (4, 7, 8, 10, 12, 16, 21, 28, 39, 67)),
+    "truthfulqa_mc2": KnownSize(817, 7.32, 168, 180, (2, 5, 6, 7, 9, 9, 10, 12, 14, 17)),
+    "winogrande": KnownSize(1267, 2, 17, 22, (3, 3, 4, 4, 5, 6, 7, 7, 9, 11)),
+}
+
+
+class Demand(NamedTuple):
+    """The forwards that one task asks for.
 
     Attributes:
-        items: that are evaluated.
-        requests: answers that are asked for.
-        load: forward passes; for generation the most there can be, as answers may end early.
-        host: seconds of Python around them.
-        counted: from the data itself, not from its known size.
-        generated: answers are decoded, and not options compared.
+        items, requests: that are evaluated, and answers that are asked for.
+        rows: sequences that go through the model; at most, where decodes can end early.
+        tokens: of all rows (token-forwards).
+        asked: positions whose logits are computed, over all rows.
+        longest, most_asked: tokens and positions asked of the largest row.
+        counted: from the data, not from a known size.
     """
 
     items: int
     requests: int
-    load: Load
-    host: float
+    rows: float
+    tokens: float
+    asked: float
+    longest: int
+    most_asked: int
     counted: bool
-    generated: bool
 
 
-def counted_demand(
-    task: Task,
-    common: CommonSettings,
+@cache
+def demand(
+    settings: TaskSettings,
     config: TransformerConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data_root: str | None,
+    limit: int | None,
 ) -> Demand:
-    """From the task's data: requests of up to `SAMPLED` items, scaled to all.
+    """Count what a task asks of a model; seeds draw other masks, but as many.
+
+    Args:
+        tokenizer: None where there is none, or no data, and a known size has to do.
 
     Raises:
         SettingsError, DataError: as the evaluation would.
+        ConfigError: neither data nor a known size.
     """
-    begin = time.perf_counter()
-    settings = task.settings
-    data_root = Path(common.data_root).expanduser() if common.data_root else None
-    built = build_tasks(settings, data_root=data_root, limit=common.limit)
-    items = sum(len(member.doc_ids) for member in built)
-    stride = -(-items // SAMPLED)
-    codec = Codec(tokenizer, settings, config, config.max_length)
-    instances: list[Instance] = []
-    sampled = 0
-    made = time.perf_counter()
-    with quiet_libraries():
-        for member in built:
-            part = replace(member, doc_ids=member.doc_ids[::stride])
-            chat = codec.chat if settings.chat_template else None
-            instances += build_requests(part, settings, chat)
-            sampled += len(part.doc_ids)
-    lengths = (
-        _input_sizes(instances, settings, config, codec, common.seed)
-        if settings.variant == "likelihood"
-        else _decode_sizes(instances, settings, codec)
-    )
-    share = items / sampled
-    host = made - begin + (time.perf_counter() - made) * share
-    load = _load(lengths, settings, common.batch_size, share)
+    if tokenizer is None:
+        pairs, items, requests, share = _known_requests(settings, config, limit)
+    else:
+        pairs, items, share = _real_requests(settings, config, tokenizer, data_root, limit)
+        requests = round(len(pairs) * share)
+    if settings.variant == "generation":
+        decoding = settings.decoding()
+        asked = asked_per_step(decoding)
+        rows = [(len(pair.context) + decoding.gen_length, n) for pair in pairs for n in asked]
+    else:
+        rows = input_sizes(pairs, settings.likelihood(), config)
+    passes = 2 * share if settings.guidance else share
     return Demand(
         items=items,
-        requests=round(len(instances) * share),
-        load=load,
-        host=host + _host(settings, load),
-        counted=True,
-        generated=settings.variant == "generation",
+        requests=requests,
+        rows=passes * len(rows),
+        tokens=passes * sum(length for length, _ in rows),
+        asked=passes * sum(asked for _, asked in rows),
+        longest=max(length for length, _ in rows),
+        most_asked=max(asked for _, asked in rows),
+        counted=tokenizer is not None,
     )
 
 
-def known_demand(task: Task, common: CommonSettings, config: TransformerConfig) -> Demand:
-    """From the published size of the task's evaluation set.
+def _real_requests(
+    settings: TaskSettings,
+    config: TransformerConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data_root: str | None,
+    limit: int | None,
+) -> tuple[list[LikelihoodRequest], int, float]:
+    """Requests of some items, the number of all items, and how many each of the former stands for.
 
-    Raises:
-        ConfigError: a task whose size is not known.
+    A prompt that is answered by a decode is a context without a target.
     """
-    settings = task.settings
+    root = None if data_root is None else Path(data_root).expanduser()
+    built = build_tasks(settings, data_root=root, limit=limit)
+    items = sum(len(member.doc_ids) for member in built)
+    stride = -(-items // SAMPLED)
+    parts = [replace(member, doc_ids=member.doc_ids[::stride]) for member in built]
+    codec = Codec(tokenizer, settings, config, config.max_length)
+    chat = codec.chat if settings.chat_template else None
+    with quiet_libraries():
+        instances = [made for part in parts for made in build_requests(part, settings, chat)]
+    pairs = []
+    for instance in instances:
+        target: list[int] = []
+        if settings.variant == "generation":
+            context = codec.encode_prompt(instance.args[0], settings.decoding().gen_length)
+        else:
+            context, target = codec.encode_pair(*instance.args)
+        masks = derive_seed(0, instance.task_name, instance.doc_id)  # options share their masks
+        pairs.append(LikelihoodRequest(tuple(context), tuple(target), masks))
+    return pairs, items, items / sum(len(part.doc_ids) for part in parts)
+
+
+def _known_requests(
+    settings: TaskSettings, config: TransformerConfig, limit: int | None
+) -> tuple[list[LikelihoodRequest], int, int, float]:
+    """Requests of a known size's lengths, and the numbers of all items and requests; see above."""
     if settings.harness_task not in KNOWN_SIZES:
         raise ConfigError(
             f"the size of {settings.harness_task} is not known; give its data (data_root) and a "
             "checkpoint's folder with its tokenizer, so that its requests can be counted"
         )
     size = KNOWN_SIZES[settings.harness_task]
-    items = min(size.items, common.limit or size.items)
-    prompt = size.prompt + settings.shots * size.per_shot
-    if settings.variant == "likelihood":
-        lengths = list(_expected_inputs(size, settings, prompt))
-        requests = items * size.requests
-        share = items if size.one_input else requests / len(size.targets)
-    else:
-        decoding = settings.decoding()
-        room = config.max_length - decoding.gen_length
-        lengths = [_decode_size(min(prompt, room), decoding)]
-        requests, share = items, items
-    load = _load(lengths, settings, common.batch_size, share)
-    host = items * HOST_PER_ITEM + _host(settings, load)
-    generated = settings.variant == "generation"
-    return Demand(items, round(requests), load, host, counted=False, generated=generated)
-
-
-@dataclass(frozen=True)
-class _Size:
-    """Some rows of one length (all steps of a decode), and how many positions they ask for."""
-
-    length: float
-    rows: float
-    asked: float
-    asked_at_once: float
-
-
-def _input_sizes(
-    instances: Sequence[Instance],
-    settings: TaskSettings,
-    config: TransformerConfig,
-    codec: Codec,
-    seed: int,
-) -> list[_Size]:
-    requests = []
-    for instance in instances:
-        context, target = codec.encode_pair(*instance.args)
-        masks = derive_seed(seed, instance.task_name, instance.doc_id)  # shared by its options
-        requests.append(LikelihoodRequest(tuple(context), tuple(target), masks))
-    sizes = input_sizes(requests, settings.likelihood(), config)
-    return [_Size(length, 1, masked, masked) for length, masked in sizes]
-
-
-def _decode_sizes(
-    instances: Sequence[Instance], settings: TaskSettings, codec: Codec
-) -> list[_Size]:
-    decoding = settings.decoding()
-    prompts = [codec.encode_prompt(i.args[0], decoding.gen_length) for i in instances]
-    return [_decode_size(len(prompt), decoding) for prompt in prompts]
-
-
-def _decode_size(prompt: float, decoding: DecodingSettings) -> _Size:
-    asked = asked_per_step(decoding)
-    return _Size(prompt + decoding.gen_length, len(asked), sum(asked), max(asked))
+    items = min(size.items, limit or size.items)
+    prompt = size.prompt + settings.shots * size.shot
+    requests = round(items * size.requests)
+    if settings.variant == "generation":
+        prompt = min(prompt, config.max_length - settings.decoding().gen_length)
+        return [LikelihoodRequest((0,) * prompt, (), 0)], items, requests, items
+    targets = size.targets * DRAWN
+    pairs = [
+        LikelihoodRequest((number,) * prompt, tuple(range(target)), number)
+        for number, target in enumerate(targets)
+    ]
+    inputs = items if size.targets == LETTERS else requests
+    return pairs, items, requests, inputs / len(pairs)
 
 
 def asked_per_step(decoding: DecodingSettings) -> list[int]:
-    """Positions that each forward pass of one row's decode predicts, where none ends early."""
+    """Positions that each forward of one row's decode predicts, where none ends early."""
     found, committed = [], 0
     for step in steps_of(decoding):
         left = step.reach - committed
@@ -176,58 +197,3 @@ def asked_per_step(decoding: DecodingSettings) -> list[int]:
             found.append(left)
             committed += commits
     return found
-
-
-def _expected_inputs(size: KnownSize, settings: TaskSettings, prompt: int) -> Iterator[_Size]:
-    end = 0 if settings.estimator == "llada" else 1  # the appended end-of-text
-    targets = (1,) if size.one_input else size.targets
-    for target in targets:
-        inputs = expected_inputs(target, settings.mc_num or 1, settings.estimator == "llada")
-        masked = (target + 1) / 2
-        yield _Size(prompt + target + end, inputs, inputs * masked, target)
-
-
-def expected_inputs(length: int, samples: int, llada: bool) -> float:
-    """Expected number of distinct non-empty masks among `samples` random ones of `length` tokens.
-
-    A mask of k tokens has probability 1 / (n C(length, k)), with n = length (LLaDA: k is uniform
-    on 1..length) or length + 1 (Dream: each token is masked with a uniform probability, so k is
-    uniform on 0..length).
-    """
-    if length == 1:
-        return 1.0
-    sizes = length if llada else length + 1
-    total = 0.0
-    for k in range(1, length + 1):
-        masks = math.comb(length, k)
-        missed = samples * math.log1p(-1 / (sizes * masks))
-        total += -masks * math.expm1(missed)
-    return total
-
-
-def _load(sizes: Sequence[_Size], settings: TaskSettings, batch: int, share: float) -> Load:
-    """The sum of all rows, `share` times, in batches of `batch`; guidance doubles each."""
-    rows = share * sum(size.rows for size in sizes)
-    double = 2 if settings.guidance else 1
-    at_once = [size.asked_at_once for size in sizes]
-    generated = settings.variant == "generation"
-    # Rows of a decode share their steps; likelihood's inputs are batched whatever they belong to.
-    per_row = max(size.rows for size in sizes) if generated else 1.0
-    batches = math.ceil(rows / per_row / batch)
-    filled = min(batch, math.ceil(rows / per_row))
-    return Load(
-        calls=batches * per_row,
-        rows=double * rows,
-        tokens=double * share * sum(s.rows * s.length for s in sizes),
-        squares=double * share * sum(s.rows * s.length**2 for s in sizes),
-        asked=double * share * sum(s.asked for s in sizes),
-        longest=max(s.length for s in sizes),
-        batch=double * filled,
-        asked_at_once=double * filled * max(at_once),
-    )
-
-
-def _host(settings: TaskSettings, load: Load) -> float:
-    programs = HOST_PER_PROGRAM if settings.metric == "pass@1" else 0.0
-    per_item = load.rows / max(1, settings.steps or 1)
-    return load.rows * HOST_PER_ROW + programs * per_item

@@ -6,16 +6,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 
 
-def _tiny(architecture: Architecture = "llada") -> Transformer:
+def _tiny(architecture: Architecture = "llada", n_layers: int = 1) -> Transformer:
     config = TransformerConfig(
         architecture=architecture,
         d_model=16,
-        n_layers=1,
+        n_layers=n_layers,
         n_heads=2,
         n_kv_heads=2,
         d_ffn=16,

@@ -1,24 +1,22 @@
 """`plan`: cells, what is finished and shared, totals, and bad input; nothing is run or written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 
-from dllmquant_exp.__main__ import config_folder, main
-from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.__main__ import main
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.checkpoints import random_checkpoint
-from dllmquant_exp.run.plan import machines
-from dllmquant_exp.run.plan.counting import estimate, precision
-from dllmquant_exp.run.plan.estimates import STARTUP, Estimates
-from dllmquant_exp.run.plan.jobs import compose_jobs
-from dllmquant_exp.run.plan.machines import named_gpu
-from dllmquant_exp.run.plan.shapes import shape_of
-from dllmquant_exp.run.plan.work import Machine, Work
+from dllmquant_exp.run.plan.cells import Plan, calibration_forwards, make_plan
+from dllmquant_exp.run.plan.command import compose_jobs
+from dllmquant_exp.run.plan.forward import Place
+from dllmquant_exp.run.plan.requests import demand
 
 Call = Callable[..., tuple[int, str, str]]
-MACHINE = Machine("m", 1e9, 1e9, 1e9, 1e9, 1e-6, 1e12, False, "made up")
+A100 = Place("a100", "cuda", 0.4, 1.0, None)
 
 
 @pytest.fixture
@@ -38,47 +36,13 @@ def call(
     return run
 
 
-def estimated(*words: str) -> Estimates:
-    jobs = compose_jobs(words, config_folder())
-    return estimate(jobs, lambda *_: MACHINE)
-
-
-def test_work_and_time_add_up() -> None:
-    machine = Machine("m", 2.0, 4.0, 5.0, 10.0, 0.5, 0.0, False, "")
-    work = Work(2, 4, 5, 10, 2, 3)
-    assert machine.seconds(work) == 1 + 1 + 1 + 1 + 1 + 3
-    assert machine.seconds(3 * work + work) == 4 * machine.seconds(work)
-
-
-def test_a_named_gpu_is_its_data_sheet_times_the_utilisation() -> None:
-    a100 = named_gpu("a100", torch.bfloat16, 0.5)
-    assert (a100.flops, a100.wide_flops) == (156e12, 9.75e12)
-    assert named_gpu("a100", torch.float32, 0.5).flops == 9.75e12
-    assert "50% of 312 TFLOP/s" in a100.source
-
-
-def test_this_machine_is_measured_once_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And by its best round: the first is slow here, as beside other work."""
-    config = shape_of(compose_jobs(["method=fp"], config_folder())[0].model)
-    calls: list[float] = []
-
-    def median_seconds(*_: object) -> float:
-        calls.append(0.5 if len(calls) < 5 else 0.25)
-        return calls[-1]
-
-    monkeypatch.setattr(machines, "_median_seconds", median_seconds)
-    machines._measured.cache_clear()
-    first = machines.measured(config, torch.float32, torch.device("cpu"))
-    assert machines.measured(config, torch.float32, torch.device("cpu")) is first
-    assert len(calls) == 5 * machines.ROUNDS
-    assert first.launch == 0.25
-    assert first.flops == 4 * 2 * machines.ROWS * config.d_model * config.d_ffn
-    machines._measured.cache_clear()
+def planned(*words: str, place: Place = A100) -> Plan:
+    return make_plan(compose_jobs(words, config_folder()), place)
 
 
 def test_the_cells_of_table_1_and_what_they_share() -> None:
-    found = estimated("table=table1", "models=paper", "device=cuda", "dtype=bfloat16")
-    assert len(found.cells) == 6 * 3 * 9
+    found = planned("table=table1", "models=paper", "device=cuda", "dtype=bfloat16")
+    assert len(found.cells) == 6 * 3 * 9 and len(found.jobs) == 6 * 3
     kinds = [stage.kind for stage in found.stages.values()]
     # Per model: random segments for AWQ and QuaRot, TMAS states for + and ++.
     assert kinds.count("calibration") == 3 * 2
@@ -88,27 +52,23 @@ def test_the_cells_of_table_1_and_what_they_share() -> None:
     assert found.downloads.keys() == {
         "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5", "Dream-org/Dream-v0-Base-7B",
     }  # fmt: skip
-    assert found.seconds() > sum(cell.seconds for cell in found.cells.values())
+    assert found.seconds() == pytest.approx(sum(cell.seconds for cell in found.cells.values()))
+    for cell in found.cells.values():  # weights of 16 bits, and less than the GPU has
+        assert 15e9 < cell.memory < 80e9
+    slower = Place("a100", "cuda", 0.1, 1.0, None)
+    words = ("task=gsm8k", "model=llada_8b", "method=fp", "device=cuda")
+    assert planned(*words, place=slower).seconds() == pytest.approx(4 * planned(*words).seconds())
+    assert planned(*words, "limit=13").seconds() < planned(*words).seconds() / 50
 
 
 def test_rows_that_differ_in_iaaq_share_their_weights() -> None:
     words = ("-m", "row=quarot_tmas_cgq,dllmquant_plusplus", "task=gsm8k", "model=llada_8b")
-    found = estimated(*words, "device=cuda")
+    found = planned(*words, "device=cuda")
     assert [len(stage.cells) for stage in found.stages.values()] == [2, 2]
 
 
-def test_faster_machines_and_fewer_items_take_less() -> None:
-    words = ("task=gsm8k", "model=llada_8b", "method=fp")
-    jobs = compose_jobs(words, config_folder())
-    slow, fast = (
-        estimate(jobs, lambda *_, f=f: Machine("m", f, f, f, f, 0, 1e12, True, "")).seconds()
-        for f in (1e12, 1e14)
-    )
-    assert fast < slow / 50
-    assert estimated(*words, "limit=13").seconds() < estimated(*words).seconds() / 50
-
-
 def test_what_is_finished_costs_nothing_more(call: Call, tmp_path: Path) -> None:
+    """And says how long what is open takes, other seeds' roundings included."""
     checkpoint = random_checkpoint("llada", tmp_path / "llada", d_model=32)
     words = [
         "-m", "method=awq,gptq", "task=micro_piqa,micro_ceval", "limit=3", "threads=1",
@@ -116,54 +76,77 @@ def test_what_is_finished_costs_nothing_more(call: Call, tmp_path: Path) -> None
     ]  # fmt: skip
     status, out, err = call("plan", *words, "throughput=1e11")
     assert status == 0, err
-    assert "4 cells, 0 finished, 4 to do in 4 jobs" in out
-    assert "stated: 1e+11 FLOP/s" in out and ": estimated" not in out
+    assert "4 cells, 0 finished, 4 to do in 4 jobs" in out and "1e+11 FLOP/s" in out
+    assert "not estimated: 3 of what is made once" in out and ": estimated" not in out
     assert not (tmp_path / "runs").exists()
     assert call(*words, "tracking=off")[0] == 0
     before = sorted((tmp_path / "runs").rglob("*"))
     out = call("plan", *words)[1]
     assert "4 cells, 4 finished, 0 to do in 4 jobs: 0.0 s" in out
-    assert "micro_llada awq+" not in out and "micro_llada awq w4a4: estimated" in out
+    assert "micro_llada awq: estimated" in out
     out = call("plan", *words, "seed=0,1")[1]
-    assert "8 cells, 4 finished, 4 to do" in out
+    assert "8 cells, 4 finished, 4 to do" in out and "1 of 2" in out
+    assert "by task: seconds per item" in out and "not estimated" not in out
     assert sorted((tmp_path / "runs").rglob("*")) == before
 
 
-def test_answers_that_are_kept_are_not_counted_again(call: Call, tmp_path: Path) -> None:
+def test_answers_that_are_kept_are_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     words = ("task=micro_piqa", "limit=4", "method=fp")
-    whole = estimated(*words)
+    whole = planned(*words)
     (cell,) = whole.cells.values()
     folder = Path("runs/default") / cell.name
     folder.mkdir(parents=True)
-    kept = b'{"key": "a", "answer": 1}\n' * (cell.demand.requests // 2)
-    (folder / "requests.jsonl").write_bytes(kept)
-    part = estimated(*words)
+    line = b'{"key": "a", "answer": 1}\n'
+    (folder / "requests.jsonl").write_bytes(line * (cell.demand.requests // 4))
+    (folder / "requests-0-of-2.jsonl").write_bytes(line * (cell.demand.requests // 4))
+    part = planned(*words)
     (again,) = part.cells.values()
-    assert (again.status, again.answered) == ("begun", 0.5)
-    assert part.seconds() == pytest.approx(STARTUP + again.load + again.seconds / 2)
+    assert again.answered == 0.5 and again.took is None
+    assert part.seconds() == pytest.approx(whole.seconds() / 2)
 
 
-def test_what_sharing_saves() -> None:
-    """Against plans of every cell alone; and of tables that have all cells in common."""
-    words = ("-m", "row=quarot_tmas_cgq,dllmquant_plusplus", "model=llada_8b", "device=cuda")
-    jobs = compose_jobs([*words, "task=gsm8k,piqa"], config_folder())
-    together = estimate(jobs, lambda *_: MACHINE)
-    alone = sum(estimate([job], lambda *_: MACHINE).seconds() for job in jobs)
-    assert len(jobs) == len(together.cells) == 4
-    assert together.unshared_seconds() == pytest.approx(alone)
-    assert together.seconds() < alone
-    twice = estimate([*jobs, *jobs], lambda *_: MACHINE)
-    assert twice.seconds() == pytest.approx(together.seconds())
-    assert twice.unshared_seconds() == pytest.approx(2 * alone)
+def test_seeds_are_composed_and_counted_once() -> None:
+    """And are the jobs that Hydra composes one by one."""
+    words = ["-m", "task=micro_piqa", "row=fp,awq_tmas", "seed=0,1"]
+    jobs = compose_jobs(words, config_folder())
+    alone = [
+        compose_jobs([*words[:2], f"row={row}", f"seed={seed}"], config_folder())[0]
+        for row in ("fp", "awq_tmas")
+        for seed in (0, 1)
+    ]
+    assert jobs == alone
+    saved = compose_jobs(
+        [*words[:2], "row=rtn,quarot", words[3], "save='kept/${seed}'"], config_folder()
+    )
+    assert [job.common.save for job in saved] == ["kept/0", "kept/1"] * 2
+    demand.cache_clear()
+    found = make_plan(jobs, A100)
+    assert len(found.cells) == 4 and demand.cache_info().misses == 1
+    assert make_plan([*jobs, *jobs], A100).seconds() == pytest.approx(found.seconds())
 
 
-def test_seeds_share_a_count_of_requests() -> None:
-    counted: list[str] = []
-    jobs = compose_jobs(["-m", "task=micro_piqa", "method=fp", "seed=0,1"], config_folder())
-    found = estimate(jobs, lambda *_: MACHINE, counted.append)
-    first, second = found.cells.values()
-    assert len(counted) == 1
-    assert (first.seed, second.seed) == (0, 1) and first.demand == second.demand
+def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
+    sampler = SimpleNamespace(samples=4, length=16, passes=3)
+    assert calibration_forwards(sampler, [sampler]) == 3 * 4 * 16
+    decoded = SimpleNamespace(samples=4, gen_length=8)
+    steps = [SimpleNamespace(passes=2), SimpleNamespace(passes=0)]
+    assert calibration_forwards(decoded, steps) == 2 * 4 * 8
+    assert calibration_forwards(decoded, [*steps, object()]) is None
+    job = compose_jobs(["task=micro_piqa", "method=gptq"], config_folder())[0]
+    assert job.calibration is not None
+    none = make_plan([job], A100)
+    assert all(stage.seconds is None for stage in none.stages.values())
+    made_up = SimpleNamespace(name="random", samples=4, length=16, passes=3)
+    cell = next(iter(none.cells.values()))
+    own = replace(job)
+    object.__setattr__(own, "cell_config", job.cell_config)
+    object.__setattr__(own, "calibration", made_up)
+    stages = make_plan([own], A100).stages.values()
+    (seconds,) = [stage.seconds for stage in stages if stage.kind == "calibration"]
+    assert seconds == pytest.approx(3 * 4 * 16 * cell.seconds / cell.demand.tokens)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +154,7 @@ def test_seeds_share_a_count_of_requests() -> None:
     [
         (["on=tpu"], "on = 'tpu' is not one of: here, a100, h100, a6000"),
         (["throughput=fast"], "throughput = 'fast' must be a number above 0"),
+        (["slowdown=0"], "slowdown = '0' must be a number above 0"),
         (["utilisation=1.5"], "utilisation = 1.5 must be in (0, 1]"),
         (["method=foo"], "foo"),
         (["task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
@@ -186,14 +170,5 @@ def test_bad_input(call: Call, words: list[str], message: str) -> None:
 def test_help(call: Call) -> None:
     status, out, _ = call("plan", "--help")
     assert status == 0
-    for word in ("on=here", "throughput=X", "utilisation=0.4", "a100, h100, a6000"):
+    for word in ("on=here", "throughput=X", "utilisation=0.4", "slowdown=1", "a100, h100, a6000"):
         assert word in out
-
-
-def test_a_job_says_what_is_quantized(experiment: Callable[..., Experiment]) -> None:
-    how = precision(experiment("row=dllmquant_plusplus"), torch.float32)
-    assert (how.linears, how.attention, how.alphas, how.rotated) == (True, True, 2, True)
-    how = precision(experiment("method=rtn", "execution=packed"), torch.float32)
-    assert (how.packed, how.rotated, how.alphas) == (True, False, 1)
-    how = precision(experiment("method=fp"), torch.bfloat16)
-    assert (how.itemsize, how.linears, how.attention) == (2, False, False)

@@ -9,55 +9,43 @@ import pytest
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.diffusion.decoding import generate
-from dllmquant_exp.diffusion.masking import draw_masks
-from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
+from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.evaluate import evaluate_task
 from dllmquant_exp.models.checkpoints import load_tokenizer, resolve_checkpoint
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.run.plan.known_sizes import KNOWN_SIZES
-from dllmquant_exp.run.plan.requests import (
-    SAMPLED,
-    asked_per_step,
-    counted_demand,
-    expected_inputs,
-    known_demand,
-)
+from dllmquant_exp.run.plan.requests import KNOWN_SIZES, SAMPLED, asked_per_step, demand
 
 Make = Callable[..., Transformer]
 Compose = Callable[..., Experiment]
 
 
 @pytest.mark.parametrize("task", ["micro_piqa", "micro_winogrande", "micro_ceval", "micro_gsm8k"])
-def test_the_forward_passes_of_an_evaluation(task: str, tiny: Make, experiment: Compose) -> None:
+def test_the_forwards_of_an_evaluation(task: str, tiny: Make, experiment: Compose) -> None:
     run = experiment(f"task={task}", "limit=6", "method=fp")
     model, (spec,) = tiny(), run.tasks
     tokenizer = load_tokenizer(str(resolve_checkpoint("embedded:micro_llada")))
-    demand = counted_demand(spec, run.common, model.config, tokenizer)
+    asked = demand(spec.settings, model.config, tokenizer, None, 6)
     result = evaluate_task(
         model, tokenizer, spec.name, spec.spec, spec.settings,
         data_root=None, limit=6, seed=0, batch_size=32,
     )  # fmt: skip
-    assert demand.counted and demand.items == result.n == 6
+    assert asked.counted and asked.items == result.n == 6
     if spec.settings.variant == "likelihood":
-        assert demand.load.rows == result.forwards
-        assert demand.load.tokens == result.token_forwards
+        assert asked.requests == sum(len(item.log_likelihoods or ()) for item in result.items)
+        assert (asked.rows, asked.tokens) == (result.forwards, result.token_forwards)
     else:  # an answer may end early
-        assert demand.load.rows >= result.forwards
-        assert demand.load.rows == 6 * spec.settings.steps
+        assert asked.requests == 6
+        assert asked.rows == 6 * (spec.settings.steps or 0) >= result.forwards
+        assert asked.tokens >= result.token_forwards
 
 
 def test_a_sample_stands_for_all_items(tiny: Make, experiment: Compose) -> None:
     tokenizer = load_tokenizer(str(resolve_checkpoint("embedded:micro_llada")))
-    few, all_of_them = (
-        counted_demand(run.tasks[0], run.common, tiny().config, tokenizer)
-        for run in (
-            experiment("task=micro_piqa", f"limit={SAMPLED}"),
-            experiment("task=micro_piqa", f"limit={4 * SAMPLED}"),
-        )
-    )
-    assert all_of_them.items == 4 * SAMPLED
-    assert all_of_them.load.tokens == pytest.approx(4 * few.load.tokens, rel=0.1)
+    settings = experiment("task=micro_piqa").tasks[0].settings
+    few, many = (demand(settings, tiny().config, tokenizer, None, n * SAMPLED) for n in (1, 4))
+    assert many.items == 4 * SAMPLED
+    assert many.tokens == pytest.approx(4 * few.tokens, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -86,23 +74,6 @@ def test_the_steps_of_a_decode(settings: DecodingSettings, tiny: Make) -> None:
     assert made.forwards == len(asked)
 
 
-@pytest.mark.parametrize(("length", "samples"), [(1, 128), (2, 128), (5, 32), (9, 128), (60, 128)])
-@pytest.mark.parametrize("estimator", ["llada", "dream"])
-def test_distinct_masks_are_as_many_as_are_drawn(length: int, samples: int, estimator: str) -> None:
-    settings = LikelihoodSettings(
-        mc_num=samples,
-        mc_batch_size=1,
-        guidance=0.0,
-        estimator=estimator,  # type: ignore[arg-type]
-    )
-    found = []
-    for seed in range(40):
-        masked = draw_masks(settings, length, seed, first_visible=False).masked
-        found.append(len({tuple(row) for row in masked.tolist() if any(row)}))
-    expected = expected_inputs(length, samples, estimator == "llada")
-    assert sum(found) / len(found) == pytest.approx(expected, rel=0.06)
-
-
 @pytest.mark.parametrize("model", ["llada_8b", "llada_8b_instruct", "llada_1_5", "dream_7b",
                                    "dream_7b_instruct"])  # fmt: skip
 def test_every_official_task_has_a_known_size(model: str, experiment: Compose) -> None:
@@ -113,28 +84,26 @@ def test_every_official_task_has_a_known_size(model: str, experiment: Compose) -
 
 def test_known_sizes_in_closed_form(tiny: Make, experiment: Compose) -> None:
     run = experiment("model=llada_8b", "task=nine", "method=fp", "device=cpu")
-    config = tiny().config
-    found = {task.name: known_demand(task, run.common, config) for task in run.tasks}
-    mmlu = found["mmlu"]  # one token behind one prompt: one pass per question, none by guidance
-    assert (mmlu.items, mmlu.requests, mmlu.load.rows) == (14042, 4 * 14042, 14042)
-    prompt = KNOWN_SIZES["mmlu"].prompt + 5 * KNOWN_SIZES["mmlu"].per_shot
-    assert mmlu.load.tokens == 14042 * (prompt + 1)
+    found = {t.name: demand(t.settings, tiny().config, None, None, None) for t in run.tasks}
+    mmlu = found["mmlu"]  # one token behind one prompt: one row per question, none by guidance
+    assert (mmlu.items, mmlu.requests, mmlu.rows) == (14042, 4 * 14042, 14042)
+    prompt = KNOWN_SIZES["mmlu"].prompt + 5 * KNOWN_SIZES["mmlu"].shot
+    assert (mmlu.tokens, mmlu.asked) == (14042 * (prompt + 1), 14042)
     gsm8k = found["gsm8k"]
-    assert gsm8k.load.rows == 1319 * 256
-    assert gsm8k.load.asked == 1319 * sum(range(1, 257))
+    assert gsm8k.rows == 1319 * 256 and gsm8k.asked == 1319 * sum(range(1, 257))
     assert not gsm8k.counted
     hellaswag = found["hellaswag"]  # guidance doubles rows, and few masks of 128 are equal
-    assert 2 * 4 * 10042 * 100 < hellaswag.load.rows <= 2 * 4 * 10042 * 128
+    assert 2 * 4 * 10042 * 100 < hellaswag.rows <= 2 * 4 * 10042 * 128
 
 
 def test_a_task_of_unknown_size_needs_its_data(tiny: Make, experiment: Compose) -> None:
     run = experiment("task=micro_piqa")
     with pytest.raises(ConfigError, match="the size of micro_piqa is not known"):
-        known_demand(run.tasks[0], run.common, tiny().config)
+        demand(run.tasks[0].settings, tiny().config, None, None, None)
 
 
 def test_known_sizes_are_those_of_the_data() -> None:
-    beside = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+    beside = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
     data_root = Path(os.environ.get("DLLMQUANT_DATA_ROOT", beside))
     if not (data_root / "gsm8k_test.jsonl.gz").is_file():
         pytest.skip("no official evaluation data: set DLLMQUANT_DATA_ROOT to a folder of splits")
