@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dllmquant_exp.calibration.states import CalibrationState, unscored_state
+from dllmquant_exp.calibration.sources import CalibrationText, TextSource
+from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState, unscored_state
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
 VOCAB, EOS, PAD, MASK = 40, 37, 38, 39
@@ -71,13 +72,26 @@ def prompts() -> list[list[int]]:
     return [torch.randint(0, 37, (n,), generator=generator).tolist() for n in lengths]
 
 
+@pytest.fixture
+def source() -> Callable[[Sequence[Sequence[int]]], TextSource]:
+    """`source(prompts)`: texts whose prompts the toy tokenizer encodes as these."""
+
+    def make(prompts: Sequence[Sequence[int]]) -> TextSource:
+        words = ["".join(chr(EOS + token) for token in prompt) for prompt in prompts]
+        return lambda _names, count: [CalibrationText(word, "", ()) for word in words[:count]]
+
+    return make
+
+
 class ToyTokenizer:
     """One token per letter; the last three ids are special."""
 
     all_special_ids = (EOS, PAD, MASK)
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
         assert not add_special_tokens
+        if isinstance(text, list):
+            return {"input_ids": [self(one, False)["input_ids"] for one in text]}
         return {"input_ids": [ord(letter) % EOS for letter in text]}
 
     def __len__(self) -> int:
@@ -116,3 +130,13 @@ def state() -> Callable[..., CalibrationState]:
         )
 
     return make
+
+
+@pytest.fixture
+def three(state: Callable[..., CalibrationState]) -> CalibrationSet:
+    states = (
+        state([1, 2, 39], [0, 0, 1], [0.1, 0.2, 0.3], [0.4, 0.5, 0.3], prompt_length=1),
+        state([4], [0], [0.25]),
+        state([5, 39, 39, 7], [0, 1, 1, 0], [0.5, 0.6, 0.7, 0.8]),
+    )
+    return CalibrationSet("three", states, {"seed": 0, "filled": [[1, 2]]})

@@ -3,9 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.calibration.tmas import visits
-from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.calibration.sampler import DecodingSampler, Sampler
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.run.plan.forwards import Load, Precision, forward_work
 from dllmquant_exp.run.plan.known_sizes import CALIBRATION_TOKENS
@@ -51,7 +49,7 @@ class CalibrationSize:
 
 
 def calibration_size(
-    settings: CalibrationSettings,
+    sampler: Sampler,
     config: TransformerConfig,
     itemsize: int,
     *,
@@ -60,21 +58,15 @@ def calibration_size(
 ) -> CalibrationSize:
     """What `calibration.collect` is going to make."""
     how = Precision(itemsize)
-    if settings.name == "random":
-        assert settings.length is not None
-        length = float(settings.length)
-        each = EMBEDDED_PROMPT * 1.3 if embedded else _official(settings.texts, whole=True)
-        host = _host(embedded, math.ceil(settings.samples * length / each))
-        return _sized(
-            settings, config, how, settings.samples, length, needs_scores, Work(host=host)
-        )
-    decoding = settings.decoding(config.architecture)
-    prompts, states = _prompts_and_states(settings, decoding)
-    prompt = 1.0 if settings.name == "llm_qat" else _prompt(settings, embedded)
-    length = prompt + decoding.gen_length
-    batches = math.ceil(prompts / CALIBRATION_BATCH)
-    decoded = batches * CALIBRATION_BATCH if settings.name == "tmas" else prompts
-    asked = asked_per_step(decoding)
+    decodes = isinstance(sampler, DecodingSampler)
+    expected = sampler.expect(config.architecture, _text_tokens(sampler, embedded, not decodes))
+    states, length = expected.states, expected.length
+    if not isinstance(sampler, DecodingSampler):
+        work = Work(host=_host(embedded, expected.texts))
+        return _sized(sampler, config, how, states, length, needs_scores, work)
+    batches = math.ceil(expected.prompts / CALIBRATION_BATCH)
+    decoded = min(batches * CALIBRATION_BATCH, max(expected.texts, expected.prompts))
+    asked = asked_per_step(sampler.decoding(config.architecture))
     rows = decoded * len(asked)
     load = Load(
         calls=batches * len(asked),
@@ -86,19 +78,16 @@ def calibration_size(
         batch=CALIBRATION_BATCH,
         asked_at_once=CALIBRATION_BATCH * max(asked),
     )
-    texts = 0 if settings.name == "llm_qat" else prompts
-    if settings.name == "tmas":  # as many prompts as states are made ready, fewer are used
-        texts = settings.samples
-    per_row = HOST_PER_ROW if settings.name == "llm_qat" else HOST_PER_STATE  # it keeps the ends
-    host = _host(embedded and texts > 0, texts) + rows * per_row
+    per_row = HOST_PER_STATE if expected.texts else HOST_PER_ROW  # only the ends are looked at
+    host = _host(embedded and expected.texts > 0, expected.texts) + rows * per_row
     work = forward_work(config, how, load) + Work(host=host)
-    made = _sized(settings, config, how, states, length, True, work)
+    made = _sized(sampler, config, how, states, length, True, work)
     larger = max(load, made.load, key=lambda it: it.asked_at_once)
     return CalibrationSize(made.states, made.tokens, made.squares, length, made.work, larger)
 
 
 def _sized(
-    settings: CalibrationSettings,
+    sampler: Sampler,
     config: TransformerConfig,
     how: Precision,
     states: int,
@@ -106,39 +95,25 @@ def _sized(
     scored: bool,
     work: Work,
 ) -> CalibrationSize:
-    """A set of states of one length, cut to `settings.tokens`, scored where that is asked for."""
+    """A set of states of one length, cut to `sampler.tokens`, scored where that is asked for."""
     batch = min(states, CALIBRATION_BATCH)
     calls = math.ceil(states / CALIBRATION_BATCH)
     rows = (states, states * length, states * length**2, states * length)
     load = Load(calls, *rows, length, batch, batch * length if scored else 0)
     if scored:
         work = work + forward_work(config, how, load)
-    if settings.tokens is not None:
-        states = min(states, max(1, int(settings.tokens / length)))
+    if sampler.tokens is not None:
+        states = min(states, max(1, int(sampler.tokens / length)))
     tokens = states * length
     return CalibrationSize(states, tokens, tokens * length, length, work, load)
 
 
-def _prompts_and_states(
-    settings: CalibrationSettings, decoding: DecodingSettings
-) -> tuple[int, int]:
-    if settings.tmas is None:
-        per_prompt = settings.steps_per_prompt or 1
-        return math.ceil(settings.samples / per_prompt), settings.samples
-    quotas, seen = settings.tmas.quotas, visits(decoding, settings.tmas)
-    wanted = {cell: quotas[cell[1]] for cell in seen if quotas[cell[1]]}
-    needed = max(quota / seen[cell] for cell, quota in wanted.items())
-    prompts = math.ceil(needed * settings.tmas.stride)
-    return min(prompts, settings.samples), sum(wanted.values())
-
-
-def _prompt(settings: CalibrationSettings, embedded: bool) -> float:
-    return EMBEDDED_PROMPT if embedded else _official(settings.texts, whole=False)
-
-
-def _official(texts: tuple[str, ...] | None, *, whole: bool) -> float:
+def _text_tokens(sampler: Sampler, embedded: bool, whole: bool) -> float:
     """Mean tokens of a training text, or of its prompt alone."""
-    known = [CALIBRATION_TOKENS[name] for name in texts or () if name in CALIBRATION_TOKENS]
+    if embedded:
+        return EMBEDDED_PROMPT * 1.3 if whole else EMBEDDED_PROMPT
+    names = getattr(sampler, "texts", ())
+    known = [CALIBRATION_TOKENS[name] for name in names if name in CALIBRATION_TOKENS]
     return sum(pair[whole] for pair in known) / len(known) if known else 50.0
 
 

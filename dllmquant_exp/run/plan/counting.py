@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.calibration.sampler import DecodingSampler
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME
@@ -164,7 +165,7 @@ def _calibration(
         config,
         dtype.itemsize,
         embedded=job.model.embedded,
-        needs_scores=job.cgq is not None and job.cgq.score,
+        needs_scores=job.cgq is not None and job.cgq.needs_scores,
     )
 
 
@@ -172,9 +173,9 @@ def _calibration_key(job: Experiment) -> dict[str, Any]:
     """What decides a calibration set; see `calibration.collect` and `preparation`."""
     config = job.cell_config(job.tasks[0])
     key = {name: config[name] for name in ("model", "calibration", "seed", "device", "dtype")}
-    random = job.calibration is not None and job.calibration.name == "random"
-    scores = job.cgq is not None and job.cgq.score
-    return key | {"threads": config["threads"], "scores": scores and random}
+    without_model = not isinstance(job.calibration, DecodingSampler)
+    scores = job.cgq is not None and job.cgq.needs_scores
+    return key | {"threads": config["threads"], "scores": scores and without_model}
 
 
 def _weights_key(job: Experiment) -> dict[str, Any]:
