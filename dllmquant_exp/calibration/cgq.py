@@ -90,7 +90,7 @@ class Cgq(TokenWeighting):
 def _check(cgq: Cgq) -> None:
     """Refuse settings that would change nothing (CalibrationError)."""
     if not (cgq.score or cgq.mask):
-        raise CalibrationError("with score and mask both off it has no effect; leave it")
+        raise CalibrationError("score and mask are both off, so it has no effect; leave it out")
     idle = {"score": ("unmasked_score",), "mask": ("masked", "unmasked")}
     defaults = {field.name: field.default for field in fields(cgq)}
     for switch, names in idle.items():

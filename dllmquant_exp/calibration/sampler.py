@@ -13,7 +13,6 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,14 +23,12 @@ from dllmquant_exp.calibration.states import (
     CalibrationState,
     unscored_state,
 )
-from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.diffusion.settings import Count, DecodingSettings
 from dllmquant_exp.diffusion.trajectory import DecodingState, states, trajectories
 from dllmquant_exp.models.transformer import Architecture, Transformer
-from dllmquant_exp.store.schema import AtLeast, Settings
+from dllmquant_exp.store.schema import Settings
 
 __all__ = ["Count", "DecodingSampler", "Sampler", "TextSource"]
-
-Count = Annotated[int, AtLeast(1)]
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,6 @@ class DiffusionLM(TemplateLM):
         other_caches: such files of other shards, which are read only.
         shard: (k, n): answer every n-th part of the requests only, from the k-th on, and raise
             ShardsMissing where answers of the others are missing then.
-        check_greedy: also find out whether greedy decoding would give a target, which costs a
-            forward pass per token of it; without it `is_greedy` is False.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class DiffusionLM(TemplateLM):
         cache_path: Path | None = None,
         other_caches: Sequence[Path] = (),
         shard: tuple[int, int] | None = None,
-        check_greedy: bool = False,
     ) -> None:
         super().__init__()
         settings.validate(model.config.architecture)
@@ -84,10 +81,9 @@ class DiffusionLM(TemplateLM):
         self.batch_size = batch_size
         self.max_length = min(max_length or model.config.max_length, model.config.max_length)
         self.codec = Codec(tokenizer, settings, model.config, self.max_length)
-        self.check_greedy = check_greedy
         self.cache = RequestCache(cache_path, other_caches)
         self.shard = shard
-        parts = (model_fingerprint(model), asdict(settings), self.max_length, check_greedy)
+        parts = (model_fingerprint(model), asdict(settings), self.max_length)
         self._fingerprint = request_key(*parts)
 
     @property
@@ -132,7 +128,10 @@ class DiffusionLM(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """(log p(target | context) in nats, is greedy) of each request, in order."""
+        """(log p(target | context) in nats, False) of each request, in order.
+
+        lm-eval wants to know too whether greedy decoding gives the target; that is not computed.
+        """
         pairs = [self.codec.encode_pair(*request.args) for request in requests]
         seeds = [self._seed_of(request) for request in requests]
         return self._score(pairs, seeds, disable_tqdm)
@@ -175,7 +174,7 @@ class DiffusionLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Log-likelihoods through the cache. Options of a question stay in one batch of requests,
         where they share forward passes."""
-        settings = self.settings.likelihood(self.check_greedy)
+        settings = self.settings.likelihood()
         todo: list[LikelihoodRequest] = []
         for (context, target), seed in zip(pairs, seeds, strict=True):
             todo.append(LikelihoodRequest(tuple(context), tuple(target), seed))
@@ -191,12 +190,11 @@ class DiffusionLM(TemplateLM):
             result = log_likelihoods(
                 self.model, part, settings, batch_size=self.batch_size, progress=update
             )
-            found = zip(result.values, result.greedy, strict=True)
-            return [list(pair) for pair in found], result.token_forwards, result.forwards
+            return result.values, result.token_forwards, result.forwards
 
         chunks = list(consecutive(order, size, lambda k: by_key[k].seed))
         answer_chunks(self.cache, chunks, answer, self.shard, "likelihood", disable_tqdm)
-        return [(float(a), bool(b)) for a, b in (self.cache.answers[key] for key in keys)]
+        return [(float(self.cache.answers[key]), False) for key in keys]
 
     # generation
 

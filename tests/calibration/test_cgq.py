@@ -71,7 +71,7 @@ def test_the_papers_example_of_an_unmasked_token_that_weighs_more(state: Callabl
         ({"unmasked": -0.1}, "unmasked = -0.1 must be at least 0"),
         ({"masked": float("nan")}, "at least 0"),
         ({"masked": float("inf")}, "at most"),
-        ({"score": False, "mask": False}, "has no effect"),
+        ({"score": False, "mask": False}, "both off"),
         ({"score": False, "unmasked_score": "max"}, "unmasked_score has no effect with score off"),
         ({"mask": False, "unmasked": 0.5}, "unmasked has no effect with mask off"),
         ({"mask_off": "one"}, "mask_off has no effect with mask on"),

@@ -200,19 +200,6 @@ def test_rolling_scores_every_token_once(
     assert total == pytest.approx(sum(values), rel=1e-4)
 
 
-def test_greedy_is_asked_for_explicitly(
-    llada: Transformer, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    decoding = replace(GENERATION, gen_length=1, steps=1, block_length=1).decoding()
-    ids = tokenizer.encode("abc")
-    best = generate(llada, [ids], decoding, seeds=[0], batch_size=1).tokens[0]
-    request = ((("abc", "?"), ids, best),)
-    unasked = make(llada, tokenizer, LIKELIHOOD)._loglikelihood_tokens(list(request))
-    told = make(llada, tokenizer, LIKELIHOOD, check_greedy=True)
-    assert unasked[0][1] is False
-    assert told._loglikelihood_tokens(list(request))[0][1] is True
-
-
 # generation
 
 
