@@ -22,7 +22,7 @@ Indicator = Annotated[float, AtLeast(0), AtMost(1e6)]
 
 @dataclass(frozen=True, kw_only=True)
 class Cgq(TokenWeighting):
-    """How Eq. 10 is read.
+    """A reading of Eq. 10.
 
     Attributes:
         formula: squared_sum (i + sqrt(s))^2 as printed; product i^2 * s; sum i + s.

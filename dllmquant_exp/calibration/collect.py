@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.confidence import scored
-from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.sampler import Inputs, Sampler
 from dllmquant_exp.calibration.sources import text_source
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, sizes
 from dllmquant_exp.calibration.storage import cached
@@ -48,15 +47,16 @@ def collect(
         "batch_size": batch_size,
     }
 
+    inputs = Inputs(model, tokenizer, text_source(embedded, data_root, seed), seed, batch_size)
+
     def make() -> CalibrationSet:
-        source = text_source(embedded, data_root, seed)
-        made = sampler.sample(model, tokenizer, source, seed=seed, batch_size=batch_size)
+        made = sampler.sample(inputs)
         return made if sampler.tokens is None else equal_tokens(made, sampler.tokens, seed=seed)
 
     found = cached(folder, key, make)
     if found.is_scored or not needs_scores:
         return found
-    return cached(folder, {**key, "scores": True}, lambda: scored(model, found, batch_size))
+    return cached(folder, {**key, "scores": True}, lambda: inputs.scored(found))
 
 
 def equal_tokens(calibration_set: CalibrationSet, tokens: int, *, seed: int) -> CalibrationSet:

@@ -4,14 +4,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from transformers import PreTrainedTokenizerBase
-
-from dllmquant_exp.calibration.confidence import scored
-from dllmquant_exp.calibration.sampler import DecodingSampler, Expected, TextSource, prompt_seeds
+from dllmquant_exp.calibration.sampler import DecodingSampler, Expected, Inputs, prompt_seeds
 from dllmquant_exp.calibration.states import CalibrationSet, sizes, unscored_state
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
-from dllmquant_exp.models.transformer import Architecture, Transformer
+from dllmquant_exp.models.transformer import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +22,17 @@ class LlmQat(DecodingSampler):
         """Sampling, as LLM-QAT does: greedy texts would differ by little but their first token."""
         return replace(super().decoding(architecture), temperature=1.0)
 
-    def sample(
-        self,
-        model: Transformer,
-        tokenizer: PreTrainedTokenizerBase,
-        source: TextSource,
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> CalibrationSet:
-        config = model.config
+    def sample(self, inputs: Inputs) -> CalibrationSet:
+        config, seed = inputs.model.config, inputs.seed
         decoding = self.decoding(config.architecture)
-        starts = random.Random(f"self-generated {seed}").choices(
-            _words(model, tokenizer), k=self.samples
+        starts = random.Random(f"self-generated {seed}").choices(_words(inputs), k=self.samples)
+        made = generate(
+            inputs.model,
+            [[start] for start in starts],
+            decoding,
+            seeds=prompt_seeds(seed, self.samples),
+            batch_size=inputs.batch_size,
         )
-        seeds = prompt_seeds(seed, self.samples)
-        prompts = [[start] for start in starts]
-        made = generate(model, prompts, decoding, seeds=seeds, batch_size=batch_size)
         texts = [
             [start, *_until_end(response, config.eos_token_id)]
             for start, response in zip(starts, made.tokens, strict=True)
@@ -57,15 +48,15 @@ class LlmQat(DecodingSampler):
             "forwards": made.forwards,
             "token_forwards": made.token_forwards,
         }
-        return scored(model, CalibrationSet(self.name, states, report), batch_size)
+        return inputs.scored(CalibrationSet(self.name, states, report))
 
     def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
         return Expected(0, self.samples, self.samples, 1 + self.gen_length)
 
 
-def _words(model: Transformer, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _words(inputs: Inputs) -> list[int]:
     """The token ids that are not special."""
-    config = model.config
+    config, tokenizer = inputs.model.config, inputs.tokenizer
     special = {config.mask_token_id, config.eos_token_id, config.pad_token_id}
     special |= set(tokenizer.all_special_ids)
     return [i for i in range(min(len(tokenizer), config.vocab_size)) if i not in special]

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.sources import CalibrationText, TextSource
+from dllmquant_exp.calibration.confidence import scored
+from dllmquant_exp.calibration.sources import TextSource
 from dllmquant_exp.calibration.states import (
     CalibrationError,
     CalibrationSet,
@@ -28,12 +29,39 @@ from dllmquant_exp.diffusion.trajectory import DecodingState, states, trajectori
 from dllmquant_exp.models.transformer import Architecture, Transformer
 from dllmquant_exp.store.schema import Settings
 
-__all__ = ["Count", "DecodingSampler", "Sampler", "TextSource"]
+__all__ = ["Count", "DecodingSampler", "Expected", "Inputs", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a sampler may work with.
+
+    model: in full precision
+    texts: gives different training texts of named data sets; a smaller count gives the first ones
+    batch_size: rows per forward pass; it should change no choice
+    """
+
+    model: Transformer
+    tokenizer: PreTrainedTokenizerBase
+    texts: TextSource
+    seed: int
+    batch_size: int
+
+    def prompts(self, names: Sequence[str], count: int) -> list[list[int]]:
+        """Token ids of the prompts of training texts, without special tokens."""
+        return [
+            self.tokenizer(text.prompt, add_special_tokens=False)["input_ids"]
+            for text in self.texts(names, count)
+        ]
+
+    def scored(self, collected: CalibrationSet) -> CalibrationSet:
+        """The same states with the model's confidences."""
+        return scored(self.model, collected, self.batch_size)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a set is going to take, before `tokens` cuts it: for plans.
+    """Size and cost of a set to come, before `tokens` cuts it: for plans.
 
     texts: asked for
     prompts: decoded
@@ -62,22 +90,8 @@ class Sampler(Settings, ABC):
     tokens: Count | None = None
 
     @abstractmethod
-    def sample(
-        self,
-        model: Transformer,
-        tokenizer: PreTrainedTokenizerBase,
-        source: TextSource,
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> CalibrationSet:
+    def sample(self, inputs: Inputs) -> CalibrationSet:
         """Collect the states.
-
-        Args:
-            model: in full precision.
-            source: gives different training texts of the named data sets; a smaller count gives
-                the first of them.
-            batch_size: rows per forward pass; it should change no choice.
 
         Returns:
             A set of this sampler's name. Its states may lack confidences.
@@ -95,9 +109,12 @@ class Sampler(Settings, ABC):
         """
 
     def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        """What the set is going to take, where the part of a text that is read has so many tokens.
+        """Say what the set is going to take.
 
-        Unless a sampler knows better: a state per text, as long as that part, without the model.
+        Unless a sampler knows better: a state per text, as long as that, without the model.
+
+        Args:
+            text_tokens: mean length of a text or, for samplers that decode, of its prompt.
         """
         return Expected(self.samples, 0, self.samples, text_tokens)
 
@@ -136,20 +153,14 @@ class DecodingSampler(Sampler):
         return Expected(self.samples, self.samples, self.samples, text_tokens + self.gen_length)
 
     def decodes(
-        self, model: Transformer, prompts: Sequence[Sequence[int]], *, seed: int, batch_size: int
+        self, inputs: Inputs, prompts: Sequence[Sequence[int]]
     ) -> Iterator[tuple[int, Iterator[DecodingState]]]:
         """The length of each prompt and the states of its decode, made as they are asked for."""
-        decoding = self.decoding(model.config.architecture)
-        seeds = prompt_seeds(seed, len(prompts))
-        for each in trajectories(model, prompts, decoding, seeds=seeds, batch_size=batch_size):
-            yield len(each.prompt), states(each, decoding, model.config.mask_token_id)
-
-
-def encoded_prompts(
-    texts: Sequence[CalibrationText], tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Token ids of the prompts of texts, without special tokens."""
-    return [tokenizer(text.prompt, add_special_tokens=False)["input_ids"] for text in texts]
+        config, size = inputs.model.config, inputs.batch_size
+        decoding = self.decoding(config.architecture)
+        seeds = prompt_seeds(inputs.seed, len(prompts))
+        for each in trajectories(inputs.model, prompts, decoding, seeds=seeds, batch_size=size):
+            yield len(each.prompt), states(each, decoding, config.mask_token_id)
 
 
 def prompt_seeds(seed: int, count: int) -> list[int]:

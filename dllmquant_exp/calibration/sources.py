@@ -21,7 +21,7 @@ from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.store.jsonl import find_rows, read_rows
 
 Row = Mapping[str, Any]
-DRAWS = 50  # texts drawn per text asked for, before a task is found too small
+DRAWS = 50  # texts drawn per text asked for, before a task counts as too small
 
 
 @dataclass(frozen=True)

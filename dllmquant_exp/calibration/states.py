@@ -146,7 +146,7 @@ class CalibrationSet:
 
 
 def sizes(states: Sequence[CalibrationState]) -> dict[str, int]:
-    """How much there is to calibrate on: the beginning of every set's report."""
+    """Counts and lengths of states: the beginning of every set's report."""
     return {
         "states": len(states),
         "tokens": sum(len(state.tokens) for state in states),

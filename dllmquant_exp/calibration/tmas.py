@@ -35,16 +35,13 @@ from math import ceil, floor
 from typing import Annotated, Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.confidence import scored
 from dllmquant_exp.calibration.sampler import (
     Count,
     DecodingSampler,
     Expected,
-    TextSource,
+    Inputs,
     calibration_state,
-    encoded_prompts,
 )
 from dllmquant_exp.calibration.states import (
     CalibrationError,
@@ -53,7 +50,7 @@ from dllmquant_exp.calibration.states import (
     sizes,
 )
 from dllmquant_exp.diffusion.schedule import steps_of
-from dllmquant_exp.models.transformer import Architecture, Transformer
+from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.store.schema import Above, AtLeast, AtMost
 
 logger = logging.getLogger(__name__)
@@ -62,7 +59,7 @@ Cell = tuple[int, int]  # block, m
 
 @dataclass(frozen=True, kw_only=True)
 class Tmas(DecodingSampler):
-    """How Algorithm 1 is read.
+    """A reading of Algorithm 1.
 
     Attributes:
         samples: states over all blocks, before quotas are rounded (the paper's 512).
@@ -88,15 +85,7 @@ class Tmas(DecodingSampler):
         super().__post_init__()
         _check(self)
 
-    def sample(
-        self,
-        model: Transformer,
-        tokenizer: PreTrainedTokenizerBase,
-        source: TextSource,
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> CalibrationSet:
+    def sample(self, inputs: Inputs) -> CalibrationSet:
         """Decode prompts in their order and keep the states that Algorithm 1 keeps.
 
         Decoding ends when all cells are full that this schedule can reach at all.
@@ -105,16 +94,15 @@ class Tmas(DecodingSampler):
             A set whose report has `quotas` and `filled` [blocks][intervals], and `warnings`, which
             are logged too, about cells that stayed below their quota.
         """
-        architecture = model.config.architecture
+        architecture = inputs.model.config.architecture
         # A decode offers at most one state per step, so as many prompts as states are enough.
-        X = encoded_prompts(source(self.texts, self.samples), tokenizer)
+        X = inputs.prompts(self.texts, self.samples)
         p = self.quotas
         C = [[0] * len(p) for _ in range(self.blocks)]
         D: list[CalibrationState] = []
         reachable = {(block, m) for block, m in self.visits(architecture) if p[m]}
         used = 0
-        decodes = self.decodes(model, X, seed=seed, batch_size=batch_size)
-        for used, (prompt_length, steps) in enumerate(decodes, start=1):
+        for used, (prompt_length, steps) in enumerate(self.decodes(inputs, X), start=1):
             for x in steps:
                 if (x.step - (used - 1)) % self.stride:
                     continue
@@ -127,7 +115,7 @@ class Tmas(DecodingSampler):
                 break
         report: dict[str, Any] = {
             **sizes(D),
-            "seed": seed,
+            "seed": inputs.seed,
             "decoding": asdict(self.decoding(architecture)),
             "prompts_used": used,
             "quotas": [list(p)] * self.blocks,
@@ -136,7 +124,7 @@ class Tmas(DecodingSampler):
         }
         for warning in report["warnings"]:
             logger.warning("%s: %s", self.name, warning)
-        return scored(model, CalibrationSet(self.name, tuple(D), report), batch_size)
+        return inputs.scored(CalibrationSet(self.name, tuple(D), report))
 
     def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
         """As many prompts as fill the cell that a decode visits least for its quota."""
@@ -162,7 +150,7 @@ class Tmas(DecodingSampler):
         return sum(r >= threshold for threshold in self.thresholds)
 
     def visits(self, architecture: Architecture) -> Counter[Cell]:
-        """How many steps of a decode fall into each cell.
+        """Number of steps of a decode that fall into each cell.
 
         It counts masks as the schedule commits them, so it holds where every step commits what it
         should: a model that predicts the mask token itself may stray from it.
@@ -185,7 +173,7 @@ class Tmas(DecodingSampler):
 def _shortfalls(
     filled: list[list[int]], quotas: Sequence[int], reachable: set[Cell], prompts: int
 ) -> list[str]:
-    """What to say about cells below their quota, in at most two sentences."""
+    """Warnings about cells below their quota, at most two."""
     short = [
         (block, m)
         for block, row in enumerate(filled)

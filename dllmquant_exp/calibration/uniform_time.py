@@ -3,19 +3,15 @@
 from dataclasses import asdict, dataclass
 from math import ceil
 
-from transformers import PreTrainedTokenizerBase
-
-from dllmquant_exp.calibration.confidence import scored
 from dllmquant_exp.calibration.sampler import (
     Count,
     DecodingSampler,
     Expected,
-    TextSource,
+    Inputs,
     calibration_state,
-    encoded_prompts,
 )
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, sizes
-from dllmquant_exp.models.transformer import Architecture, Transformer
+from dllmquant_exp.models.transformer import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +28,11 @@ class UniformTime(DecodingSampler):
     texts: tuple[str, ...]
     steps_per_prompt: Count
 
-    def sample(
-        self,
-        model: Transformer,
-        tokenizer: PreTrainedTokenizerBase,
-        source: TextSource,
-        *,
-        seed: int,
-        batch_size: int,
-    ) -> CalibrationSet:
+    def sample(self, inputs: Inputs) -> CalibrationSet:
         k = self.steps_per_prompt
         needed = ceil(self.samples / k)
-        prompts = encoded_prompts(source(self.texts, needed), tokenizer)
         chosen = []
-        for prompt_length, visits in self.decodes(model, prompts, seed=seed, batch_size=batch_size):
+        for prompt_length, visits in self.decodes(inputs, inputs.prompts(self.texts, needed)):
             visited = list(visits)
             if len(visited) < k:
                 raise CalibrationError(
@@ -57,12 +44,12 @@ class UniformTime(DecodingSampler):
         kept = tuple(chosen[: self.samples])
         report = {
             **sizes(kept),
-            "seed": seed,
-            "decoding": asdict(self.decoding(model.config.architecture)),
+            "seed": inputs.seed,
+            "decoding": asdict(self.decoding(inputs.model.config.architecture)),
             "steps_per_prompt": k,
             "prompts_used": needed,
         }
-        return scored(model, CalibrationSet(self.name, kept, report), batch_size)
+        return inputs.scored(CalibrationSet(self.name, kept, report))
 
     def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
         prompts = ceil(self.samples / self.steps_per_prompt)

@@ -44,7 +44,7 @@ class TokenWeighting(Settings, ABC):
         """w_t of every token of a state, [T] float32, 0 or more."""
 
     def report(self, calibration_set: CalibrationSet) -> dict[str, Any]:
-        """How many tokens of each class there are and what they weigh on average, for the result.
+        """Count the tokens of each class, and average their weights, for the result.
 
         Classes: masked; decoded (committed tokens of the response); prompt (all of a plain text).
         `constant` says whether all tokens weigh the same, which changes nothing; it is logged as a

@@ -6,8 +6,8 @@
 
 Requests often agree in what is left visible. The four options A B C D of a lettered question are
 one masked input, `... Answer: _`, and one forward pass answers all of them; in short targets the
-samples of one request repeat. So the unit of work is a distinct masked input, with a list of the
-requests that read their tokens off its logits.
+samples of one request repeat. The unit of work is therefore a distinct masked input, with a list of
+the requests that read their tokens off its logits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ class LikelihoodRequest:
 
 @dataclass(frozen=True)
 class LikelihoodResult:
-    """What `log_likelihoods` returns.
+    """Result of `log_likelihoods`.
 
     values: per request the estimate of log p(target | context), in nats
     token_forwards: tokens that went through the model, contexts included, padding not

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from dllmquant_exp.calibration.sources import CalibrationText, TextSource
+from dllmquant_exp.calibration.sampler import Inputs
+from dllmquant_exp.calibration.sources import CalibrationText
 from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState, unscored_state
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
@@ -72,17 +73,6 @@ def prompts() -> list[list[int]]:
     return [torch.randint(0, 37, (n,), generator=generator).tolist() for n in lengths]
 
 
-@pytest.fixture
-def source() -> Callable[[Sequence[Sequence[int]]], TextSource]:
-    """`source(prompts)`: texts whose prompts the toy tokenizer encodes as these."""
-
-    def make(prompts: Sequence[Sequence[int]]) -> TextSource:
-        words = ["".join(chr(EOS + token) for token in prompt) for prompt in prompts]
-        return lambda _names, count: [CalibrationText(word, "", ()) for word in words[:count]]
-
-    return make
-
-
 class ToyTokenizer:
     """One token per letter; the last three ids are special."""
 
@@ -101,6 +91,20 @@ class ToyTokenizer:
 @pytest.fixture
 def tokenizer() -> ToyTokenizer:
     return ToyTokenizer()
+
+
+@pytest.fixture
+def inputs(tokenizer: Any, prompts: list[list[int]]) -> Callable[..., Inputs]:
+    """`inputs(model, prompts, seed, batch_size)`: texts that the toy tokenizer encodes as these."""
+
+    def make(
+        model: Transformer, given: Sequence[Sequence[int]] = prompts, seed: int = 0, size: int = 8
+    ) -> Inputs:
+        words = ["".join(chr(EOS + token) for token in prompt) for prompt in given]
+        texts = [CalibrationText(word, "", ()) for word in words]
+        return Inputs(model, tokenizer, lambda _names, count: texts[:count], seed, size)
+
+    return make
 
 
 @pytest.fixture

@@ -40,10 +40,9 @@ CALLS = []
 class Prompts(Sampler):
     repeats: Annotated[int, AtLeast(1)] = 1
 
-    def sample(self, model, tokenizer, source, *, seed, batch_size):
-        CALLS.append(seed)
-        texts = source(("micro_arc",), self.samples)
-        rows = [tokenizer(text.prompt[:9], add_special_tokens=False)["input_ids"] for text in texts]
+    def sample(self, inputs):
+        CALLS.append(inputs.seed)
+        rows = [prompt[:9] for prompt in inputs.prompts(("micro_arc",), self.samples)]
         states = tuple(unscored_state(row * self.repeats, [False] * len(row) * self.repeats, 0)
                        for row in rows)
         return CalibrationSet(self.name, states, sizes(states))

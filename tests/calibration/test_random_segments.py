@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dllmquant_exp.calibration.random_segments import RandomSegments
+from dllmquant_exp.calibration.sampler import Inputs
 from dllmquant_exp.calibration.sources import CalibrationText
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet
 
@@ -21,7 +22,7 @@ def sampled(tokenizer: Any, count: int, length: int, seed: int = 0) -> Calibrati
             raise CalibrationError("no more texts")
         return [CalibrationText(text[:2], text[2:], ()) for text in TEXTS[:count]]
 
-    return sampler.sample(None, tokenizer, source, seed=seed, batch_size=1)  # type: ignore[arg-type]
+    return sampler.sample(Inputs(None, tokenizer, source, seed, 1))  # type: ignore[arg-type]
 
 
 def test_segments_are_cut_from_the_texts_in_random_order(tokenizer: Any) -> None:

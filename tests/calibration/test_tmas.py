@@ -27,13 +27,13 @@ Sample = Callable[..., CalibrationSet]
 
 
 @pytest.fixture
-def sample(tokenizer: Any, source: Any, prompts: list[list[int]]) -> Sample:
+def sample(inputs: Any, prompts: list[list[int]]) -> Sample:
     """`sample(model, sampler, prompts, batch_size)`: the set that is collected from prompts."""
 
     def make(
         model: Any, sampler: Tmas = SMALL, given: list[list[int]] = prompts, batch_size: int = 8
     ) -> CalibrationSet:
-        return sampler.sample(model, tokenizer, source(given), seed=0, batch_size=batch_size)
+        return sampler.sample(inputs(model, given, size=batch_size))
 
     return make
 

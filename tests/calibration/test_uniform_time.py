@@ -15,16 +15,14 @@ DECODING = DecodingSettings(16, 16, 4, "low_confidence")
 
 
 @pytest.fixture
-def sample(
-    tiny_model: Callable[..., Any], tokenizer: Any, source: Any, prompts: list[list[int]]
-) -> Callable[[int, int], CalibrationSet]:
+def sample(tiny_model: Callable[..., Any], inputs: Any) -> Callable[[int, int], CalibrationSet]:
     def make(count: int, steps: int) -> CalibrationSet:
         sampler = UniformTime(
             name="uniform_time", samples=count, texts=("any",), gen_length=16, steps=16, blocks=4,
             steps_per_prompt=steps,
         )  # fmt: skip
         assert sampler.decoding("llada") == DECODING
-        return sampler.sample(tiny_model(), tokenizer, source(prompts), seed=0, batch_size=2)
+        return sampler.sample(inputs(tiny_model(), size=2))
 
     return make
 
