@@ -16,9 +16,9 @@ Algorithm 1 leaves some things open. They are settled here, or by a setting, as 
   at step t, before the step commits anything.
 - t descends, so the paper's blocks count from the end, and block B occurs where B does not divide
   T. Here blocks count from the first one decoded, in equal parts of the steps.
-- r may be taken over the block being decided or over the whole response (`ratio_scope`). A decode
-  block by block has few masks left in its last blocks, so the whole-response reading can fill only
-  182 of the 520 places; "512 samples" needs the block's.
+- r may be taken over the block being decided or over the whole response (`ratio_scope`). Over the
+  response, each block sees a part of r's range only, and 182 of the 520 places can be filled; "512
+  samples" needs the block.
 - Filling greedily takes many neighbouring steps of a few prompts, while the text speaks of
   "specific intervals" (`stride`; 1 is the literal reading).
 - Dream decodes one block. Its "blocks" are equal parts of the steps, and r is over the response.

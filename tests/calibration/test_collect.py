@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.calibration.cgq import Cgq
 from dllmquant_exp.calibration.collect import collect, equal_tokens
@@ -19,9 +20,11 @@ from dllmquant_exp.calibration.states import (
 )
 from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.calibration.weighting import TokenWeighting, batch_weights
+from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import build, describe
 
+CONF = Path(__file__).parents[2] / "conf"
 MODULE = """
 from dataclasses import dataclass
 from typing import Annotated
@@ -113,6 +116,29 @@ def test_a_users_sampler_and_weighting(
     assert collected(changed).tokens == 15
 
 
+def test_a_users_options_are_chosen_and_set_like_ours(outside: Path) -> None:
+    """A user's folder of options, beside the module: `calibration=mine`, `+tmas=mine`, ..."""
+    for group, section in (("calibration", SAMPLER), ("tmas", SAMPLER), ("cgq", WEIGHTING)):
+        (outside.parent / group).mkdir()
+        (outside.parent / group / "mine.yaml").write_text(yaml.safe_dump(section))
+
+    def made(*words: str) -> Experiment:
+        words = (f"hydra.searchpath=[file://{outside.parent}]", "method=gptq", *words)
+        return resolve(to_mapping(compose("config", list(words))), words)
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ours = made()
+        group = made("calibration=mine", "calibration.samples=8")
+        tmas = made("+tmas=mine", "tmas.samples=8", "+cgq=mine", "cgq.power=0.5")
+        off = made("+tmas=off", "+cgq=off")
+    for job in (group, tmas):
+        assert job.calibration == build({**SAMPLER, "samples": 8}, Sampler, "")
+        section = job.cell_config(job.tasks[0])["calibration"]
+        assert section["name"] == "first_words" and section["source"].startswith("sha256:")
+    assert tmas.cgq == build({**WEIGHTING, "power": 0.5}, TokenWeighting, "")
+    assert group.cgq is None and off.cell_config(off.tasks[0]) == ours.cell_config(ours.tasks[0])
+
+
 def test_a_weighting_that_reads_scores_without_saying_so_is_refused(
     outside: Path, state: Callable[..., Any]
 ) -> None:
@@ -142,7 +168,7 @@ def test_options_are_the_defaults_of_their_classes() -> None:
     """The paper's values stand in the option, with its comments, and in the class alike."""
 
     def option(name: str) -> dict[str, Any]:
-        text = (Path(__file__).parents[2] / "conf" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
         return {key: value for key, value in yaml.safe_load(text).items() if "${" not in str(value)}
 
     data: dict[str, Any] = {"texts": ("micro_arc",), "gen_length": 32, "steps": 32}

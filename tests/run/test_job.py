@@ -359,7 +359,7 @@ def test_a_killed_quantization_goes_on_behind_its_last_block(
 def test_other_calibration_sets(make: Any, name: str) -> None:
     decode = {"gen_length": 8, "steps": 8, "blocks": 2}
     other = {"texts": ["micro_piqa"], "steps_per_prompt": 2} if name == "uniform_time" else {}
-    calibration = {"name": name, "samples": 6, **decode, **other}
+    calibration = {**option("calibration", name), "samples": 6, **decode, **other}
     outcomes = run(make(**quick("gptq"), calibration=calibration), keep_going=False)
     found = result(outcomes[0])["calibration"]
     assert found["report"]["states"] == 6 and found["cgq"] is None
