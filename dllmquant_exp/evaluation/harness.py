@@ -1,8 +1,8 @@
 """A masked diffusion language model as lm-eval sees it.
 
-lm-eval asks three questions: how likely is this answer (loglikelihood), how likely is this whole
-text (loglikelihood_rolling), and what comes next (generate_until). Each becomes token ids plus a
-seed, answered by `diffusion` in batches of any mixture of lengths.
+lm-eval asks how likely an answer is (loglikelihood), and what comes next (generate_until). Each
+question becomes token ids plus a seed, answered by `diffusion` in batches of any mixture of
+lengths.
 
 The seed of a request comes from the run's seed, the task's name and the item's number, and from
 nothing else: an answer depends neither on the batch it was computed in nor on `limit`, and the
@@ -22,7 +22,6 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
@@ -30,7 +29,7 @@ from dllmquant_exp.diffusion.batching import batches
 from dllmquant_exp.evaluation.chunks import Costly, answer_chunks, consecutive
 from dllmquant_exp.evaluation.codec import Codec
 from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
-from dllmquant_exp.evaluation.settings import TaskSettings
+from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.models.transformer import Transformer
 
 BATCHES_PER_SAVE = 64  # forward batches of likelihoods between two writes of the request cache
@@ -150,24 +149,10 @@ class DiffusionLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """log p(text) of each request: windows of at most max_length tokens, each scored once."""
-        pairs, seeds, owners = [], [], []
-        room = self.max_length - 2  # begin-of-text before, end-of-text behind (Dream)
-        for owner, request in enumerate(requests):
-            windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=room,
-                context_len=1,
-            )
-            for number, (context, target) in enumerate(map(make_disjoint_window, windows)):
-                pairs.append((context, target))
-                seeds.append(derive_seed(self._seed_of(request), number))
-                owners.append(owner)
-        totals = [0.0] * len(requests)
-        for owner, (value, _) in zip(owners, self._score(pairs, seeds, disable_tqdm), strict=True):
-            totals[owner] += value
-        return totals
+        raise SettingsError(
+            "rolling likelihood of whole texts is not estimated; choose a task of "
+            "another output_type: multiple_choice or generate_until"
+        )
 
     def _score(
         self, pairs: list[tuple[list[int], list[int]]], seeds: list[int], disable_tqdm: bool
