@@ -95,7 +95,8 @@ class Tmas(DecodingSampler):
             are logged too, about cells that stayed below their quota.
         """
         architecture = inputs.model.config.architecture
-        # A decode offers at most one state per step, so as many prompts as states are enough.
+        # Algorithm 1's letters: prompts X, quotas p, counters C, collected states D. More prompts
+        # than states are never needed.
         X = inputs.prompts(self.texts, self.samples)
         p = self.quotas
         C = [[0] * len(p) for _ in range(self.blocks)]
