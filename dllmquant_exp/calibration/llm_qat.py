@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from dllmquant_exp.calibration.sampler import DecodingSampler, Expected, Inputs, prompt_seeds
+from dllmquant_exp.calibration.sampler import DecodingSampler, Inputs, prompt_seeds
 from dllmquant_exp.calibration.states import CalibrationSet, sizes, unscored_state
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
@@ -49,9 +49,6 @@ class LlmQat(DecodingSampler):
             "token_forwards": made.token_forwards,
         }
         return inputs.scored(CalibrationSet(self.name, states, report))
-
-    def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        return Expected(0, self.samples, self.samples, 1 + self.gen_length)
 
 
 def _words(inputs: Inputs) -> list[int]:

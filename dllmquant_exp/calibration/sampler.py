@@ -29,7 +29,7 @@ from dllmquant_exp.diffusion.trajectory import DecodingState, states, trajectori
 from dllmquant_exp.models.transformer import Architecture, Transformer
 from dllmquant_exp.store.schema import Settings
 
-__all__ = ["Count", "DecodingSampler", "Expected", "Inputs", "Sampler"]
+__all__ = ["Count", "DecodingSampler", "Inputs", "Sampler"]
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,6 @@ class Inputs:
     def scored(self, collected: CalibrationSet) -> CalibrationSet:
         """The same states with the model's confidences."""
         return scored(self.model, collected, self.batch_size)
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Size and cost of a set to come, before `tokens` cuts it: for plans.
-
-    texts: asked for
-    prompts: decoded
-    states, length: how many, and tokens of each
-    """
-
-    texts: int
-    prompts: int
-    states: int
-    length: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +93,10 @@ class Sampler(Settings, ABC):
             CalibrationError, DiffusionError: with the setting and what would work.
         """
 
-    def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        """Say what the set is going to take.
-
-        Unless a sampler knows better: a state per text, as long as that, without the model.
-
-        Args:
-            text_tokens: mean length of a text or, for samplers that decode, of its prompt.
-        """
-        return Expected(self.samples, 0, self.samples, text_tokens)
+    @property
+    def passes(self) -> float | None:
+        """Times that all states go through the model, at most, for plans; None where unknown."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +129,9 @@ class DecodingSampler(Sampler):
     def check(self, architecture: Architecture) -> None:
         self.decoding(architecture)
 
-    def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        return Expected(self.samples, self.samples, self.samples, text_tokens + self.gen_length)
+    @property
+    def passes(self) -> float:
+        return self.steps + 1  # a decode for every state, and its confidences
 
     def decodes(
         self, inputs: Inputs, prompts: Sequence[Sequence[int]]

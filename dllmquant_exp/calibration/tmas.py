@@ -39,7 +39,6 @@ import torch
 from dllmquant_exp.calibration.sampler import (
     Count,
     DecodingSampler,
-    Expected,
     Inputs,
     calibration_state,
 )
@@ -127,13 +126,14 @@ class Tmas(DecodingSampler):
             logger.warning("%s: %s", self.name, warning)
         return inputs.scored(CalibrationSet(self.name, tuple(D), report))
 
-    def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        """As many prompts as fill the cell that a decode visits least for its quota."""
-        quotas, visits = self.quotas, self.visits(architecture)
-        wanted = {cell: quotas[cell[1]] for cell in visits if quotas[cell[1]]}
-        needed = ceil(max(quota / visits[cell] for cell, quota in wanted.items()) * self.stride)
-        prompts = min(needed, self.samples)
-        return Expected(self.samples, prompts, sum(wanted.values()), text_tokens + self.gen_length)
+    @property
+    def passes(self) -> float:
+        """Passes for about as many decodes as fill the cell that they visit least for its quota."""
+        in_block = self.steps / self.blocks
+        widths = [high - low for low, high in pairwise((0.0, *self.thresholds, 1.0))]
+        visits = [max(1, int(width * in_block)) for width in widths]
+        decodes = self.stride * max(p / n for p, n in zip(self.quotas, visits, strict=True))
+        return min(decodes, self.samples) * self.steps / self.samples + 1
 
     @property
     def quotas(self) -> tuple[int, ...]:

@@ -6,12 +6,10 @@ from math import ceil
 from dllmquant_exp.calibration.sampler import (
     Count,
     DecodingSampler,
-    Expected,
     Inputs,
     calibration_state,
 )
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, sizes
-from dllmquant_exp.models.transformer import Architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +49,6 @@ class UniformTime(DecodingSampler):
         }
         return inputs.scored(CalibrationSet(self.name, kept, report))
 
-    def expect(self, architecture: Architecture, text_tokens: float) -> Expected:
-        prompts = ceil(self.samples / self.steps_per_prompt)
-        return Expected(prompts, prompts, self.samples, text_tokens + self.gen_length)
+    @property
+    def passes(self) -> float:
+        return self.steps / self.steps_per_prompt + 1

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dllmquant_exp.__main__ import config_folder, main
-from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.all_tables import CONTROLS, sweeps
 from dllmquant_exp.config.experiment import Experiment, to_mapping
 from dllmquant_exp.errors import ConfigError
@@ -70,8 +70,8 @@ def calibration_of(model: str) -> dict[str, Any]:
 def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
     """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
     config = calibration_of(model)
-    tmas = build(config["tmas"], Sampler, "tmas")
-    states = tmas.expect(config["architecture"], 0).states
+    tmas = build(config["tmas"], Tmas, "tmas")
+    states = sum(tmas.quotas[interval] for _, interval in tmas.visits(config["architecture"]))
     samples = config["calibration"]["control_samples"]
     assert abs(states - samples) <= NEARLY_EQUAL * states, (states, samples)
 

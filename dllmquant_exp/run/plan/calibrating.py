@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from dllmquant_exp.calibration.llm_qat import LlmQat
+from dllmquant_exp.calibration.random_segments import RandomSegments
 from dllmquant_exp.calibration.sampler import DecodingSampler, Sampler
-from dllmquant_exp.models.transformer import TransformerConfig
+from dllmquant_exp.calibration.tmas import Tmas
+from dllmquant_exp.calibration.uniform_time import UniformTime
+from dllmquant_exp.models.transformer import Architecture, TransformerConfig
 from dllmquant_exp.run.plan.forwards import Load, Precision, forward_work
 from dllmquant_exp.run.plan.known_sizes import CALIBRATION_TOKENS
 from dllmquant_exp.run.plan.requests import HOST_PER_ROW, asked_per_step
@@ -58,14 +62,16 @@ def calibration_size(
 ) -> CalibrationSize:
     """What `calibration.collect` is going to make."""
     how = Precision(itemsize)
-    decodes = isinstance(sampler, DecodingSampler)
-    expected = sampler.expect(config.architecture, _text_tokens(sampler, embedded, not decodes))
-    states, length = expected.states, expected.length
     if not isinstance(sampler, DecodingSampler):
-        work = Work(host=_host(embedded, expected.texts))
-        return _sized(sampler, config, how, states, length, needs_scores, work)
-    batches = math.ceil(expected.prompts / CALIBRATION_BATCH)
-    decoded = min(batches * CALIBRATION_BATCH, max(expected.texts, expected.prompts))
+        text = _text_tokens(sampler, embedded, whole=True)
+        length = float(sampler.length) if isinstance(sampler, RandomSegments) else text
+        work = Work(host=_host(embedded, math.ceil(sampler.samples * length / text)))
+        return _sized(sampler, config, how, sampler.samples, length, needs_scores, work)
+    prompts, states = _prompts_and_states(sampler, config.architecture)
+    prompt = 1 if isinstance(sampler, LlmQat) else _text_tokens(sampler, embedded, whole=False)
+    length = prompt + sampler.gen_length
+    batches = math.ceil(prompts / CALIBRATION_BATCH)
+    decoded = batches * CALIBRATION_BATCH if isinstance(sampler, Tmas) else prompts
     asked = asked_per_step(sampler.decoding(config.architecture))
     rows = decoded * len(asked)
     load = Load(
@@ -78,8 +84,9 @@ def calibration_size(
         batch=CALIBRATION_BATCH,
         asked_at_once=CALIBRATION_BATCH * max(asked),
     )
-    per_row = HOST_PER_STATE if expected.texts else HOST_PER_ROW  # only the ends are looked at
-    host = _host(embedded and expected.texts > 0, expected.texts) + rows * per_row
+    texts = 0 if isinstance(sampler, LlmQat) else prompts
+    per_row = HOST_PER_STATE if texts else HOST_PER_ROW  # only the ends are looked at
+    host = _host(embedded and texts > 0, texts) + rows * per_row
     work = forward_work(config, how, load) + Work(host=host)
     made = _sized(sampler, config, how, states, length, True, work)
     larger = max(load, made.load, key=lambda it: it.asked_at_once)
@@ -106,6 +113,17 @@ def _sized(
         states = min(states, max(1, int(sampler.tokens / length)))
     tokens = states * length
     return CalibrationSize(states, tokens, tokens * length, length, work, load)
+
+
+def _prompts_and_states(sampler: DecodingSampler, architecture: Architecture) -> tuple[int, int]:
+    if isinstance(sampler, UniformTime):
+        return math.ceil(sampler.samples / sampler.steps_per_prompt), sampler.samples
+    if not isinstance(sampler, Tmas):
+        return sampler.samples, sampler.samples
+    quotas, seen = sampler.quotas, sampler.visits(architecture)
+    wanted = {cell: quotas[cell[1]] for cell in seen if quotas[cell[1]]}
+    needed = max(quota / seen[cell] for cell, quota in wanted.items())
+    return min(math.ceil(needed * sampler.stride), sampler.samples), sum(wanted.values())
 
 
 def _text_tokens(sampler: Sampler, embedded: bool, whole: bool) -> float:
