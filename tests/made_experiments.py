@@ -29,7 +29,9 @@ def small_config(checkpoint: Path, runs_dir: Path, tasks: Sequence[str]) -> dict
         "model": {**option("model", "micro_llada"), "checkpoint": str(checkpoint)},
         "method": option("method", "rtn"),
         "quant": option("quant", "w4a4"),
-        "calibration": {"name": "random", "samples": 4, "texts": ["micro_arc"], "length": 8},
+        "calibration": {
+            **option("calibration", "random"), "samples": 4, "texts": ["micro_arc"], "length": 8,
+        },
         "task": {"name": "some", "tasks": {t: option("task", t)["tasks"][t] for t in tasks}},
         "decoding": {"name": "published", "mc_num": 2},
         "tracking": option("tracking", "off"),

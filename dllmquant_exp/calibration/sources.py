@@ -1,17 +1,15 @@
-"""Where calibration texts and prompts come from: training splits only.
+"""Sources of calibration texts and prompts: training splits only.
 
-The embedded models' come from the micro-world's training combinations. For the official models
-they come from the training files of three of the paper's data sets, in the rows of the hub:
-`data_root` holds them as .jsonl or .jsonl.gz beside the evaluation files; without it the hub does.
+Embedded models calibrate on the micro-world's training combinations, the official ones on the
+training files of three of the paper's data sets, in the rows of the hub: `data_root` holds them as
+.jsonl or .jsonl.gz beside the evaluation files; without it the hub does.
 
-Disjoint from what is evaluated by construction, and checked once more by hash: `disjoint`.
+Texts are disjoint from what is evaluated by construction, and checked once more by hash.
 """
 
-import gzip
 import hashlib
-import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,9 +18,10 @@ from typing import Any
 from dllmquant_exp.calibration.states import CalibrationError
 from dllmquant_exp.models.embedded import splits, world
 from dllmquant_exp.models.embedded.items import Dice
+from dllmquant_exp.store.jsonl import find_rows, read_rows
 
 Row = Mapping[str, Any]
-DRAWS = 50  # texts drawn per text asked for, before a task is found too small
+DRAWS = 50  # texts drawn per text asked for, before a task counts as too small
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,38 @@ OFFICIAL: dict[str, TrainingData] = {
 }
 
 
+TextSource = Callable[[Sequence[str], int], list[CalibrationText]]  # data sets, how many texts
+
+
+def text_source(embedded: bool, data_root: Path | None, seed: int) -> TextSource:
+    """Training texts of named data sets, taking turns; none of them is an evaluation item.
+
+    Asking raises CalibrationError or DataError where texts are missing, broken or too few.
+    """
+
+    def texts(names: Sequence[str], count: int) -> list[CalibrationText]:
+        if embedded:
+            found = embedded_texts(names, count, seed=seed)
+            disjoint(_items(found), embedded_evaluation_items(world.TASKS))
+            return found
+        if not names:
+            raise CalibrationError(
+                f"no training data given for calibration; there are: {', '.join(OFFICIAL)}"
+            )
+        share = -(-count // len(names))
+        each = []
+        for name in names:
+            each.append(official_texts(name, share, seed=seed, data_root=data_root))
+            disjoint(_items(each[-1]), official_evaluation_items(name, data_root))
+        return [text for turn in zip(*each, strict=True) for text in turn][:count]
+
+    return texts
+
+
+def _items(texts: Sequence[CalibrationText]) -> Iterator[str]:
+    return (item for text in texts for item in text.items)
+
+
 def embedded_texts(tasks: Sequence[str], count: int, *, seed: int) -> list[CalibrationText]:
     """`count` different training texts of the micro-world, the tasks taking turns.
 
@@ -148,7 +179,7 @@ def _embedded_text(task: str, dice: Dice) -> CalibrationText:
 
 
 def embedded_evaluation_items(tasks: Iterable[str]) -> list[str]:
-    """What `disjoint` compares calibration on the micro-world with: all evaluation items."""
+    """All evaluation items of tasks of the micro-world, as `disjoint` compares them."""
     return [
         item.prompt + item.response
         for task in tasks
@@ -163,7 +194,8 @@ def official_texts(
     """`count` items of a training split, in random order; a smaller count gives the first of them.
 
     Raises:
-        CalibrationError: an unknown name, a file that is missing or broken, or too few rows.
+        CalibrationError: an unknown name, a missing file, or too few rows.
+        DataError: a broken file.
     """
     if name not in OFFICIAL:
         raise CalibrationError(
@@ -179,10 +211,11 @@ def official_texts(
 
 
 def official_evaluation_items(name: str, data_root: Path | None) -> list[str]:
-    """What `disjoint` compares texts from `official_texts` with: their task's evaluation items.
+    """The evaluation items of a data set's task, as `disjoint` compares them.
 
     Raises:
-        CalibrationError: a file that is missing or broken.
+        CalibrationError: a missing file.
+        DataError: a broken one.
     """
     data = OFFICIAL[name]
     return [data.item(row) for row in _rows(data, *data.evaluated, data_root)]
@@ -230,22 +263,11 @@ def _hub_rows(data: TrainingData, file: str, split: str) -> Sequence[Row]:
 
 
 def _local_rows(data: TrainingData, file: str, data_root: Path) -> Sequence[Row]:
-    paths = [data_root / f"{file}{ending}" for ending in (".jsonl.gz", ".jsonl")]
-    path = next((path for path in paths if path.is_file()), None)
+    path = find_rows(data_root, file)
     if path is None:
         raise CalibrationError(
-            f"{paths[0]} is missing: calibration needs the training split, and the evaluated one "
-            f"to be disjoint from it, in the hub's fields ({', '.join(data.fields)}); put them "
-            "there, or leave data_root unset to use the hub"
+            f"{data_root / file}.jsonl.gz is missing: calibration needs the training split, and "
+            "the evaluated one to be disjoint from it, in the hub's fields "
+            f"({', '.join(data.fields)}); put them there, or leave data_root unset to use the hub"
         )
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-    except (OSError, EOFError, ValueError) as error:
-        raise CalibrationError(f"{path} cannot be read ({error}): fetch it again") from error
-    for number, row in enumerate(rows, start=1):
-        missing = [field for field in data.fields if field not in row]
-        if missing:
-            raise CalibrationError(f"{path}, line {number}: no field {', '.join(missing)}")
-    return rows
+    return read_rows(path, data.fields)

@@ -1,4 +1,4 @@
-"""Calibration states and sets of them: the one type that every sampler makes and every method eats.
+"""Calibration states and sets of them: what every sampler makes and every method measures.
 
 prompt ........ | response: committed and masked tokens
 0         prompt_length                              T
@@ -68,6 +68,7 @@ class CalibrationState:
 
     @property
     def is_scored(self) -> bool:
+        """Whether confidences are known at every token."""
         return not bool(self.confidence.isnan().any() or self.top.isnan().any())
 
 
@@ -80,7 +81,7 @@ def unscored_state(
     step: int = PLAIN_TEXT,
     ratio: float = 1.0,
 ) -> CalibrationState:
-    """A state whose confidences are not known yet; see `scoring.scored`."""
+    """A state whose confidences are not known yet; see `confidence.scored`."""
     unknown = torch.full((len(tokens),), torch.nan, dtype=torch.float32)
     return CalibrationState(
         tokens=torch.tensor(tokens, dtype=torch.int64),
@@ -120,6 +121,11 @@ class CalibrationSet:
         """Tokens of all states, prompts included."""
         return sum(len(state.tokens) for state in self.states)
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether all states carry confidences."""
+        return all(state.is_scored for state in self.states)
+
     @cached_property
     def digest(self) -> str:
         """sha256 of the states, in their order: every tensor and every number.
@@ -139,8 +145,8 @@ class CalibrationSet:
         return replace(self, report={**self.report, **entries})
 
 
-def describe(states: Sequence[CalibrationState]) -> dict[str, int]:
-    """What the report of every set begins with: how much there is to calibrate on."""
+def sizes(states: Sequence[CalibrationState]) -> dict[str, int]:
+    """Counts and lengths of states: the beginning of every set's report."""
     return {
         "states": len(states),
         "tokens": sum(len(state.tokens) for state in states),

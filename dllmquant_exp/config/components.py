@@ -5,23 +5,20 @@ absence leave it out. One that would change nothing is refused, not ignored.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, TypeVar
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.calibration.tmas import TmasSettings
+from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.weighting import TokenWeighting
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.quantization.attention_settings import IaaqSettings, require_compatible
 from dllmquant_exp.quantization.pipeline import needs_calibration
 from dllmquant_exp.quantization.quantizers import OFF
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.schema import TARGET, build, read
 
 T = TypeVar("T")
 COMPONENTS = ("tmas", "cgq", "iaaq")
-TMAS_DECODES = ("texts", "gen_length", "steps", "tokens")  # settings that every sampler has
 
 
 def resolve_components(
@@ -30,8 +27,8 @@ def resolve_components(
     method: MethodSettings,
     quant: QuantSettings | None,
     architecture: Architecture,
-) -> tuple[CalibrationSettings | None, CgqSettings | None, IaaqSettings | None]:
-    """What to calibrate on (None where nothing is), CGQ's and IA-AQ's settings (None where off).
+) -> tuple[Sampler | None, TokenWeighting | None, IaaqSettings | None]:
+    """The sampler (None where nothing is calibrated), CGQ and IA-AQ (None where off).
 
     Args:
         config: the composed configuration.
@@ -41,13 +38,27 @@ def resolve_components(
     Raises:
         ConfigError: wrong settings, or a component that would change nothing.
     """
-    cgq = _component(CgqSettings, config, "cgq")
+    cgq = _built(config, "cgq", TokenWeighting)
     iaaq = _component(IaaqSettings, config, "iaaq")
-    tmas = _component(TmasSettings, config, "tmas", ignore=TMAS_DECODES)
-    chosen = _calibration(config, tmas, architecture)
-    calibration = chosen if needs_calibration(method, quant, iaaq) else None
+    tmas = _built(config, "tmas", Sampler)  # takes the place of the group `calibration`
+    sampler = tmas or build(config["calibration"], Sampler, "calibration")
+    try:
+        sampler.check(architecture)
+    except ValueError as error:
+        raise ConfigError(f"{sampler.name}: {error}") from error
+    calibration = sampler if needs_calibration(method, quant, iaaq) else None
     _check_components(overrides, method, quant, calibration, tmas, cgq, iaaq)
     return calibration, cgq, iaaq
+
+
+def _built(config: Mapping[str, Any], name: str, base: type[T]) -> T | None:
+    """The object of a component that is on; None where its section is absent or empty."""
+    section = config.get(name)
+    if not section:
+        return None
+    if isinstance(section, Mapping) and TARGET not in section:
+        raise ConfigError(f"{name} is off, so {name}.{next(iter(section))} would have no effect")
+    return build(section, base, name)
 
 
 def _component(
@@ -67,31 +78,13 @@ def _component(
     return read(cls, section, name, ignore=["enabled", *ignore])
 
 
-def _calibration(
-    config: Mapping[str, Any], tmas: TmasSettings | None, architecture: Architecture
-) -> CalibrationSettings:
-    """What to calibrate on: the group `calibration`, or TMAS in its place."""
-    if tmas is None:
-        settings = read(CalibrationSettings, config["calibration"], "calibration", ignore=["tmas"])
-    else:
-        own = {key: config["tmas"].get(key) for key in TMAS_DECODES}
-        values = {"name": "tmas", "samples": tmas.samples, **own, "tmas": asdict(tmas)}
-        settings = read(CalibrationSettings, values, "tmas")
-    if settings.gen_length is not None:
-        try:
-            settings.decoding(architecture)
-        except ValueError as error:
-            raise ConfigError(f"{settings.name}: {error}") from error
-    return settings
-
-
 def _check_components(
     overrides: Sequence[str],
     method: MethodSettings,
     quant: QuantSettings | None,
-    calibration: CalibrationSettings | None,
-    tmas: TmasSettings | None,
-    cgq: CgqSettings | None,
+    calibration: Sampler | None,
+    tmas: Sampler | None,
+    cgq: TokenWeighting | None,
     iaaq: IaaqSettings | None,
 ) -> None:
     """Refuse a component that would change nothing (ConfigError)."""

@@ -123,8 +123,8 @@ class Experiment(Making):
             },
             "method": asdict(self.method),
             "quant": None if self.quant is None else asdict(self.quant),
-            "calibration": None if self.calibration is None else asdict(self.calibration),
-            "cgq": None if self.cgq is None else asdict(self.cgq),
+            "calibration": self.describe("calibration"),
+            "cgq": self.describe("cgq"),
             "iaaq": None if self.iaaq is None else asdict(self.iaaq),
             "task": {"name": task.name, "kind": task.kind, "settings": settings}
             | ({} if task.source is None else {"source": task.source})
@@ -150,8 +150,10 @@ class Experiment(Making):
     @property
     def row(self) -> str:
         """The method and its components, as in `quarot+tmas+cgq`."""
-        tmas = self.calibration is not None and self.calibration.name == "tmas"
-        parts = {"tmas": tmas, "cgq": self.cgq is not None, "iaaq": self.iaaq is not None}
+        calibration = self.describe("calibration")
+        tmas = calibration is not None and calibration.get("name") == "tmas"
+        cgq = self.describe("cgq") is not None
+        parts = {"tmas": tmas, "cgq": cgq, "iaaq": self.iaaq is not None}
         return "+".join([self.method.name, *(name for name, on in parts.items() if on)])
 
     def cell_name(self, task: Task) -> str:

@@ -6,11 +6,11 @@ model=saved model.checkpoint=FOLDER          all of that as it was when FOLDER w
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
+from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.weighting import TokenWeighting
 from dllmquant_exp.config.components import COMPONENTS, resolve_components
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
@@ -21,10 +21,11 @@ from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.saving import SavedModel, read_saved
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.schema import describe, read
 
 DEFAULT_QUANT = "w4a4"
 SAVED = "saved"  # the option of the group `model`
+_RECORDED = ("calibration", "cgq")  # sections that a saved model describes and nothing reads
 # What a saved model brings along, and what would therefore be ignored beside it.
 _BROUGHT = ("method", "quant", "calibration", "row", "table", "models", *COMPONENTS)
 
@@ -57,10 +58,18 @@ class Making:
     method: MethodSettings
     quant_name: str  # empty for full precision
     quant: QuantSettings | None  # None for full precision
-    calibration: CalibrationSettings | None  # None where nothing is calibrated
-    cgq: CgqSettings | None
+    calibration: Sampler | None  # None where nothing is calibrated, and of a saved model
+    cgq: TokenWeighting | None  # None of a saved model
     iaaq: IaaqSettings | None
     saved: SavedModel | None  # where it is read from; None where it is made
+
+    def describe(self, section: str) -> Mapping[str, Any] | None:
+        """What a section is identified by; of a saved model as that recorded it."""
+        if self.saved is not None and section in _RECORDED:
+            recorded: Mapping[str, Any] | None = self.saved.made.get(section)
+            return recorded
+        value = getattr(self, section)
+        return None if value is None else describe(value)
 
 
 def is_saved(section: Any) -> bool:
@@ -107,10 +116,9 @@ def _restored(section: Mapping[str, Any], overrides: Sequence[str]) -> Making:
         raise ConfigError(f"model=saved: {error}") from error
     where = f"{saved.folder}/config.json, made"
 
-    def optional(cls: type[Any], name: str) -> Any:
-        value = saved.made.get(name)
-        return None if value is None else read(cls, value, f"{where}.{name}")
-
+    for name in _RECORDED:
+        if not isinstance(saved.made.get(name), Mapping | None):
+            raise ConfigError(f"{where}.{name} is not a group of settings; save the model again")
     model = read(ModelSettings, saved.made.get("model"), f"{where}.model")
     if model.architecture != saved.layout.config.architecture:
         raise ConfigError(
@@ -122,8 +130,8 @@ def _restored(section: Mapping[str, Any], overrides: Sequence[str]) -> Making:
         method=saved.layout.method,
         quant_name=str(saved.made.get("quant_name")),
         quant=saved.layout.quant,
-        calibration=optional(CalibrationSettings, "calibration"),
-        cgq=optional(CgqSettings, "cgq"),
+        calibration=None,
+        cgq=None,
         iaaq=saved.layout.iaaq,
         saved=saved,
     )
@@ -154,7 +162,8 @@ def check_saving(making: Making, dtype: str, save: str | None, export: str | Non
 
 def described(making: Making) -> dict[str, Any]:
     """What a saved model keeps beside its layout, for `resolve_making` to read back."""
-    sections = ("model", "calibration", "cgq")
-    found = {name: getattr(making, name) for name in sections}
-    plain = {name: None if value is None else asdict(value) for name, value in found.items()}
-    return {**plain, "quant_name": making.quant_name}
+    sections = ("model", *_RECORDED)
+    return {
+        **{name: making.describe(name) for name in sections},
+        "quant_name": making.quant_name,
+    }

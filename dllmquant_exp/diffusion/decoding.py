@@ -8,7 +8,7 @@ A row with a prompt of 3, gen_length 6, two blocks, two steps per block (`_` is 
     p p p | a b c _ e f      step 3, block 2
     p p p | a b c d e f      step 4, block 2
 
-Nothing committed is ever masked again. That is why a row may stop as soon as the beginning of its
+Nothing committed is ever masked again. Therefore a row may stop as soon as the beginning of its
 response, up to the first mask, holds an end-of-text or a stop string: later steps cannot change it.
 
 Every row has its own random generator and its own counts, so what a row decodes to does not depend
@@ -37,14 +37,14 @@ from dllmquant_exp.models.transformer import Transformer
 
 __all__ = ["DecodingSettings", "Generations", "decode", "generate"]
 
-# Which positions these commit does not depend on what the model predicts there, so they are chosen
-# before the forward pass and predicted nowhere else.
+# These choose positions without looking at predictions, so the choice comes before the forward pass
+# and nothing is predicted elsewhere.
 BLIND_REMASKING = ("random", "origin")
 
 
 @dataclass(frozen=True)
 class Generations:
-    """What `generate` returns.
+    """Result of `generate`.
 
     tokens: per prompt `gen_length` ids; what was not decoded (after the end) is the mask id
     token_forwards: tokens that went through the model, prompts included, padding not
@@ -194,7 +194,7 @@ class _Rows:
         return torch.zeros_like(self.tokens, dtype=torch.bool).scatter(1, self.columns, asked)
 
     def over(self, ended: Callable[[int, list[int]], bool]) -> list[bool]:
-        """Which rows need no further step. Only rows whose prefix grew are asked."""
+        """Rows that need no further step, as bools. Only rows whose prefix grew are asked."""
         response = self.response()
         prefixes = (response != self.mask_token_id).long().cumprod(1).sum(1).tolist()
         answers = [

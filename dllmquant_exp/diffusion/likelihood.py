@@ -6,8 +6,8 @@
 
 Requests often agree in what is left visible. The four options A B C D of a lettered question are
 one masked input, `... Answer: _`, and one forward pass answers all of them; in short targets the
-samples of one request repeat. So the unit of work is a distinct masked input, with a list of the
-requests that read their tokens off its logits.
+samples of one request repeat. The unit of work is therefore a distinct masked input, with a list of
+the requests that read their tokens off its logits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from dllmquant_exp.diffusion.batching import Predictor, batches, check_row, pad_rows
-from dllmquant_exp.diffusion.greedy import greedy_matches
 from dllmquant_exp.diffusion.masking import Masks, draw_masks
 from dllmquant_exp.diffusion.settings import DiffusionError, LikelihoodSettings
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
@@ -39,16 +38,14 @@ class LikelihoodRequest:
 
 @dataclass(frozen=True)
 class LikelihoodResult:
-    """What `log_likelihoods` returns.
+    """Result of `log_likelihoods`.
 
     values: per request the estimate of log p(target | context), in nats
-    greedy: per request whether greedy decoding gives the target; all False unless asked for
     token_forwards: tokens that went through the model, contexts included, padding not
     forwards: rows that went through the model
     """
 
     values: list[float]
-    greedy: list[bool]
     token_forwards: int
     forwards: int
 
@@ -89,13 +86,9 @@ def log_likelihoods(
         done += completed
         if progress is not None and completed:
             progress(completed)
-    greedy = [False] * len(requests)
-    if settings.check_greedy:
-        pairs = [(request.context, request.target) for request in requests]
-        greedy = greedy_matches(predictor, pairs, batch_size=batch_size)
     if progress is not None and done < len(requests):
         progress(len(requests) - done)  # requests whose samples masked nothing
-    return LikelihoodResult(values.tolist(), greedy, predictor.token_forwards, predictor.forwards)
+    return LikelihoodResult(values.tolist(), predictor.token_forwards, predictor.forwards)
 
 
 def input_sizes(

@@ -1,4 +1,4 @@
-"""Which target tokens the Monte-Carlo likelihoods mask, and what each sample weighs.
+"""Masks of the target tokens for Monte-Carlo likelihoods, and the weight of each sample.
 
 Masks are drawn from a seed and the target's length alone. Requests with the same seed and length
 share them, so the options of a question are compared on common random numbers.

@@ -59,7 +59,7 @@ def dream_logits(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
 
 def confidence_of(logits: Tensor, tokens: Tensor, remasking: str) -> Tensor:
-    """How sure the model is at each position, [n]; the surest are committed first.
+    """Confidence of the model at each position, [n]; the surest are committed first.
 
     logits: [n, vocab], without noise. tokens: [n], what would be committed.
     """

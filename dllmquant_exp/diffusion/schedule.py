@@ -7,7 +7,7 @@ LLaDA, gen_length 8, two blocks, 6 steps: every block of 4 masks is decided in 3
     reach (block)   4  4  4  8  8  8
 
 Dream, gen_length = steps = 8: time runs from 1 to 0.001, and a step from t to s commits the share
-1 - s/t of the masks that are left, rounded down. So the first step commits nothing and the last two
+1 - s/t of the masks that are left, rounded down. The first step commits nothing and the last two
 
     step            1  2  3  4  5  6  7  8
     commits         0  1  1  1  1  1  1  2

@@ -1,15 +1,19 @@
-"""What a decode and a likelihood estimate are asked to do.
+"""Settings of a decode and of a likelihood estimate.
 
-Settings check themselves when they are made, so that a run with a block length that does not
-divide is refused before any model is loaded. What depends on the model is checked by
+They check themselves when they are constructed, so that a run with a block length that does not
+divide is refused before any model is loaded. Whether they fit a model is checked by
 `validate(architecture)`, which `generate` and `log_likelihoods` call.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.store.schema import Above, AtLeast, AtMost, Settings
 
+Count = Annotated[int, AtLeast(1)]
+NotNegative = Annotated[float, AtLeast(0)]
 REMASKING: dict[Architecture, tuple[str, ...]] = {
     "llada": ("low_confidence", "random"),
     "dream": ("origin", "maskgit_plus", "topk_margin", "entropy"),
@@ -25,8 +29,8 @@ class DiffusionError(Refusal):
 
 
 @dataclass(frozen=True)
-class DecodingSettings:
-    """How a response of `gen_length` tokens is decoded; see `decoding.generate`.
+class DecodingSettings(Settings):
+    """Decoding of a response of `gen_length` tokens; see `decoding.generate`.
 
     gen_length: tokens of the response, all of them masks at first
     steps: forward passes for the whole response (fewer where nothing is left to decide)
@@ -39,67 +43,32 @@ class DecodingSettings:
     suppress_eos: end-of-text is never predicted
     """
 
-    gen_length: int
-    steps: int
-    block_length: int
+    gen_length: Count
+    steps: Count
+    block_length: Count
     remasking: str
-    temperature: float = 0.0
-    guidance: float = 0.0
-    top_p: float = 1.0
+    temperature: NotNegative = 0.0
+    guidance: NotNegative = 0.0
+    top_p: Annotated[float, Above(0), AtMost(1)] = 1.0
     suppress_eos: bool = False
 
     def __post_init__(self) -> None:
-        self.validate()
+        super().__post_init__()
+        _check_decoding(self)
 
     @property
     def architecture(self) -> Architecture:
         """The architecture whose published decoding this is."""
         return _owner("remasking", self.remasking, REMASKING)
 
-    def validate(self, architecture: Architecture | None = None) -> None:
-        """Raise DiffusionError for values that make no sense, alone or for `architecture`."""
-        for name in ("gen_length", "steps", "block_length"):
-            if getattr(self, name) < 1:
-                raise DiffusionError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.temperature < 0:
-            raise DiffusionError(f"temperature = {self.temperature} must be 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise DiffusionError(f"top_p = {self.top_p} must be above 0 and at most 1")
-        if self.architecture == "llada":
-            self._validate_llada()
-        else:
-            self._validate_dream()
-        _check_guidance(self.guidance, self.architecture)
-        _check_match("remasking", self.remasking, REMASKING, architecture)
-
-    def _validate_llada(self) -> None:
-        if self.gen_length % self.block_length:
-            raise DiffusionError(
-                f"block_length = {self.block_length} does not divide gen_length = "
-                f"{self.gen_length}; take one of {_divisors(self.gen_length)}"
-            )
-        blocks = self.gen_length // self.block_length
-        if self.steps % blocks:
-            raise DiffusionError(
-                f"steps = {self.steps} must be a multiple of the {blocks} blocks that gen_length = "
-                f"{self.gen_length} and block_length = {self.block_length} make"
-            )
-        if self.top_p != 1:
-            raise DiffusionError(
-                f"top_p = {self.top_p}: LLaDA's decoding has no nucleus; set top_p to 1"
-            )
-
-    def _validate_dream(self) -> None:
-        if self.block_length != self.gen_length:
-            raise DiffusionError(
-                f"block_length = {self.block_length}: Dream decodes the whole response as one "
-                f"block; set block_length to gen_length = {self.gen_length}"
-            )
+    def validate(self, architecture: Architecture) -> None:
+        """Raise DiffusionError for a decoding of the other architecture."""
+        _check_owner("remasking", self.remasking, REMASKING, architecture)
 
 
 @dataclass(frozen=True)
-class LikelihoodSettings:
-    """How log p(target | context) is estimated; see `likelihood.log_likelihoods`.
+class LikelihoodSettings(Settings):
+    """Estimation of log p(target | context); see `likelihood.log_likelihoods`.
 
     mc_num: Monte-Carlo samples per request
     mc_batch_size: the published estimators spread the mask ratios of this many samples evenly;
@@ -107,36 +76,30 @@ class LikelihoodSettings:
     guidance: classifier-free guidance scale of LLaDA, 0 for none
     estimator: llada | dream | dream_whole (as dream, but the only token of a one-token target is
         always masked, which is exact and lets the options of a question share one forward pass)
-    check_greedy: also find out whether greedy decoding would produce the target, at the price of
-        up to one forward pass per target token
     """
 
-    mc_num: int
-    mc_batch_size: int
-    guidance: float = 0.0
+    mc_num: Count
+    mc_batch_size: Count
+    guidance: NotNegative = 0.0
     estimator: str = "llada"
-    check_greedy: bool = False
 
     def __post_init__(self) -> None:
-        self.validate()
-
-    @property
-    def architecture(self) -> Architecture:
-        """The architecture whose published estimator this is."""
-        return _owner("estimator", self.estimator, ESTIMATORS)
-
-    def validate(self, architecture: Architecture | None = None) -> None:
-        """Raise DiffusionError for values that make no sense, alone or for `architecture`."""
-        for name in ("mc_num", "mc_batch_size"):
-            if getattr(self, name) < 1:
-                raise DiffusionError(f"{name} = {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.mc_num % self.mc_batch_size:
             raise DiffusionError(
                 f"mc_batch_size = {self.mc_batch_size} does not divide mc_num = {self.mc_num}; "
                 f"take one of {_divisors(self.mc_num)}"
             )
         _check_guidance(self.guidance, self.architecture)
-        _check_match("estimator", self.estimator, ESTIMATORS, architecture)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture whose published estimator this is."""
+        return _owner("estimator", self.estimator, ESTIMATORS)
+
+    def validate(self, architecture: Architecture) -> None:
+        """Raise DiffusionError for an estimator of the other architecture."""
+        _check_owner("estimator", self.estimator, ESTIMATORS, architecture)
 
 
 def _owner(name: str, value: str, choices: dict[Architecture, tuple[str, ...]]) -> Architecture:
@@ -147,22 +110,45 @@ def _owner(name: str, value: str, choices: dict[Architecture, tuple[str, ...]]) 
     raise DiffusionError(f"{name} {value!r} is not known; choose from {known}")
 
 
-def _check_match(
+def _check_owner(
     name: str,
     value: str,
     choices: dict[Architecture, tuple[str, ...]],
-    architecture: Architecture | None,
+    architecture: Architecture,
 ) -> None:
-    if architecture is not None and value not in choices[architecture]:
+    if value not in choices[architecture]:
         raise DiffusionError(
             f"{name} {value!r} does not belong to a {architecture} model; "
             f"choose from: {', '.join(choices[architecture])}"
         )
 
 
+def _check_decoding(s: DecodingSettings) -> None:
+    """Refuse settings that do not fit together, or no published decoding (DiffusionError)."""
+    _check_guidance(s.guidance, s.architecture)
+    if s.architecture == "dream":
+        if s.block_length != s.gen_length:
+            raise DiffusionError(
+                f"block_length = {s.block_length}: Dream decodes the whole response as one "
+                f"block; set block_length to gen_length = {s.gen_length}"
+            )
+        return
+    blocks = s.gen_length // s.block_length
+    if s.gen_length % s.block_length:
+        raise DiffusionError(
+            f"block_length = {s.block_length} does not divide gen_length = {s.gen_length}; take "
+            f"one of {_divisors(s.gen_length)}"
+        )
+    if s.steps % blocks:
+        raise DiffusionError(
+            f"steps = {s.steps} must be a multiple of the {blocks} blocks that gen_length = "
+            f"{s.gen_length} and block_length = {s.block_length} make"
+        )
+    if s.top_p != 1:
+        raise DiffusionError(f"top_p = {s.top_p}: LLaDA's decoding has no nucleus; set top_p to 1")
+
+
 def _check_guidance(guidance: float, architecture: Architecture) -> None:
-    if guidance < 0:
-        raise DiffusionError(f"guidance = {guidance} must be 0 or more")
     if guidance > 0 and architecture == "dream":
         raise DiffusionError(
             f"guidance = {guidance}: Dream's published settings use no guidance; set it to 0"

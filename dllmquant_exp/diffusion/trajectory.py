@@ -1,6 +1,6 @@
 """The states that a decode goes through: what the model is given at every step.
 
-A position is masked until the step that commits it, and never again. So a whole decode is its last
+A position is masked until the step that commits it, and never again. A whole decode is its last
 response plus, for every position, the last step that still found it masked:
 
     response     a b c d         step 0 is given   _ _ _ _
@@ -40,7 +40,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class DecodingState:
-    """What the model is given at one step.
+    """The model's input at one step.
 
     tokens, masked: over prompt and response; a mask token in the prompt is not `masked`
     step: from 0

@@ -1,8 +1,8 @@
 """A masked diffusion language model as lm-eval sees it.
 
-lm-eval asks three questions: how likely is this answer (loglikelihood), how likely is this whole
-text (loglikelihood_rolling), and what comes next (generate_until). Each becomes token ids plus a
-seed, answered by `diffusion` in batches of any mixture of lengths.
+lm-eval asks how likely an answer is (loglikelihood), and what comes next (generate_until). Each
+question becomes token ids plus a seed, answered by `diffusion` in batches of any mixture of
+lengths.
 
 The seed of a request comes from the run's seed, the task's name and the item's number, and from
 nothing else: an answer depends neither on the batch it was computed in nor on `limit`, and the
@@ -22,7 +22,6 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
@@ -30,7 +29,7 @@ from dllmquant_exp.diffusion.batching import batches
 from dllmquant_exp.evaluation.chunks import Costly, answer_chunks, consecutive
 from dllmquant_exp.evaluation.codec import Codec
 from dllmquant_exp.evaluation.request_cache import RequestCache, model_fingerprint, request_key
-from dllmquant_exp.evaluation.settings import TaskSettings
+from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.models.transformer import Transformer
 
 BATCHES_PER_SAVE = 64  # forward batches of likelihoods between two writes of the request cache
@@ -57,8 +56,6 @@ class DiffusionLM(TemplateLM):
         other_caches: such files of other shards, which are read only.
         shard: (k, n): answer every n-th part of the requests only, from the k-th on, and raise
             ShardsMissing where answers of the others are missing then.
-        check_greedy: also find out whether greedy decoding would give a target, which costs a
-            forward pass per token of it; without it `is_greedy` is False.
     """
 
     def __init__(
@@ -73,7 +70,6 @@ class DiffusionLM(TemplateLM):
         cache_path: Path | None = None,
         other_caches: Sequence[Path] = (),
         shard: tuple[int, int] | None = None,
-        check_greedy: bool = False,
     ) -> None:
         super().__init__()
         settings.validate(model.config.architecture)
@@ -84,10 +80,9 @@ class DiffusionLM(TemplateLM):
         self.batch_size = batch_size
         self.max_length = min(max_length or model.config.max_length, model.config.max_length)
         self.codec = Codec(tokenizer, settings, model.config, self.max_length)
-        self.check_greedy = check_greedy
         self.cache = RequestCache(cache_path, other_caches)
         self.shard = shard
-        parts = (model_fingerprint(model), asdict(settings), self.max_length, check_greedy)
+        parts = (model_fingerprint(model), asdict(settings), self.max_length)
         self._fingerprint = request_key(*parts)
 
     @property
@@ -132,7 +127,10 @@ class DiffusionLM(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """(log p(target | context) in nats, is greedy) of each request, in order."""
+        """(log p(target | context) in nats, False) of each request, in order.
+
+        lm-eval wants to know too whether greedy decoding gives the target; that is not computed.
+        """
         pairs = [self.codec.encode_pair(*request.args) for request in requests]
         seeds = [self._seed_of(request) for request in requests]
         return self._score(pairs, seeds, disable_tqdm)
@@ -151,31 +149,17 @@ class DiffusionLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """log p(text) of each request: windows of at most max_length tokens, each scored once."""
-        pairs, seeds, owners = [], [], []
-        room = self.max_length - 2  # begin-of-text before, end-of-text behind (Dream)
-        for owner, request in enumerate(requests):
-            windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0], add_special_tokens=False),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=room,
-                context_len=1,
-            )
-            for number, (context, target) in enumerate(map(make_disjoint_window, windows)):
-                pairs.append((context, target))
-                seeds.append(derive_seed(self._seed_of(request), number))
-                owners.append(owner)
-        totals = [0.0] * len(requests)
-        for owner, (value, _) in zip(owners, self._score(pairs, seeds, disable_tqdm), strict=True):
-            totals[owner] += value
-        return totals
+        raise SettingsError(
+            "rolling likelihood of whole texts is not estimated; choose a task of "
+            "another output_type: multiple_choice or generate_until"
+        )
 
     def _score(
         self, pairs: list[tuple[list[int], list[int]]], seeds: list[int], disable_tqdm: bool
     ) -> list[tuple[float, bool]]:
         """Log-likelihoods through the cache. Options of a question stay in one batch of requests,
         where they share forward passes."""
-        settings = self.settings.likelihood(self.check_greedy)
+        settings = self.settings.likelihood()
         todo: list[LikelihoodRequest] = []
         for (context, target), seed in zip(pairs, seeds, strict=True):
             todo.append(LikelihoodRequest(tuple(context), tuple(target), seed))
@@ -191,12 +175,11 @@ class DiffusionLM(TemplateLM):
             result = log_likelihoods(
                 self.model, part, settings, batch_size=self.batch_size, progress=update
             )
-            found = zip(result.values, result.greedy, strict=True)
-            return [list(pair) for pair in found], result.token_forwards, result.forwards
+            return result.values, result.token_forwards, result.forwards
 
         chunks = list(consecutive(order, size, lambda k: by_key[k].seed))
         answer_chunks(self.cache, chunks, answer, self.shard, "likelihood", disable_tqdm)
-        return [(float(a), bool(b)) for a, b in (self.cache.answers[key] for key in keys)]
+        return [(float(self.cache.answers[key]), False) for key in keys]
 
     # generation
 

@@ -6,22 +6,13 @@
     mmlu_{dev,validation,test}  ceval_{dev,val}  humaneval  gsm8k_{train,test}
 """
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from dllmquant_exp.errors import Refusal
+from dllmquant_exp.store.jsonl import DataError, Row, find_rows, read_rows
 
-Row = dict[str, Any]
-
-
-class DataError(Refusal):
-    """Evaluation data is missing or malformed; the message names the file and what to do."""
+__all__ = ["DataError", "check_data_root", "local_rows"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +126,7 @@ def local_rows(data_root: Path, dataset: str, config: str | None) -> dict[str, l
     source = SOURCES[dataset]
     splits = {}
     for split, name in source.files.items():
-        rows = _read(_find(data_root, name), source.fields)
+        rows = read_rows(_find(data_root, name), source.fields)
         if source.subject_field is not None:
             rows = tuple(row for row in rows if row[source.subject_field] == config)
             if not rows:
@@ -152,54 +143,17 @@ def check_data_root(data_root: Path, datasets: list[str]) -> None:
             "gsm8k_test.jsonl.gz, or be left unset to read the data from the hub"
         )
     wanted = [name for d in datasets if d in SOURCES for name in SOURCES[d].files.values()]
-    missing = [name for name in wanted if not _candidates(data_root, name)]
+    missing = [name for name in wanted if find_rows(data_root, name) is None]
     if missing:
         listed = ", ".join(f"{name}.jsonl.gz" for name in missing)
         raise DataError(f"data_root = {data_root} lacks {listed}")
 
 
-def _candidates(data_root: Path, name: str) -> list[Path]:
-    paths = (data_root / f"{name}.jsonl.gz", data_root / f"{name}.jsonl")
-    return [path for path in paths if path.is_file()]
-
-
 def _find(data_root: Path, name: str) -> Path:
-    found = _candidates(data_root, name)
-    if not found:
+    found = find_rows(data_root, name)
+    if found is None:
         raise DataError(
             f"{data_root / name}.jsonl.gz is missing: point data_root at a folder that has it, or "
             "leave data_root unset to read the data from the hub"
         )
-    return found[0]
-
-
-def _read(path: Path, fields: tuple[str, ...]) -> tuple[Row, ...]:
-    return _read_cached(path, path.stat().st_mtime_ns, fields)
-
-
-@lru_cache(maxsize=8)  # MMLU asks for the same file once per subject
-def _read_cached(path: Path, _modified: int, fields: tuple[str, ...]) -> tuple[Row, ...]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    rows = []
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                rows.append(_parse(line, f"{path}, line {number}", fields))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read ({error}): fetch the file again") from error
-    if not rows:
-        raise DataError(f"{path} has no rows: fetch the file again")
-    return tuple(rows)
-
-
-def _parse(line: str, where: str, fields: tuple[str, ...]) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
-    missing = [name for name in fields if not isinstance(row, dict) or name not in row]
-    if missing:
-        raise DataError(
-            f"{where}: no field {', '.join(missing)}; expected fields: {', '.join(fields)}"
-        )
-    return dict(row)
+    return found

@@ -6,11 +6,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
-from dllmquant_exp.diffusion.settings import (
-    DecodingSettings,
-    DiffusionError,
-    LikelihoodSettings,
-)
+from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
 
@@ -85,7 +81,7 @@ class TaskSettings:
             suppress_eos=self.suppress_eos,
         )
 
-    def likelihood(self, check_greedy: bool = False) -> LikelihoodSettings:
+    def likelihood(self) -> LikelihoodSettings:
         """The estimator of a likelihood task; DiffusionError where the values do not fit."""
         assert self.mc_num is not None and self.mc_batch_size is not None
         assert self.estimator is not None
@@ -94,7 +90,6 @@ class TaskSettings:
             mc_batch_size=self.mc_batch_size,
             guidance=self.guidance,
             estimator=self.estimator,
-            check_greedy=check_greedy,
         )
 
     def validate(self, architecture: Architecture) -> None:
@@ -102,7 +97,7 @@ class TaskSettings:
         settings = self.likelihood() if self.variant == "likelihood" else self.decoding()
         try:
             settings.validate(architecture)
-        except DiffusionError as error:
+        except Refusal as error:
             raise SettingsError(f"task {self.harness_task}: {error}") from None
 
 
@@ -189,6 +184,6 @@ def _problems(s: TaskSettings) -> list[str]:
         return [*found, f"variant {s.variant} needs {', '.join(missing)}"]
     try:
         s.likelihood() if s.variant == "likelihood" else s.decoding()
-    except DiffusionError as error:
+    except Refusal as error:
         found.append(str(error))
     return found

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.scoring import token_probabilities
+from dllmquant_exp.calibration.confidence import token_probabilities
 from dllmquant_exp.probes.measured import Measured
 from dllmquant_exp.probes.noise import propagation
 from dllmquant_exp.probes.subject import Subject, device_of, response_logits, state_batches

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.calibration.cgq import batch_weights, weight_report
 from dllmquant_exp.calibration.collect import collect
 from dllmquant_exp.calibration.states import CalibrationSet, batches
+from dllmquant_exp.calibration.weighting import batch_weights
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
@@ -208,7 +208,7 @@ def _collect(
         data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
         seed=common.seed,
         batch_size=CALIBRATION_BATCH,
-        needs_scores=experiment.cgq is not None and experiment.cgq.score,
+        needs_scores=experiment.cgq is not None and experiment.cgq.needs_scores,
         folder=Path(common.runs_dir) / ".cache" / "calibration",
     )
 
@@ -228,7 +228,7 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
         "name": calibration.name,
         "digest": calibration.digest,
         "report": dict(calibration.report),
-        "cgq": None if cgq is None else weight_report(calibration, cgq),
+        "cgq": None if cgq is None else cgq.report(calibration),
     }
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, s
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import config_hash
+from dllmquant_exp.store.schema import describe
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
         collects = calibration is not None and not experiment.model.embedded
         settings = ("seed", "device", "dtype", "threads", "export")
         parts = {
-            **{name: None if part is None else asdict(part) for name, part in found.items()},
+            **{name: None if part is None else describe(part) for name, part in found.items()},
             **{name: getattr(common, name) for name in settings},
             "checkpoint": digest,
             "data_root": common.data_root if collects else None,

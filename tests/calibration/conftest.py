@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from dllmquant_exp.calibration.states import CalibrationState, unscored_state
+from dllmquant_exp.calibration.sampler import Inputs
+from dllmquant_exp.calibration.sources import CalibrationText
+from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState, unscored_state
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 
 VOCAB, EOS, PAD, MASK = 40, 37, 38, 39
@@ -76,8 +78,10 @@ class ToyTokenizer:
 
     all_special_ids = (EOS, PAD, MASK)
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
         assert not add_special_tokens
+        if isinstance(text, list):
+            return {"input_ids": [self(one, False)["input_ids"] for one in text]}
         return {"input_ids": [ord(letter) % EOS for letter in text]}
 
     def __len__(self) -> int:
@@ -87,6 +91,20 @@ class ToyTokenizer:
 @pytest.fixture
 def tokenizer() -> ToyTokenizer:
     return ToyTokenizer()
+
+
+@pytest.fixture
+def inputs(tokenizer: Any, prompts: list[list[int]]) -> Callable[..., Inputs]:
+    """`inputs(model, prompts, seed, batch_size)`: texts that the toy tokenizer encodes as these."""
+
+    def make(
+        model: Transformer, given: Sequence[Sequence[int]] = prompts, seed: int = 0, size: int = 8
+    ) -> Inputs:
+        words = ["".join(chr(EOS + token) for token in prompt) for prompt in given]
+        texts = [CalibrationText(word, "", ()) for word in words]
+        return Inputs(model, tokenizer, lambda _names, count: texts[:count], seed, size)
+
+    return make
 
 
 @pytest.fixture
@@ -116,3 +134,13 @@ def state() -> Callable[..., CalibrationState]:
         )
 
     return make
+
+
+@pytest.fixture
+def three(state: Callable[..., CalibrationState]) -> CalibrationSet:
+    states = (
+        state([1, 2, 39], [0, 0, 1], [0.1, 0.2, 0.3], [0.4, 0.5, 0.3], prompt_length=1),
+        state([4], [0], [0.25]),
+        state([5, 39, 39, 7], [0, 1, 1, 0], [0.5, 0.6, 0.7, 0.8]),
+    )
+    return CalibrationSet("three", states, {"seed": 0, "filled": [[1, 2]]})

@@ -1,4 +1,4 @@
-"""Token weights by hand: Eq. 10's coefficients on states of three or four tokens."""
+"""CGQ: token weights by hand: Eq. 10's coefficients on states of three or four tokens."""
 
 import logging
 from collections.abc import Callable
@@ -7,16 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from dllmquant_exp.calibration import (
+from dllmquant_exp.calibration.cgq import Cgq
+from dllmquant_exp.calibration.states import (
     CalibrationError,
     CalibrationSet,
-    CgqSettings,
-    batch_weights,
     batches,
-    token_weights,
-    weight_report,
+    unscored_state,
 )
-from dllmquant_exp.calibration.states import unscored_state
+from dllmquant_exp.calibration.weighting import batch_weights
+from dllmquant_exp.errors import Refusal
+
+
+def cgq(**settings: Any) -> Cgq:
+    return Cgq(name="cgq", **settings)
+
 
 MASKS = [0, 0, 1]  # a prompt token, a decoded one, a masked one
 SCORES = [0.25, 0.81, 0.04]
@@ -47,14 +51,14 @@ TOPS = [0.36, 0.81, 0.04]
     ],
 )
 def test_weights(settings: dict[str, Any], expected: list[float], state: Callable) -> None:
-    weights = token_weights(state([1, 2, 39], MASKS, SCORES, TOPS), CgqSettings(**settings))
+    weights = cgq(**settings).weights(state([1, 2, 39], MASKS, SCORES, TOPS))
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_papers_example_of_an_unmasked_token_that_weighs_more(state: Callable) -> None:
     """facts/paper.md: unmasked with s = .95 weighs 2.8, masked with s = .2 weighs 2.1."""
-    weights = token_weights(state([1, 39], [0, 1], [0.95, 0.2]), CgqSettings())
+    weights = cgq().weights(state([1, 39], [0, 1], [0.95, 0.2]))
     assert [round(w, 1) for w in weights.tolist()] == [2.8, 2.1]
 
 
@@ -64,9 +68,10 @@ def test_the_papers_example_of_an_unmasked_token_that_weighs_more(state: Callabl
         ({"formula": "squared"}, "formula = 'squared' is not one of"),
         ({"unmasked_score": "half"}, "unmasked_score"),
         ({"mask_off": "two", "mask": False}, "mask_off"),
-        ({"unmasked": -0.1}, "0 or more"),
-        ({"masked": float("nan")}, "0 or more"),
-        ({"score": False, "mask": False}, "has no effect"),
+        ({"unmasked": -0.1}, "unmasked = -0.1 must be at least 0"),
+        ({"masked": float("nan")}, "at least 0"),
+        ({"masked": float("inf")}, "at most"),
+        ({"score": False, "mask": False}, "both off"),
         ({"score": False, "unmasked_score": "max"}, "unmasked_score has no effect with score off"),
         ({"mask": False, "unmasked": 0.5}, "unmasked has no effect with mask off"),
         ({"mask_off": "one"}, "mask_off has no effect with mask on"),
@@ -74,27 +79,27 @@ def test_the_papers_example_of_an_unmasked_token_that_weighs_more(state: Callabl
     ],
 )
 def test_settings_without_sense_or_effect(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(CalibrationError, match=message):
-        CgqSettings(**settings)
+    with pytest.raises(Refusal, match=message):
+        cgq(**settings)
 
 
 def test_missing_or_impossible_confidences(state: Callable) -> None:
     bare = unscored_state([1, 39], [False, True], 1)
     with pytest.raises(CalibrationError, match="call `scored`"):
-        token_weights(bare, CgqSettings())
-    token_weights(bare, CgqSettings(score=False))  # needs none
+        cgq().weights(bare)
+    cgq(score=False).weights(bare)  # needs none
     with pytest.raises(CalibrationError, match="no probabilities"):
-        token_weights(state([1, 2], [0, 0], [0.5, 1.5]), CgqSettings())
+        cgq().weights(state([1, 2], [0, 0], [0.5, 1.5]))
 
 
 def test_batch_weights_are_zero_at_padding(state: Callable) -> None:
     states = (state([5], [0], [0.49]), state([1, 2, 39], MASKS, SCORES))
     (batch,) = batches(CalibrationSet("two", states, {}), 2, pad_id=38)
     assert batch_weights(batch, None).tolist() == [[1, 1, 1], [1, 0, 0]]
-    weights = batch_weights(batch, CgqSettings())
+    weights = batch_weights(batch, cgq())
     assert weights[1, 1:].tolist() == [0, 0]
     assert weights[1, 0].item() == pytest.approx(1.96)  # (.7 + .7)^2
-    assert torch.equal(weights[0], token_weights(states[1], CgqSettings()))
+    assert torch.equal(weights[0], cgq().weights(states[1]))
 
 
 def test_report_means_by_class(state: Callable, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,7 +107,7 @@ def test_report_means_by_class(state: Callable, caplog: pytest.LogCaptureFixture
         state([1, 2, 39], MASKS, SCORES, prompt_length=1),
         state([3, 39], [0, 1], [0.25, 0.0], prompt_length=1),
     )
-    report = weight_report(CalibrationSet("two", states, {}), CgqSettings())
+    report = cgq().report(CalibrationSet("two", states, {}))
     assert report["masked"] == {"tokens": 2, "mean_weight": pytest.approx((1.44 + 1) / 2)}
     assert report["prompt"] == {"tokens": 2, "mean_weight": pytest.approx(1.44)}
     assert report["decoded"] == {"tokens": 1, "mean_weight": pytest.approx(2.56)}
@@ -115,7 +120,7 @@ def test_constant_weights_are_warned_about(
 ) -> None:
     plain = CalibrationSet("text", (state([1, 2, 3], prompt_length=3),), {})
     with caplog.at_level(logging.WARNING):
-        report = weight_report(plain, CgqSettings(score=False))
+        report = cgq(score=False).report(plain)
     assert report["constant"] and report["masked"] == {"tokens": 0, "mean_weight": None}
     assert "same weight" in report["warnings"][0] and "same weight" in caplog.text
 
@@ -123,4 +128,4 @@ def test_constant_weights_are_warned_about(
 def test_weights_that_are_all_zero_are_an_error(state: Callable) -> None:
     plain = CalibrationSet("text", (state([1, 2, 3]),), {})
     with pytest.raises(CalibrationError, match="weight 0"):
-        weight_report(plain, CgqSettings(mask=False, unmasked_score="zero"))
+        cgq(mask=False, unmasked_score="zero").report(plain)

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from dllmquant_exp.calibration import (
-    CalibrationError,
+from dllmquant_exp.calibration.sources import (
     disjoint,
     embedded_evaluation_items,
     embedded_texts,
+    official_evaluation_items,
     official_texts,
+    text_source,
 )
-from dllmquant_exp.calibration.sources import official_evaluation_items
+from dllmquant_exp.calibration.states import CalibrationError
 from dllmquant_exp.models.embedded import world
+from dllmquant_exp.store.jsonl import DataError
 
 TASKS = list(world.TASKS)
 
@@ -92,10 +94,10 @@ def test_official_texts_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="1 training rows, fewer than 2"):
         read(2)
     _write(tmp_path / "gsm8k_train.jsonl.gz", [{"question": "?"}])
-    with pytest.raises(CalibrationError, match="line 1: no field answer"):
+    with pytest.raises(DataError, match="line 1: no field answer"):
         read()
     (tmp_path / "gsm8k_train.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(CalibrationError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read()
 
 
@@ -111,3 +113,23 @@ def test_official_texts_that_are_evaluated_are_refused(tmp_path: Path) -> None:
     _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "2  + 1?", "answer": "another"}])
     with pytest.raises(CalibrationError, match=r"1 calibration texts are evaluation items"):
         disjoint(items, official_evaluation_items("gsm8k", tmp_path))
+
+
+def test_a_source_takes_turns_and_refuses_evaluation_items(tmp_path: Path) -> None:
+    names = [f"{n}?" for n in range(6)]
+    _write(tmp_path / "gsm8k_train.jsonl.gz", [{"question": q, "answer": "1"} for q in names])
+    _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "other?", "answer": "1"}])
+    piqa = [{"goal": q, "sol1": "a", "sol2": "b", "label": 0} for q in names]
+    _write(tmp_path / "piqa_train.jsonl.gz", piqa)
+    _write(tmp_path / "piqa_val.jsonl.gz", [piqa[0] | {"goal": "other?"}])
+    source = text_source(False, tmp_path, 0)
+    texts = source(("piqa", "gsm8k"), 5)
+    assert [text.response for text in texts] == [" a", " 1", " a", " 1", " a"]
+    assert source(("piqa", "gsm8k"), 3) == texts[:3]
+    with pytest.raises(CalibrationError, match="no training data given"):
+        source((), 1)
+    _write(tmp_path / "piqa_val.jsonl.gz", piqa)
+    with pytest.raises(CalibrationError, match="are evaluation items"):
+        source(("gsm8k", "piqa"), 2)
+    embedded = text_source(True, None, 0)
+    assert embedded(("micro_arc",), 3) == embedded_texts(("micro_arc",), 3, seed=0)

@@ -7,18 +7,38 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.calibration import CalibrationError, TmasSettings, tmas
-from dllmquant_exp.calibration.tmas import reachable
+from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet
+from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
+from dllmquant_exp.errors import Refusal
 
 MASK = 39
 DECODING = DecodingSettings(20, 20, 5, "low_confidence")  # 4 blocks of 5 tokens, one a step
-SMALL = TmasSettings(samples=32)  # 8 a block: quotas 3 2 2 3
-PAPER = DecodingSettings(128, 64, 32, "low_confidence")  # as the paper, but steps divide
 
 
-def _algorithm_1(rows: list[list[list[int]]], prompts: list[list[int]], settings: TmasSettings):
+def tmas(**settings: Any) -> Tmas:
+    """The paper's Algorithm 1 on decodes of 128 tokens, unless `settings` say something else."""
+    return Tmas(**{"name": "tmas", "texts": ("any",), "gen_length": 128, "steps": 64} | settings)
+
+
+SMALL = tmas(samples=32, gen_length=20, steps=20)  # 8 a block: quotas 3 2 2 3
+Sample = Callable[..., CalibrationSet]
+
+
+@pytest.fixture
+def sample(inputs: Any, prompts: list[list[int]]) -> Sample:
+    """`sample(model, sampler, prompts, batch_size)`: the set that is collected from prompts."""
+
+    def make(
+        model: Any, sampler: Tmas = SMALL, given: list[list[int]] = prompts, batch_size: int = 8
+    ) -> CalibrationSet:
+        return sampler.sample(inputs(model, given, size=batch_size))
+
+    return make
+
+
+def _algorithm_1(rows: list[list[list[int]]], prompts: list[list[int]], settings: Tmas):
     """The states that Algorithm 1 keeps, and the counts, from the rows [prompt][step] of DECODING.
 
     Written from the paper's text, with pre-step states and ascending blocks.
@@ -53,10 +73,12 @@ def test_counts_are_those_of_the_recorded_trajectories(
     tiny_model: Callable[..., Any],
     seen: Callable[..., list[list[int]]],
     prompts: list[list[int]],
+    sample: Sample,
 ) -> None:
     prompts = prompts[:8]
     settings = replace(SMALL, ratio_scope=scope, stride=stride, rounding=rounding)  # type: ignore[arg-type]
-    made = tmas(tiny_model(), prompts, DECODING, settings, seed=0, batch_size=4)
+    assert settings.decoding("llada") == DECODING
+    made = sample(tiny_model(), settings, prompts, batch_size=4)
     model = tiny_model()
     rows = seen(model)
     for prompt in prompts:
@@ -70,9 +92,9 @@ def test_counts_are_those_of_the_recorded_trajectories(
 
 
 def test_states_carry_where_they_are_from_and_scores(
-    tiny_model: Callable[..., Any], prompts: list[list[int]]
+    tiny_model: Callable[..., Any], sample: Sample
 ) -> None:
-    made = tmas(tiny_model(), prompts, DECODING, SMALL, seed=0, batch_size=8)
+    made = sample(tiny_model())
     for state in made.states:
         masks = (state.tokens == MASK).tolist()
         assert state.masked.tolist() == masks
@@ -85,41 +107,41 @@ def test_states_carry_where_they_are_from_and_scores(
 
 
 def test_quotas() -> None:
-    assert TmasSettings().quotas == (39, 26, 26, 39)  # 520 states in all
-    assert TmasSettings(rounding="floor").quotas == (38, 25, 25, 38)
-    eight = TmasSettings(blocks=8)
+    assert tmas().quotas == (39, 26, 26, 39)  # 520 states in all
+    assert tmas(rounding="floor").quotas == (38, 25, 25, 38)
+    eight = tmas(blocks=8)
     assert sum(eight.quotas) * 8 == 528
-    assert TmasSettings(samples=40).quotas == (3, 2, 2, 3)  # whole numbers stay what they are
-    assert TmasSettings(samples=128).quotas == (10, 7, 7, 10)
+    assert tmas(samples=40).quotas == (3, 2, 2, 3)  # whole numbers stay what they are
+    assert tmas(samples=128).quotas == (10, 7, 7, 10)
 
 
 def test_intervals_begin_at_their_threshold() -> None:
     ratios = [0, 0.19, 1 / 5, 0.49, 5 / 10, 0.79, 12 / 15, 1]
-    assert [TmasSettings().interval(ratio) for ratio in ratios] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [tmas().interval(ratio) for ratio in ratios] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_whole_response_reading_fills_182_of_520_states() -> None:
-    """Counted in facts/paper.md, for B = 4 and r before the step.
+    """Counted by hand, for B = 4 and r before the step.
 
     Dream commits nothing in its first step: its third quarter begins at 63/128 < .5, which is one
     more cell of 26.
     """
-    settings = TmasSettings(ratio_scope="response")
-    quotas = settings.quotas
-    assert sum(quotas[interval] for _, interval in reachable(PAPER, settings)) == 182
-    dream = DecodingSettings(128, 128, 128, "entropy")
+
+    def states(sampler: Tmas, architecture: str) -> int:
+        cells = sampler.visits(architecture)  # type: ignore[arg-type]
+        return sum(sampler.quotas[m] for _, m in cells)
+
+    assert states(tmas(), "llada") == 520
+    assert states(tmas(ratio_scope="response"), "llada") == 182
     for scope in ("block", "response"):
-        cells = reachable(dream, TmasSettings(ratio_scope=scope))  # type: ignore[arg-type]
-        assert sum(quotas[interval] for _, interval in cells) == 182 + 26
-    assert len(reachable(PAPER, TmasSettings())) == 16
+        assert states(tmas(ratio_scope=scope, steps=128), "dream") == 182 + 26
 
 
 def test_cells_out_of_reach_are_reported_and_not_waited_for(
-    tiny_model: Callable[..., Any], prompts: list[list[int]], caplog: pytest.LogCaptureFixture
+    tiny_model: Callable[..., Any], sample: Sample, caplog: pytest.LogCaptureFixture
 ) -> None:
-    decoding = DecodingSettings(20, 20, 20, "entropy")
     with caplog.at_level(logging.WARNING):
-        made = tmas(tiny_model("dream"), prompts, decoding, SMALL, seed=0, batch_size=1)
+        made = sample(tiny_model("dream"), batch_size=1)
     (warning,) = made.report["warnings"]
     assert "block 0 interval 3 (0/3)" in warning and warning in caplog.text
     assert made.report["prompts_used"] < 10
@@ -127,9 +149,12 @@ def test_cells_out_of_reach_are_reported_and_not_waited_for(
 
 
 def test_too_few_prompts_are_reported(
-    tiny_model: Callable[..., Any], prompts: list[list[int]], caplog: pytest.LogCaptureFixture
+    tiny_model: Callable[..., Any],
+    prompts: list[list[int]],
+    sample: Sample,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    made = tmas(tiny_model(), prompts[:1], DECODING, SMALL, seed=0, batch_size=4)
+    made = sample(tiny_model(), SMALL, prompts[:1])
     # one prompt gives r = 0 | .2, .4 | .6 | .8 in every block
     assert made.report["filled"] == [[1, 2, 1, 1]] * 4
     (warning,) = made.report["warnings"]
@@ -138,24 +163,19 @@ def test_too_few_prompts_are_reported(
 
 
 def test_decoding_stops_when_the_quotas_are_full(
-    tiny_model: Callable[..., Any], seen: Callable[..., list[list[int]]], prompts: list[list[int]]
+    tiny_model: Callable[..., Any], seen: Callable[..., list[list[int]]], sample: Sample
 ) -> None:
     model = tiny_model()
     rows = seen(model)
-    made = tmas(model, prompts, DECODING, SMALL, seed=0, batch_size=2)
+    made = sample(model, batch_size=2)
     assert made.report["prompts_used"] == 3  # interval 3 gets one of its 3 from every prompt
     assert len(rows) == 4 * 20 + len(made.states)  # two batches of two prompts, and the scores
+    assert SMALL.passes == 3 * 20 / 32 + 1, "decodes and scores, in passes over 32 states"
 
 
-def test_same_seed_same_set_and_another_seed_another_one(
-    tiny_model: Callable[..., Any], prompts: list[list[int]]
-) -> None:
-    sampled = replace(DECODING, temperature=1.0)
-    first, again, other = (
-        tmas(tiny_model(), prompts, sampled, SMALL, seed=seed, batch_size=8) for seed in (0, 0, 1)
-    )
-    assert first.digest == again.digest != other.digest
-    split = tmas(tiny_model(), prompts, sampled, SMALL, seed=0, batch_size=3)
+def test_the_batch_size_changes_no_choice(tiny_model: Callable[..., Any], sample: Sample) -> None:
+    first, again, split = (sample(tiny_model(), batch_size=size) for size in (8, 8, 3))
+    assert first.digest == again.digest
     assert [s.tokens.tolist() for s in split.states] == [s.tokens.tolist() for s in first.states]
 
 
@@ -165,26 +185,28 @@ def test_same_seed_same_set_and_another_seed_another_one(
         ({"samples": 0}, "samples = 0"),
         ({"stride": 0}, "stride = 0"),
         ({"proportions": (0.3, 0.3, 0.3, 0.3)}, "sum to 1"),
-        ({"proportions": (-0.5, 0.5, 0.5, 0.5)}, "0 or more"),
+        ({"proportions": (-0.5, 0.5, 0.5, 0.5)}, "at least 0"),
+        ({"proportions": ()}, "sum to 1"),
         ({"proportions": (0.5, 0.5)}, "3 thresholds make 4 intervals"),
         ({"thresholds": (0.5, 0.2, 0.8)}, "increase strictly"),
         ({"ratio_scope": "prompt"}, "ratio_scope = 'prompt' is not one of"),
         ({"rounding": "round"}, "rounding = 'round' is not one of"),
         ({"samples": 3, "rounding": "floor"}, "no state in any cell"),
+        ({"steps": 3}, "3 steps cannot be cut into 4"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(CalibrationError, match=message):
-        TmasSettings(**change)
+    with pytest.raises(Refusal, match=message):
+        tmas(**change)
 
 
-def test_blocks_are_those_of_the_decode(
-    tiny_model: Callable[..., Any], prompts: list[list[int]]
-) -> None:
-    with pytest.raises(CalibrationError, match="gen_length / 8"):
-        tmas(tiny_model(), prompts, DECODING, TmasSettings(blocks=8), seed=0, batch_size=1)
-    short = DecodingSettings(3, 3, 3, "entropy")
-    with pytest.raises(CalibrationError, match="3 steps cannot be cut into 4"):
-        tmas(tiny_model("dream"), prompts, short, SMALL, seed=0, batch_size=1)
+def test_blocks_must_divide_a_decode_of_llada() -> None:
+    sampler = tmas(blocks=5, steps=100)
+    sampler.check("dream")
+    with pytest.raises(CalibrationError, match="blocks = 5 do not divide gen_length 128"):
+        sampler.check("llada")
+
+
+def test_no_prompts_make_no_set(tiny_model: Callable[..., Any], sample: Sample) -> None:
     with pytest.raises(CalibrationError, match="empty"):
-        tmas(tiny_model(), [], DECODING, SMALL, seed=0, batch_size=1)
+        sample(tiny_model(), SMALL, [])

@@ -12,10 +12,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dllmquant_exp.__main__ import config_folder, main
-from dllmquant_exp.calibration.tmas import TmasSettings, reachable
+from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.all_tables import CONTROLS, sweeps
 from dllmquant_exp.config.experiment import Experiment, to_mapping
-from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
 from dllmquant_exp.reporting.presets import read_presets
@@ -24,6 +23,7 @@ from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.run.plan.command import compose_jobs
 from dllmquant_exp.run.sweep.submission import sweep_jobs
+from dllmquant_exp.store.schema import build
 
 CONF = config_folder()
 EMBEDDED = ("micro_llada", "micro_llada_1_5", "micro_dream")
@@ -70,15 +70,8 @@ def calibration_of(model: str) -> dict[str, Any]:
 def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
     """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
     config = calibration_of(model)
-    length, llada = config["calibration"]["gen_length"], config["architecture"] == "llada"
-    tmas = TmasSettings(blocks=config["tmas"]["blocks"], samples=config["tmas"]["samples"])
-    decoding = DecodingSettings(
-        gen_length=length,
-        steps=config["calibration"]["steps"],
-        block_length=length // tmas.blocks if llada else length,
-        remasking="low_confidence" if llada else "entropy",
-    )
-    states = sum(tmas.quotas[interval] for _, interval in reachable(decoding, tmas))
+    tmas = build(config["tmas"], Tmas, "tmas")
+    states = sum(tmas.quotas[interval] for _, interval in tmas.visits(config["architecture"]))
     samples = config["calibration"]["control_samples"]
     assert abs(states - samples) <= NEARLY_EQUAL * states, (states, samples)
 

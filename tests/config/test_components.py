@@ -10,7 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.calibration.collect import CalibrationSettings
+from dllmquant_exp.calibration.random_segments import RandomSegments
+from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.results import TABLES_SWEEP
@@ -122,17 +124,16 @@ def test_components_that_are_off_are_as_good_as_absent() -> None:
 
 def test_calibration_is_random_segments_unless_tmas_takes_its_place() -> None:
     random, tmas = made("method=gptq").calibration, made("method=gptq", "+tmas=on").calibration
-    assert random is not None and tmas is not None
-    assert (random.name, random.samples, random.tmas) == ("random", 128, None)
-    assert (tmas.name, tmas.samples) == ("tmas", 512)
-    assert tmas.tmas is not None and tmas.tmas.quotas == (39, 26, 26, 39)
+    assert isinstance(random, RandomSegments) and isinstance(tmas, Tmas)
+    assert (random.name, random.samples) == ("random", 128)
+    assert (tmas.name, tmas.samples, tmas.quotas) == ("tmas", 512, (39, 26, 26, 39))
     assert random.texts == tmas.texts, "from the same training texts"
 
 
 def test_real_models_calibrate_on_their_own_texts_and_lengths() -> None:
     for model in ("llada_8b", "dream_7b"):
         calibration = made(f"model={model}", "task=nine", "method=quarot", "+tmas=on").calibration
-        assert calibration is not None
+        assert isinstance(calibration, Tmas)
         assert (calibration.texts, calibration.steps) == (("winogrande",), 100)
 
 
@@ -161,7 +162,7 @@ def test_cells_differ_where_components_do() -> None:
         (["method=rtn", "calibration=uniform_time"], "calibration has no effect with method=rtn"),
         (["method=awq", "+tmas=on", "calibration=random"], "tmas takes the place of calibration"),
         (["method=gptq", "+tmas=on", "tmas.blocks=5"], "blocks = 5"),
-        (["method=gptq", "+tmas=on", "~tmas.texts"], "tmas needs texts"),
+        (["method=gptq", "+tmas=on", "~tmas.texts"], "tmas.texts is missing"),
         (["method=gptq", "quant.weight_bits=16"], "quant.weight_bits = 16 leaves them"),
         (["method=gptq", "+tmas=on", "tmas.samples=0"], "samples = 0"),
         (["method=gptq", "+cgq=on", "cgq.score=false", "cgq.mask=false"], "both off"),
@@ -170,7 +171,7 @@ def test_cells_differ_where_components_do() -> None:
         (["method=gptq", "quant.weight_bits=9"], "weight_bits = 9"),
         (["method=gptq", "+iaaq=on", "iaaq.alphas=[1.0]"], "at least two different numbers"),
         (["method=gptq", "calibration.samples=0"], "samples = 0 must be at least 1"),
-        (["method=gptq", "calibration.length=null"], "random needs length"),
+        (["method=gptq", "calibration.length=null"], "length = None is not a whole number"),
         (["quant.activation_ranges=static"], "needs activation_granularity = per_tensor"),
         (["model.outliers.strength=0"], "strength = 0"),
         (["model=llada_8b", "task=nine", "model.outliers={strength: 2.0, ffn_channels: 1, "
@@ -199,7 +200,7 @@ def test_every_config_file_says_how_to_use_it() -> None:
 
 
 def test_controls_change_the_number_of_samples_and_nothing_else() -> None:
-    def calibration(*overrides: str) -> CalibrationSettings:
+    def calibration(*overrides: str) -> Sampler:
         found = made("method=gptq", *overrides).calibration
         assert found is not None
         return found
@@ -208,8 +209,8 @@ def test_controls_change_the_number_of_samples_and_nothing_else() -> None:
     assert more == replace(calibration(), samples=512)
     tmas = calibration("+tmas=on")
     fewer = calibration("+tmas=on", "tmas.samples=128")
-    assert fewer.tmas is not None and fewer.tmas.quotas == (10, 7, 7, 10)
-    assert replace(fewer, samples=512, tmas=tmas.tmas) == tmas
+    assert isinstance(fewer, Tmas) and fewer.quotas == (10, 7, 7, 10)
+    assert replace(fewer, samples=512) == tmas
     assert calibration("+tmas=on", "tmas.tokens=8192") == replace(tmas, tokens=8192)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dllmquant_exp.diffusion import DecodingSettings, DiffusionError, LikelihoodSettings
+from dllmquant_exp.errors import Refusal
 
 GOOD: dict[str, Any] = dict(gen_length=12, steps=6, block_length=4, remasking="low_confidence")
 GOOD_DREAM: dict[str, Any] = dict(gen_length=12, steps=5, block_length=12, remasking="entropy")
@@ -35,7 +36,7 @@ def test_good_settings_are_accepted() -> None:
 def test_bad_decoding_settings_name_the_value(
     base: dict[str, Any], change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DiffusionError, match=message):
+    with pytest.raises(Refusal, match=message):
         DecodingSettings(**{**base, **change})
 
 
@@ -53,7 +54,7 @@ def test_bad_decoding_settings_name_the_value(
     ],
 )
 def test_bad_likelihood_settings_name_the_value(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(DiffusionError, match=message):
+    with pytest.raises(Refusal, match=message):
         LikelihoodSettings(**values)
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 from statistics import fmean, pvariance
 from typing import Any
@@ -110,7 +109,6 @@ def test_agrees_with_one_plain_forward_per_sample(
     expected = [plain_estimate(model, request, settings) for request in requests]
     assert result.values == pytest.approx(expected, rel=1e-11)
     assert len({round(value, 6) for value in expected}) > 5
-    assert result.greedy == [False] * len(requests)
 
 
 @each_estimator
@@ -351,70 +349,12 @@ def test_progress_counts_every_request_once(tiny_model: Any, random_prompts: Any
     assert counts == [4, 4, 4]  # as each question is done, not at the end
 
 
-# ---------------------------------------------------------------- is_greedy
-
-
-def greedy_tokens(model: Any, context: tuple[int, ...], length: int, guidance: float) -> list[int]:
-    """LLaDA's published check: commit the surest prediction, one forward pass at a time."""
-    seq = [*context, *[MASK] * length]
-    while MASK in seq:
-        with torch.inference_mode():
-            logits = model(torch.tensor([seq]))[0]
-            if guidance:
-                hidden = [MASK] * len(context) + seq[len(context) :]
-                un = model(torch.tensor([hidden]))[0]
-                logits = un + (guidance + 1) * (logits - un)
-        p = logits.softmax(-1)
-        masks = [i for i, token in enumerate(seq) if token == MASK]
-        best = max(masks, key=lambda i: float(p[i].max()))
-        seq[best] = int(p[best].argmax())
-    return seq[len(context) :]
-
-
-@pytest.mark.parametrize(("architecture", "guidance"), [("llada", 0), ("llada", 1), ("dream", 0)])
-def test_greedy_is_true_exactly_for_what_greedy_decoding_gives(
-    architecture: str, guidance: float, tiny_model: Any, random_prompts: Any
-) -> None:
-    model = tiny_model(architecture, seed=9, eos_logit=3.0)
-    requests, expected = [], []
-    for i, prompt in enumerate(random_prompts(6)):
-        right = greedy_tokens(model, tuple(prompt), 1 + i % 4, guidance)
-        wrong = [*right[:-1], (right[-1] + 1) % 37]
-        for target in (right, wrong):
-            requests.append(LikelihoodRequest(tuple(prompt), tuple(target), 0))
-            expected.append(target == right)
-    # end-of-text inside a target does not end the check
-    assert any(EOS in request.target[:-1] for request in requests)
-    settings = LikelihoodSettings(
-        2, 2, guidance, "llada" if architecture == "llada" else "dream", check_greedy=True
-    )
-    result = log_likelihoods(model, requests, settings, batch_size=4)
-    assert result.greedy == expected
-
-
-def test_greedy_costs_nothing_unless_asked_for_and_stops_when_ruled_out(tiny_model: Any) -> None:
-    model = tiny_model(seed=9)
-    right = tuple(greedy_tokens(model, (1, 2, 3), 6, 0.0))
-    wrong = tuple((token + 1) % 37 for token in right)
-
-    def forwards(*targets: tuple[int, ...], check: bool) -> int:
-        requests = [LikelihoodRequest((1, 2, 3), target, 0) for target in targets]
-        settings = LikelihoodSettings(1, 1, check_greedy=check)
-        return log_likelihoods(model, requests, settings, batch_size=4).forwards
-
-    assert forwards(right, check=False) == 1
-    assert forwards(right, check=True) == 1 + 6
-    assert forwards(wrong, check=True) < 1 + 6
-    # two options of one question: one decode for both
-    assert forwards(right, wrong, check=True) == forwards(right, wrong, check=False) + 6
-
-
 # ---------------------------------------------------------------- edges and refusals
 
 
 def test_no_requests(tiny_model: Any) -> None:
     result = log_likelihoods(tiny_model(), [], LikelihoodSettings(4, 4), batch_size=4)
-    assert (result.values, result.greedy, result.forwards) == ([], [], 0)
+    assert (result.values, result.forwards) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -457,7 +397,7 @@ def test_every_tensor_is_made_where_the_model_is(
     name: str, tiny_model: Any, random_prompts: Any
 ) -> None:
     """A tensor made on the default device would not mix with the model's; on a GPU likewise."""
-    settings = replace(SETTINGS[name], check_greedy=True)
+    settings = SETTINGS[name]
     model, requests = tiny_model(settings.architecture), requests_of(random_prompts, 3)
     expected = log_likelihoods(model, requests, settings, batch_size=2)
     with torch.device("meta"):

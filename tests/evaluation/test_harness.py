@@ -1,7 +1,6 @@
 """The lm-eval model: what it asks of diffusion, that batches change nothing, and resuming."""
 
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,38 +178,11 @@ def test_long_contexts_lose_their_beginning_and_are_counted(
     assert lm.truncated == 3
 
 
-def test_rolling_scores_every_token_once(
-    llada: Transformer, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[LikelihoodRequest] = []
-
-    def record(model: Any, requests: Any, *rest: Any, **options: Any) -> Any:
-        seen.extend(requests)
-        return log_likelihoods(model, requests, *rest, **options)
-
-    monkeypatch.setattr(harness, "log_likelihoods", record)
-    lm = make(llada, tokenizer, LIKELIHOOD, max_length=16)
-    text = "The quick brown fox jumps over the lazy dog."
-    (total,) = lm.loglikelihood_rolling([asked("loglikelihood_rolling", text)])
-    scored = Counter(token for request in seen for token in request.target)
-    assert scored == Counter(tokenizer.encode(text))
-    assert all(len(r.context) + len(r.target) <= 16 for r in seen)
-    assert (BEGIN,) in [r.context for r in seen]
-    values = log_likelihoods(llada, seen, LIKELIHOOD.likelihood(), batch_size=1).values
-    assert total == pytest.approx(sum(values), rel=1e-4)
-
-
-def test_greedy_is_asked_for_explicitly(
+def test_rolling_likelihood_is_refused(
     llada: Transformer, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    decoding = replace(GENERATION, gen_length=1, steps=1, block_length=1).decoding()
-    ids = tokenizer.encode("abc")
-    best = generate(llada, [ids], decoding, seeds=[0], batch_size=1).tokens[0]
-    request = ((("abc", "?"), ids, best),)
-    unasked = make(llada, tokenizer, LIKELIHOOD)._loglikelihood_tokens(list(request))
-    told = make(llada, tokenizer, LIKELIHOOD, check_greedy=True)
-    assert unasked[0][1] is False
-    assert told._loglikelihood_tokens(list(request))[0][1] is True
+    with pytest.raises(SettingsError, match="rolling likelihood"):
+        make(llada, tokenizer, LIKELIHOOD).loglikelihood_rolling([asked("", "text")])
 
 
 # generation

@@ -256,10 +256,10 @@ def test_threads_are_set_for_the_job_and_put_back(
 
 COMPONENTS: dict[str, Any] = {
     "tmas": {
-        "enabled": True, "samples": 8, "blocks": 2, "proportions": [0.5, 0.5], "thresholds": [0.5],
-        "texts": ["micro_arc", "micro_gsm8k"], "gen_length": 8, "steps": 8,
+        **option("tmas", "on"), "samples": 8, "blocks": 2, "proportions": [0.5, 0.5],
+        "thresholds": [0.5], "texts": ["micro_arc", "micro_gsm8k"], "gen_length": 8, "steps": 8,
     },
-    "cgq": {"enabled": True},
+    "cgq": option("cgq", "on"),
     "iaaq": {"enabled": True},
 }  # fmt: skip
 
@@ -288,13 +288,13 @@ def test_cells_share_calibration_sets_and_rounded_weights(
     experiment = make(**quick("quarot"), **COMPONENTS)
     whole = result(run(experiment, keep_going=False)[0])
     cache = Path(experiment.common.runs_dir) / ".cache"
-    (stored,) = (path for path in (cache / "calibration").iterdir() if path.is_dir())
+    (stored,) = (cache / "calibration").glob("*.safetensors")
     assert stored.name.startswith("tmas-")
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr("dllmquant_exp.calibration.collect.tmas", forbidden)
+    monkeypatch.setattr("dllmquant_exp.calibration.tmas.Tmas.sample", forbidden)
     without = {k: v for k, v in COMPONENTS.items() if k == "tmas"}
     outcomes = run(make(**quick("gptq"), **without), keep_going=False)
     assert {o.status for o in outcomes} == {"finished"}
@@ -359,7 +359,7 @@ def test_a_killed_quantization_goes_on_behind_its_last_block(
 def test_other_calibration_sets(make: Any, name: str) -> None:
     decode = {"gen_length": 8, "steps": 8, "blocks": 2}
     other = {"texts": ["micro_piqa"], "steps_per_prompt": 2} if name == "uniform_time" else {}
-    calibration = {"name": name, "samples": 6, **decode, **other}
+    calibration = {**option("calibration", name), "samples": 6, **decode, **other}
     outcomes = run(make(**quick("gptq"), calibration=calibration), keep_going=False)
     found = result(outcomes[0])["calibration"]
     assert found["report"]["states"] == 6 and found["cgq"] is None

@@ -1,4 +1,4 @@
-"""How sure the full-precision model is of every token of a calibration state (CGQ's s_t)."""
+"""Confidence of the full-precision model in every token of a calibration state (CGQ's s_t)."""
 
 from dataclasses import replace
 
@@ -15,10 +15,10 @@ LOGITS_AT_ONCE = 2**26  # a quarter of a gigabyte in float32; never fewer than o
 def scored(model: Transformer, calibration_set: CalibrationSet, batch_size: int) -> CalibrationSet:
     """The same states with `confidence` and `top` filled in.
 
-    confidence: at a masked position the probability of the model's best token; elsewhere that of
-    the token that stands there. top: the highest probability, at every position. Both are of the
-    plain model: without temperature, nucleus or guidance. (Dream predicts nothing for position 0
-    of a sequence; its values there are computed from that position itself.)
+    confidence: the probability of the model's best token at a masked position, and of the token
+    that stands there elsewhere. top: the highest probability, at every position. Both come from
+    the plain model: without temperature, nucleus or guidance. (Dream predicts nothing for position
+    0 of a sequence; its values there are computed from that position itself.)
 
     Args:
         model: in full precision.
