@@ -20,7 +20,7 @@ from dllmquant_exp.store.outside import imported_files
 
 PACKAGED = Path(lm_eval.tasks.__file__).parent
 TaskConfigDict = dict[str, Any]
-OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "generate_until")
+OUTPUT_TYPES = ("multiple_choice", "generate_until")
 STRUCTURE = ("tag", "group", "task_list", "group_alias", "aggregate_metric_list")
 RUNS_PROGRAMS = ("code_eval", "pass@1", "pass_at_k")  # metrics
 SCORED_IN_SANDBOX: TaskConfigDict = {
@@ -144,7 +144,7 @@ def _absolute(config: TaskConfigDict, path: Path) -> TaskConfigDict:
 
 def _checked(config: TaskConfigDict, path: Path) -> TaskConfigDict:
     kind = config.get("output_type")
-    if kind not in OUTPUT_TYPES:
+    if kind not in OUTPUT_TYPES:  # loglikelihood scores greedy answers, which no diffusion decodes
         raise SettingsError(
             f"task file {path}: output_type = {kind!r} cannot be evaluated; use one of: "
             f"{', '.join(OUTPUT_TYPES)}"
