@@ -125,7 +125,7 @@ def test_a_published_models_calibration_depends_on_the_data(make: Any, tmp_path:
 @pytest.mark.parametrize(
     ("file", "content", "named"),
     [
-        ("model.safetensors", b"garbage", r"model\.safetensors: .*(truncated|another sha256)"),
+        ("model.safetensors", b"garbage", r"model\.safetensors: .*(damaged|another sha256)"),
         ("tokenizer.json", None, r"tokenizer\.json: this file is missing"),
         ("config.json", b'"vocab_size": 7', "was changed since the model was (saved|exported)"),
     ],

@@ -1,7 +1,6 @@
 """`plan`: cells, what is finished and shared, totals, and bad input; nothing is run or written."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,7 +51,8 @@ def test_the_cells_of_table_1_and_what_they_share() -> None:
     assert found.downloads.keys() == {
         "GSAI-ML/LLaDA-8B-Base", "GSAI-ML/LLaDA-1.5", "Dream-org/Dream-v0-Base-7B",
     }  # fmt: skip
-    assert found.seconds() == pytest.approx(sum(cell.seconds for cell in found.cells.values()))
+    parts = [*found.cells.values(), *found.stages.values()]
+    assert found.seconds() == pytest.approx(sum(part.seconds or 0 for part in parts))
     for cell in found.cells.values():  # weights of 16 bits, and less than the GPU has
         assert 15e9 < cell.memory < 80e9
     slower = Place("a100", "cuda", 0.1, 1.0, None)
@@ -135,18 +135,13 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
     steps = [SimpleNamespace(passes=2), SimpleNamespace(passes=0)]
     assert calibration_forwards(decoded, steps) == 2 * 4 * 8
     assert calibration_forwards(decoded, [*steps, object()]) is None
-    job = compose_jobs(["task=micro_piqa", "method=gptq"], config_folder())[0]
+    job = compose_jobs(["task=micro_piqa", "method=gptq", "+tmas=on"], config_folder())[0]
     assert job.calibration is not None
-    none = make_plan([job], A100)
-    assert all(stage.seconds is None for stage in none.stages.values())
-    made_up = SimpleNamespace(name="random", samples=4, length=16, passes=3)
-    cell = next(iter(none.cells.values()))
-    own = replace(job)
-    object.__setattr__(own, "cell_config", job.cell_config)
-    object.__setattr__(own, "calibration", made_up)
-    stages = make_plan([own], A100).stages.values()
-    (seconds,) = [stage.seconds for stage in stages if stage.kind == "calibration"]
-    assert seconds == pytest.approx(3 * 4 * 16 * cell.seconds / cell.demand.tokens)
+    found = make_plan([job], A100)
+    (cell,) = found.cells.values()
+    (seconds,) = [s.seconds for s in found.stages.values() if s.kind == "calibration"]
+    forwards = calibration_forwards(job.calibration, [job.calibration])
+    assert seconds == pytest.approx(forwards * cell.seconds / cell.demand.tokens)
 
 
 @pytest.mark.parametrize(
