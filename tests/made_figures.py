@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from dllmquant_exp.probes import numbers
-from dllmquant_exp.reporting.figure_data import (
+from dllmquant_exp.reporting.figures.recordings import (
     FIGURE_VERSION,
     FigureData,
     load_figure,
     save_arrays,
 )
-from dllmquant_exp.reporting.figure_maps import KEPT, MASKED, NEW
+from dllmquant_exp.reporting.figures.maps import KEPT, MASKED, NEW
 
 STEPS, PROMPTS, TOKENS = 8, 5, 8
 ROWS = ["rtn", "quarot", "quarot*", "dllmquant_plusplus"]

@@ -20,7 +20,7 @@ from dllmquant_exp.probes.settings import (
     check_read,
     read_probe,
 )
-from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.figures.recordings import FigureData
 from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_results
 from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
 from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP

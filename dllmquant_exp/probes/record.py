@@ -15,7 +15,7 @@ from dllmquant_exp.probes.measured import Measured
 from dllmquant_exp.probes.sensitivity import layer_sensitivity, quant_config
 from dllmquant_exp.probes.settings import READS, Probe, changed_settings
 from dllmquant_exp.probes.subject import Subject
-from dllmquant_exp.reporting.figure_data import (
+from dllmquant_exp.reporting.figures.recordings import (
     FIGURE_VERSION,
     FigureData,
     figure_folder,

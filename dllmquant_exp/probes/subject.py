@@ -27,7 +27,7 @@ from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
 from dllmquant_exp.probes.progress import watched
 from dllmquant_exp.probes.settings import Probe, ProbeError
-from dllmquant_exp.reporting.figure_data import load_arrays, save_arrays
+from dllmquant_exp.reporting.figures.recordings import load_arrays, save_arrays
 from dllmquant_exp.run.prepare import prepare
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import config_hash

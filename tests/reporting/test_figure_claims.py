@@ -11,7 +11,7 @@ from scipy.stats import t
 from dllmquant_exp.probes import numbers
 from dllmquant_exp.reporting.claims import verdicts
 from dllmquant_exp.reporting.comparisons import ALPHA
-from dllmquant_exp.reporting.figure_claims import (
+from dllmquant_exp.reporting.figures.claims import (
     FIGURE_CLAIMS,
     LEAST_PROMPTS,
     NoEvent,
@@ -19,7 +19,7 @@ from dllmquant_exp.reporting.figure_claims import (
     of_model,
     that_decide,
 )
-from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.figures.recordings import FigureData
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.selection import ModelResults
 

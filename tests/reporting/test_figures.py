@@ -15,7 +15,7 @@ from matplotlib.text import Text
 
 from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.comparisons import average_over_seeds
-from dllmquant_exp.reporting.figure_data import (
+from dllmquant_exp.reporting.figures.recordings import (
     ARRAYS_FILE,
     FIGURE_VERSION,
     INFO_FILE,
@@ -26,8 +26,8 @@ from dllmquant_exp.reporting.figure_data import (
     recorded_figures,
     save_arrays,
 )
-from dllmquant_exp.reporting.figure_maps import KEPT, MASKED, NEW, decode_image
-from dllmquant_exp.reporting.figure_rows import (
+from dllmquant_exp.reporting.figures.maps import KEPT, MASKED, NEW, decode_image
+from dllmquant_exp.reporting.figures.scores import (
     ablation_points,
     draw_ablation,
     draw_drops,
@@ -36,7 +36,7 @@ from dllmquant_exp.reporting.figure_rows import (
     gain_points,
     paper_drops,
 )
-from dllmquant_exp.reporting.figure_style import COLUMN, styled
+from dllmquant_exp.reporting.figures.style import COLUMN, styled
 from dllmquant_exp.reporting.figures import CAPTIONS, FIGURES, MEASURED, draw, draw_results
 from dllmquant_exp.reporting.selection import ModelResults, model_results
 from dllmquant_exp.reporting.statistics import mean_interval

@@ -14,7 +14,7 @@ from dllmquant_exp.__main__ import main
 from dllmquant_exp.reporting.cells import read_result
 from dllmquant_exp.reporting.claims import Verdict, speed_verdicts, verdicts
 from dllmquant_exp.reporting.selection import ModelResults
-from dllmquant_exp.reporting.speed_results import speed_blocks
+from dllmquant_exp.reporting.speed.results import speed_blocks
 
 BEST = "dllmquant_plusplus"
 Write = Callable[..., Path]

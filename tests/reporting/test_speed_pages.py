@@ -14,8 +14,8 @@ from dllmquant_exp.__main__ import main
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.cells import CellResult, read_result
 from dllmquant_exp.reporting.selection import model_results, of_no_row
-from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
-from dllmquant_exp.reporting.speed_results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.speed.pages import notes, speed_document, speed_grids
+from dllmquant_exp.reporting.speed.results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.reporting.writers import FORMATS
 

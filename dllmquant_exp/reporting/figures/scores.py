@@ -1,4 +1,4 @@
-"""Figures 7 and 8, from a sweep's result files: rows by their nine-task averages."""
+"""Figures 7 and 8: a sweep's rows by their nine-task averages."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,33 +9,14 @@ from matplotlib.figure import Figure
 
 from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Sample, average, difference
-from dllmquant_exp.reporting.figure_data import model_note
-from dllmquant_exp.reporting.figure_style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    canvas,
-    letter,
-)
-from dllmquant_exp.reporting.grids import AVERAGE
+from dllmquant_exp.reporting.figures.catalog import catalog
+from dllmquant_exp.reporting.figures.recordings import model_note
+from dllmquant_exp.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, letter
 from dllmquant_exp.reporting.paper import CHAINS, paper_cell, paper_model, paper_rows
 from dllmquant_exp.reporting.selection import ModelResults, bits_text
 from dllmquant_exp.reporting.statistics import Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 
-ROW_LABELS = {
-    "rtn": "RTN",
-    "awq": "AWQ",
-    "awq_tmas": "AWQ + TMAS",
-    "awq_tmas_cgq": "AWQ + TMAS + CGQ",
-    "dllmquant_plus": "DLLMQuant+",
-    "quarot": "QuaRot",
-    "quarot_tmas": "QuaRot + TMAS",
-    "quarot_tmas_cgq": "QuaRot + TMAS + CGQ",
-    "dllmquant_plusplus": "DLLMQuant++",
-}
 PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}
 ABLATION, MAIN = 2, 1  # tables of the paper
 
@@ -70,18 +51,22 @@ def drop_points(results: ModelResults) -> list[Point]:
 
 def full_precision(results: ModelResults) -> Estimate | None:
     """Its nine-task average in percent, where it was run on all nine tasks."""
-    found = average(_samples(results, REFERENCE))
-    return None if found is None else _hundredfold(found.estimate)
+    points = _points([REFERENCE], [average(_samples(results, REFERENCE))])
+    return points[0].estimate if points else None
 
 
 def paper_drops(model: str) -> list[tuple[str, float]]:
     """The paper's change from full precision per quantized row of Table 1, in points.
 
-    Averages are taken over the nine printed scores: one printed average is not that of its row.
+    Averages are taken over the nine printed scores: one printed average contradicts its row.
     """
-    rows = [row for row in ROW_LABELS if paper_cell(MAIN, model, row, AVERAGE) is not None]
-    plain = _printed_average(model, REFERENCE)
-    return [(row, _printed_average(model, row) - plain) for row in rows]
+
+    def printed(row: str) -> float:
+        cells = [paper_cell(MAIN, model, row, label) for label in PAPER_COLUMNS]
+        return fmean(float(cell.value) for cell in cells if cell is not None)
+
+    rows = [row for row in paper_rows(MAIN) if row != REFERENCE]
+    return [(row, printed(row) - printed(REFERENCE)) for row in rows]
 
 
 def draw_ablation(results: ModelResults) -> Figure | None:
@@ -91,18 +76,15 @@ def draw_ablation(results: ModelResults) -> Figure | None:
     )  # fmt: skip
     if not points:
         return None
-    shown_points = [points, gains] if gains else [points]
+    parts = [points, gains] if gains else [points]
     more = "" if reference is None else "; grey: full precision and its interval"
-    figure = canvas(
-        0.9 * len(shown_points) + 0.2 * (len(points) + len(gains)), _note(results, more)
-    )
-    sizes = [len(shown) for shown in shown_points]
-    upper, *below = figure.subplots(len(sizes), 1, height_ratios=sizes, squeeze=False)[:, 0]
-    for axes, shown in zip((upper, *below), shown_points, strict=True):
-        for place, point in enumerate(shown):
-            rotated = "quarot" in point.row or point.row == "dllmquant_plusplus"
-            _interval(axes, place, point.estimate, BLUE if rotated else RED)
-        _rows_axis(axes, [point.row for point in shown])
+    heights = [len(part) for part in parts]
+    figure = canvas(0.9 * len(parts) + 0.2 * sum(heights), _note(results, more))
+    upper, *below = figure.subplots(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, part in zip((upper, *below), parts, strict=True):
+        for place, point in enumerate(part):
+            _interval(axes, place, point.estimate, RED if point.row in CHAINS[0] else BLUE)
+        _rows_axis(axes, [point.row for point in part])
     if reference is not None:
         upper.axvspan(reference.low, reference.high, color=GREY, alpha=0.3, linewidth=0)
         upper.axvline(reference.value, color=GREY, linewidth=0.8, label="full precision")
@@ -121,16 +103,16 @@ def draw_drops(results: ModelResults) -> Figure | None:
     points = drop_points(results)
     if not points:
         return None
-    theirs = [m for m in PAPER_MODELS if results.embedded or m == results.model]
-    rows = list(dict.fromkeys(row for model in theirs for row, _ in paper_drops(model)))
+    theirs = [model for model in PAPER_MODELS if results.embedded or model == results.model]
+    rows = [row for row in paper_rows(MAIN) if row != REFERENCE]
     figure = canvas(4.2, _note(results))
     upper, lower = figure.subplots(2, 1)
     for i, model in enumerate(theirs):
         aside = 0.22 * (i - (len(theirs) - 1) / 2)
-        places = [rows.index(row) + aside for row, _ in paper_drops(model)]
-        drops = [drop for _, drop in paper_drops(model)]
+        drops = dict(paper_drops(model))
+        places = [rows.index(row) + aside for row in drops]
         colour, name = PAPER_MODELS[model], paper_model(model)
-        upper.plot(drops, places, "s", markersize=3.5, color=colour, label=name)
+        upper.plot(list(drops.values()), places, "s", markersize=3.5, color=colour, label=name)
     upper.legend(loc="best")
     for point in points:
         _interval(lower, rows.index(point.row), point.estimate, "black")
@@ -151,18 +133,15 @@ def _samples(results: ModelResults, row: str) -> list[Sample | None]:
 
 
 def _points(rows: Iterable[str], found: Iterable[SeededAverage | None]) -> list[Point]:
-    """In percent or points; rows without a number are left out."""
-    pairs = zip(rows, found, strict=True)
-    return [Point(row, _hundredfold(value.estimate)) for row, value in pairs if value is not None]
-
-
-def _hundredfold(x: Estimate) -> Estimate:
-    return Estimate(100 * x.value, 100 * x.low, 100 * x.high)
-
-
-def _printed_average(model: str, row: str) -> float:
-    cells = [paper_cell(MAIN, model, row, label) for label in PAPER_COLUMNS]
-    return fmean(float(cell.value) for cell in cells if cell is not None)
+    """Fractions as percent or points; rows without a number are left out."""
+    return [
+        Point(
+            row,
+            Estimate(*(100 * x for x in (of.estimate.value, of.estimate.low, of.estimate.high))),
+        )
+        for row, of in zip(rows, found, strict=True)
+        if of is not None
+    ]
 
 
 def _interval(axes: Axes, place: float, estimate: Estimate, colour: str) -> None:
@@ -175,12 +154,13 @@ def _interval(axes: Axes, place: float, estimate: Estimate, colour: str) -> None
 
 def _rows_axis(axes: Axes, rows: Sequence[str]) -> None:
     """One row per line, the first on top."""
-    axes.set_yticks(range(len(rows)), [ROW_LABELS[row] for row in rows])
+    labels = catalog()["figure7"].rows
+    axes.set_yticks(range(len(rows)), [labels[row]["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _note(results: ModelResults, more: str = "") -> str:
-    """Which model, and in a second line how many items and seeds."""
+    """The model, and in a second line how many items and seeds."""
     bits = f", {bits_text(results.bits)}" if results.bits else ""
     cells = [c for v in results.rows.values() for e in v[0].entries.values() for c in e.cells]
     outliers = any(cell.config["model"].get("outliers") is not None for cell in cells)

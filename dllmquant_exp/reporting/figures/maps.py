@@ -11,14 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from dllmquant_exp.reporting.figure_data import FigureData
-from dllmquant_exp.reporting.figure_style import (
-    BLUE,
-    ORANGE,
-    RED,
-    canvas,
-    letter,
-)
+from dllmquant_exp.reporting.figures.recordings import FigureData
+from dllmquant_exp.reporting.figures.style import BLUE, ORANGE, RED, canvas, letter
 from dllmquant_exp.reporting.statistics import mean_interval
 
 MASKED, NEW, KEPT = 0, 1, 2
@@ -35,7 +29,7 @@ Array = NDArray[Any]
 
 
 def draw_softmax_and_values(data: FigureData) -> Figure:
-    """Figure 3."""
+    """Figure 3: one head's softmax map above, the values of all heads below."""
     figure = canvas(4.6, data.note)  # of one prompt
     upper, lower = figure.subplots(2, 1)
     prompt = int(data.arrays["prompt_length"])
@@ -60,14 +54,14 @@ def draw_softmax_and_values(data: FigureData) -> Figure:
 
 
 def _decades(smallest: float, largest: float) -> list[float]:
-    """0 and the powers of ten between, of either sign; none so near to 0 that texts would meet."""
+    """0 and the powers of ten of either sign, none so near to 0 that its text would touch 0's."""
     least, most = np.ceil(np.log10(smallest)), np.log10(max(largest, smallest))
     powers = [float(10.0**k) for k in np.arange(least, most + 1e-9)]
     return [-power for power in reversed(powers)] + [0.0, *powers]
 
 
 def draw_softmax_over_blocks(data: FigureData) -> Figure:
-    """Figure 5: the dashed line is where the response begins."""
+    """Figure 5: one head's softmax map in several blocks; dashed: where the response begins."""
     maps, layers = data.arrays["maps"], data.arrays["layers"]
     keys = data.arrays["keys_for_mass"].mean(1)  # [layers], over prompts
     rows = -(-len(maps) // 2)
@@ -160,7 +154,7 @@ def _reach(axes: Axes, data: FigureData, name: str, label: str, scale: float = 1
 
 
 def draw_sensitivity(data: FigureData) -> Figure:
-    """Figure 9."""
+    """Figure 9: what each linear alone does to the predictions, by block and kind of linear."""
     found = data.arrays["divergence"].mean(2)  # [layers, linears]
     layers, linears = found.shape
     figure = canvas(max(1.9, 0.9 + 0.2 * layers), data.footnote)

@@ -11,7 +11,7 @@ from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.grids import Grid, Line, show
 from dllmquant_exp.reporting.paper import paper_model
 from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.speed_results import (
+from dllmquant_exp.reporting.speed.results import (
     PARTS,
     SpeedBlock,
     low_bits,
@@ -41,7 +41,10 @@ GIB = 2**30
 
 
 def speed_grids(block: SpeedBlock) -> dict[str, Grid]:
-    """A model's parts: speed, paper (its models only), block, parts, resident, counted."""
+    """The parts of a model's table: speed, paper, block, parts, resident, counted.
+
+    Only the paper's models have the part `paper`.
+    """
     found = {"speed": _speed_grid(block)}
     if not block.cells:
         return found
@@ -112,7 +115,7 @@ def _size(size: int | None) -> str:
 
 
 def _block_grid(block: SpeedBlock) -> Grid:
-    """Of the row without rotations if there is one, and of every other row's low bits."""
+    """Times of one block: full precision once, from the first row, and every row's low bits."""
     lines: list[Line] = []
     for cell in block.cells:
         for name, found in cell.speed["block"].items():
@@ -156,7 +159,7 @@ def _form(cell: CellResult, variant: Mapping[str, Any]) -> str:
 
 
 def _measured(variant: Mapping[str, Any], key: str) -> str:
-    """Of an extrapolated variant: measured with one block, and the bytes of the others added."""
+    """A size; starred where it was measured with one block and the others' bytes were added."""
     known = variant[key] is not None
     return _size(variant[key]) + ("*" if known and variant["extrapolated"] else "")
 
@@ -173,7 +176,7 @@ def _counted_grid(cell: CellResult) -> Grid:
 
 
 def notes(block: SpeedBlock) -> list[str]:
-    """What a reader must know about a model's numbers."""
+    """Remarks on a model's numbers: failures, gaps, machines, extrapolation, sources."""
     found = [
         f"failed: {row_name(cell)}: {cell.error.partition(chr(10))[0]}" for cell in block.failed
     ]
@@ -205,7 +208,7 @@ def notes(block: SpeedBlock) -> list[str]:
 
 
 def speed_document(blocks: Iterable[SpeedBlock]) -> Document:
-    """What the files of `report table=table4` say."""
+    """The content of the files of `report table=table4`."""
     blocks = list(blocks)
     sections = tuple(
         Section(block.title, tuple(speed_grids(block).values()), tuple(notes(block)))
@@ -215,7 +218,7 @@ def speed_document(blocks: Iterable[SpeedBlock]) -> Document:
 
 
 def _page(blocks: Iterable[SpeedBlock]) -> pd.DataFrame:
-    """Text by model, part, row and column: the parts have different columns."""
+    """Texts by model, part, row and column, as the parts have different columns."""
     lines = [
         (block.title, part, name.replace("\n", " "), column, text)
         for block in blocks
@@ -235,5 +238,5 @@ def print_speed(blocks: Iterable[SpeedBlock], console: Console) -> None:
 
 
 def print_speed_cells(cells: Iterable[CellResult], console: Console) -> None:
-    """The speed tasks among a sweep's cells, if there are any."""
+    """Print the speed tasks among a sweep's cells, if there are any."""
     print_speed(speed_blocks(cells), console)
