@@ -4,10 +4,10 @@ The error of a step is the mean squared difference of the logits at all position
 It is measured twice:
 
 - on the full-precision model's decode: both models see the same state at every step, so that
-  nothing can be passed on, and what grows does so because states differ;
+  nothing can be passed on, and growth comes from the states alone;
 - on each model's own decode: the quantized model sees what it has decoded itself, as in use.
 
-Their difference is what feedback adds. A sum over steps (the paper's accumulated error) grows
+Their difference is the effect of feedback. A sum over steps (the paper's accumulated error) grows
 whatever happens, so the errors of single steps are kept: claims are about them.
 """
 
@@ -20,61 +20,44 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.probes.greedy import commit
-from dllmquant_exp.probes.measured import Measured
-from dllmquant_exp.probes.progress import watched
-from dllmquant_exp.probes.settings import Probe
-from dllmquant_exp.probes.subject import (
-    Subject,
-    cached_arrays,
-    device_of,
-    response_logits,
-    state_batches,
-)
+from dllmquant_exp.probes.decodes import Subject, cached_arrays, response_logits
+from dllmquant_exp.probes.measurement import Measurement, mean, ratio, share_removed
+from dllmquant_exp.probes.probe import Probe
+from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.run.prepare import prepare
 
-BITS = {"INT8": "w8a8", "INT4": "w4a4"}
-STAR = "quarot*"  # P V stays in full precision
-ROWS: dict[str, tuple[str, ...]] = {
-    "rtn": ("row=rtn",),
-    "quarot": ("row=quarot",),
-    STAR: ("row=quarot", "quant.attention=null"),
-    "dllmquant_plusplus": ("row=dllmquant_plusplus",),
-}
-SAME, OWN = "same_states", "own_states"
+SAME, OWN, DIFFER = "same_states", "own_states", "tokens_differ"
+BITS, ROWS = catalog()["figure2"].bits, catalog()["figure2"].rows
 Array = NDArray[np.float64]
 
 
-def accumulated_error(subject: Subject) -> Measured:
+def accumulated_error(subject: Subject) -> Measurement:
     """Every row at every bit width, one quantized model in memory at a time.
 
     Arrays, [variants, prompts, steps]: `same_states` and `own_states`, the squared error;
     `tokens_differ`, the share of the response where the two models' own states differ. Variants
     are `labels.bits` x `labels.rows`, bits first.
     """
-    found: dict[str, list[Array]] = {SAME: [], OWN: [], "tokens_differ": []}
     variants = [(bits, row) for bits in BITS for row in ROWS]
-    for bits, row in variants:
-        errors = _errors_of(subject, _experiment(subject.probe, bits, row), f"{bits} {row}")
-        for name, values in found.items():
-            values.append(errors[name])
-    arrays = {name: np.stack(values) for name, values in found.items()}
+    errors = [
+        _errors_of(subject, _experiment(subject.probe, bits, row), f"{bits} {row}")
+        for bits, row in variants
+    ]
+    arrays = {name: np.stack([of[name] for of in errors]) for name in (SAME, OWN, DIFFER)}
     labels = {"bits": list(BITS), "rows": list(ROWS), "blocks": subject.probe.settings.blocks}
-    return Measured(arrays, labels, error_numbers(arrays, variants))
+    return Measurement(arrays, labels, error_numbers(arrays, variants))
 
 
 def variant_configs(probe: Probe) -> dict[str, Any]:
-    """What makes each variant, resolved: part of what names the recorded figure."""
+    """The resolved recipe of each variant: part of what names the recording."""
     return {
         f"{bits} {row}": _recipe(_experiment(probe, bits, row)) for bits in BITS for row in ROWS
     }
 
 
 def _experiment(probe: Probe, bits: str, row: str) -> Experiment:
-    return probe.row(*ROWS[row], f"quant={BITS[bits]}")
+    return probe.row(*ROWS[row]["words"], *BITS[bits]["words"])
 
 
 def _recipe(experiment: Experiment) -> dict[str, Any]:
@@ -92,32 +75,25 @@ def _errors_of(subject: Subject, experiment: Experiment, title: str) -> dict[str
     def make() -> dict[str, Array]:
         return logit_errors(subject, prepare(experiment).model, title)
 
-    return cached_arrays(subject.probe.runs_dir, "errors", key, make)
+    return cached_arrays(subject.probe, "errors", key, make)
 
 
 def logit_errors(subject: Subject, quantized: Transformer, title: str = "") -> dict[str, Array]:
     """The three arrays of one quantized model, each [prompts, steps]."""
-    decodes, decoding = subject.trajectories, subject.decoding
-    config, rows = subject.model.config, subject.logits_batch
-    names = (SAME, OWN, "tokens_differ")
-    found = {name: np.zeros((len(decodes), decoding.steps)) for name in names}
-    device = device_of(subject.model)
-    made = state_batches(config, decodes, decoding, rows, device=device)
-    total = -(-len(decodes) // rows) * decoding.steps
+    shape = (len(subject.trajectories), subject.decoding.steps)
+    found = {name: np.zeros(shape) for name in (SAME, OWN, DIFFER)}
     own = torch.empty(0)
-    for batch in watched(made, title, total):
+    for batch in subject.states(subject.logits_batch, title=title):
         own = batch.tokens.clone() if batch.step == 0 else own  # a new batch begins with its masks
         exact = response_logits(subject.model, batch)
         same = response_logits(quantized, batch)
-        differ = (batch.tokens != own).sum(1) / decoding.gen_length
+        differ = (batch.tokens != own).sum(1) / subject.decoding.gen_length
         mine = response_logits(quantized, replace(batch, tokens=own)) if differ.any() else same
-        place = (slice(batch.prompts.start, batch.prompts.stop), batch.step)
+        place = (batch.place, batch.step)
         found[SAME][place] = squared_error(same, exact)
         found[OWN][place] = squared_error(mine, exact)
-        found["tokens_differ"][place] = differ.cpu().numpy()
-        response = own[batch.response].view(len(own), -1)
-        step = steps_of(decoding)[batch.step]
-        after = commit(mine, response, config.mask_token_id, step, decoding.remasking)
+        found[DIFFER][place] = differ.cpu().numpy()
+        after = subject.committed(mine, batch.of_response(own), batch.step)
         own[batch.response] = after.flatten()
     return found
 
@@ -137,25 +113,25 @@ def error_numbers(
     `last_over_first` compares the last with the first step; `removed_of_quarot` is the share of
     QuaRot's summed error that is gone in a row.
     """
-    found: dict[str, dict[str, object]] = {}
+    numbers: dict[str, dict[str, object]] = {SAME: {}, OWN: {}, "feedback": {}}
     for panel in (SAME, OWN):
         by_variant = dict(zip(variants, arrays[panel], strict=True))
         for (bits, row), errors in by_variant.items():
             made: dict[str, object] = {
-                "accumulated": numbers.mean(errors.sum(1)),
-                "first_step": numbers.mean(errors[:, 0]),
-                "last_step": numbers.mean(errors[:, -1]),
-                "last_over_first": numbers.ratio(errors[:, -1], errors[:, 0]),
+                "accumulated": mean(errors.sum(1)),
+                "first_step": mean(errors[:, 0]),
+                "last_step": mean(errors[:, -1]),
+                "last_over_first": ratio(errors[:, -1], errors[:, 0]),
             }
-            if row in (STAR, "dllmquant_plusplus") and (bits, "quarot") in by_variant:
-                quarot = by_variant[bits, "quarot"].sum(1)
-                made["removed_of_quarot"] = numbers.share_removed(errors.sum(1), quarot)
-            found.setdefault(panel, {})[f"{bits} {row}"] = made
-    feedback: dict[str, object] = {}
+            other = ROWS[row].get("removed_of")
+            if (bits, other) in by_variant:
+                before = by_variant[bits, other].sum(1)
+                made[f"removed_of_{other}"] = share_removed(errors.sum(1), before)
+            numbers[panel][f"{bits} {row}"] = made
     for place, (bits, row) in enumerate(variants):
-        own, same = (arrays[panel][place].sum(1) for panel in (OWN, SAME))
-        feedback[f"{bits} {row}"] = {
-            "own_over_same_states": numbers.ratio(own, same),
-            "tokens_differ_at_end": numbers.mean(arrays["tokens_differ"][place][:, -1]),
+        own, same, differ = (arrays[name][place] for name in (OWN, SAME, DIFFER))
+        numbers["feedback"][f"{bits} {row}"] = {
+            "own_over_same_states": ratio(own.sum(1), same.sum(1)),
+            "tokens_differ_at_end": mean(differ[:, -1]),
         }
-    return found | {"feedback": feedback}
+    return numbers

@@ -1,10 +1,10 @@
-"""Figures 1 and 6: what the first block gives at every step of a decode.
+"""Figures 1 and 6: the first block's output at every step of a decode.
 
 The first block reads embedded tokens, so that only one block of the model runs, and only one batch
 of its outputs is in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dllmquant_exp.models.transformer import Block
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.probes.measured import Measured
-from dllmquant_exp.probes.progress import watched
-from dllmquant_exp.probes.subject import StateBatch, Subject, device_of, state_batches
+from dllmquant_exp.probes.decodes import StateBatch, Subject
+from dllmquant_exp.probes.measurement import Measurement, mean, ratio
 from dllmquant_exp.quantization.blockwise import BlockBatch, TokenBatch, first_block_batches
 
 QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
@@ -23,27 +21,25 @@ TOKENS_KEPT = 4096  # of each iteration, for the quantiles of every channel
 
 
 @torch.inference_mode()
-def block_output_range(subject: Subject) -> Measured:
+def block_output_range(subject: Subject) -> Measurement:
     """Figure 1: quantiles of the first block's output over all tokens and channels.
 
     Arrays: `quantiles` [prompts, steps, 7] at QUANTILES, of each prompt's own output.
     """
-    decoding, count = subject.decoding, len(subject.trajectories)
-    found = np.full((count, decoding.steps, len(QUANTILES)), np.nan)
-    batches = -(-count // subject.batch_size) * decoding.steps
-    made = _batches(subject, None)
-    for batch in watched(made, "first block's output", batches):
+    shape = (len(subject.trajectories), subject.decoding.steps, len(QUANTILES))
+    found = np.full(shape, np.nan)
+    for batch in subject.states(subject.batch_size, title="first block's output"):
         output = _first_block(subject, batch).run(subject.model.blocks[0]).float()
         for number, row, keep in zip(batch.prompts, output, batch.attention_mask, strict=True):
             found[number, batch.step] = sorted_quantiles(row[keep].flatten(), QUANTILES)
     labels = {"quantiles": list(QUANTILES), "blocks": subject.probe.settings.blocks}
-    return Measured({"quantiles": found}, labels, range_numbers(found))
+    return Measurement({"quantiles": found}, labels, range_numbers(found))
 
 
 def range_numbers(quantiles: NDArray[np.float64]) -> dict[str, object]:
-    """What Figure 1 is cited for: do outputs change over the steps, and gradually?
+    """Do outputs change over the steps, and gradually? This is what Figure 1 is cited for.
 
-    The distance of two steps is that of their quantiles, mean absolute difference over the range
+    The distance of two steps is the mean absolute difference of their quantiles over the range
     (maximum - minimum) of the first step, prompt by prompt.
     """
     width = quantiles[:, :, -1] - quantiles[:, :, 0]  # [prompts, steps]
@@ -51,20 +47,20 @@ def range_numbers(quantiles: NDArray[np.float64]) -> dict[str, object]:
     neighbours = np.abs(np.diff(shape, axis=1)).mean((1, 2))
     ends = np.abs(shape[:, -1] - shape[:, 0]).mean(1)
     return {
-        "range_first_step": numbers.mean(width[:, 0]),
-        "range_last_step": numbers.mean(width[:, -1]),
-        "range_last_over_first": numbers.ratio(width[:, -1], width[:, 0]),
-        "distance_of_neighbours": numbers.mean(neighbours),
-        "distance_first_to_last": numbers.mean(ends),
-        "first_to_last_over_neighbours": numbers.ratio(ends, neighbours),
+        "range_first_step": mean(width[:, 0]),
+        "range_last_step": mean(width[:, -1]),
+        "range_last_over_first": ratio(width[:, -1], width[:, 0]),
+        "distance_of_neighbours": mean(neighbours),
+        "distance_first_to_last": mean(ends),
+        "first_to_last_over_neighbours": ratio(ends, neighbours),
     }
 
 
 @torch.inference_mode()
-def ffn_channels(subject: Subject) -> Measured:
+def ffn_channels(subject: Subject) -> Measurement:
     """Figure 6: distribution of every channel of the first block's FFN output at three iterations.
 
-    Minimum and maximum are of all tokens of all prompts, the quantiles between them of at most
+    Minimum and maximum are over all tokens of all prompts, the quantiles between them over at most
     TOKENS_KEPT tokens, drawn at random, the same ones at every iteration.
 
     Arrays: `channels` [3, d_model, 7] at QUANTILES; `steps` [3].
@@ -73,42 +69,35 @@ def ffn_channels(subject: Subject) -> Measured:
     decodes, decoding = subject.trajectories, subject.decoding
     steps = [0, decoding.steps // 2, decoding.steps - 1]
     lengths = [len(decode.prompt) + decoding.gen_length for decode in decodes]
-    kept = chosen_tokens(lengths, subject.probe.experiment.common.seed)
+    kept = chosen_tokens(lengths, subject.probe.seed)
     seen: list[list[Tensor]] = [[] for _ in steps]
     outputs: dict[int, list[NDArray[np.float32]]] = {}  # of one batch of prompts, step after step
     distances = np.zeros((len(decodes), 3))
     lowest, highest = ([torch.tensor(sign * torch.inf)] * 3 for sign in (1, -1))
-    batches = -(-len(decodes) // subject.batch_size) * len(steps)
-    made = _batches(subject, steps)
-    for batch in watched(made, "first block's FFN output", batches):
+    for batch in subject.states(subject.batch_size, steps, "first block's FFN output"):
         place = steps.index(batch.step)
-        output = _ffn_output(subject, batch).float().cpu()
-        for number, row, length in zip(
-            batch.prompts, output, batch.attention_mask.sum(1).tolist(), strict=True
-        ):
-            row = row[:length]
+        for number, row in zip(batch.prompts, _ffn_output(subject, batch), strict=True):
+            row = row[: lengths[number]]
             lowest[place] = torch.minimum(lowest[place], row.amin(0))
             highest[place] = torch.maximum(highest[place], row.amax(0))
             seen[place].append(row[kept[number]])
             outputs.setdefault(number, []).append(row.numpy())
             if place == len(steps) - 1:
                 distances[number] = iteration_distances(*outputs.pop(number))
-    channels = np.stack(
-        [
-            channel_quantiles(torch.cat(rows), low, high)
-            for rows, low, high in zip(seen, lowest, highest, strict=True)
-        ]
-    )
+    channels = np.stack([
+        channel_quantiles(torch.cat(rows), low, high)
+        for rows, low, high in zip(seen, lowest, highest, strict=True)
+    ])  # fmt: skip
     middle, last, chance = distances.T
-    found = {
-        "distance_first_to_middle": numbers.mean(middle),
-        "distance_first_to_last": numbers.mean(last),
-        "distance_by_chance": numbers.mean(chance),
-        "first_to_last_over_chance": numbers.ratio(last, chance),
+    numbers = {
+        "distance_first_to_middle": mean(middle),
+        "distance_first_to_last": mean(last),
+        "distance_by_chance": mean(chance),
+        "first_to_last_over_chance": ratio(last, chance),
     }
     arrays = {"channels": channels, "steps": np.array(steps)}
     labels = {"quantiles": list(QUANTILES), "tokens": sum(map(len, kept))}
-    return Measured(arrays, labels, found)
+    return Measurement(arrays, labels, numbers)
 
 
 def iteration_distances(
@@ -117,22 +106,18 @@ def iteration_distances(
     """One prompt's distance of the first iteration to the middle one, to the last, and by chance.
 
     Means over channels. Every other token of the first iteration is compared with the tokens
-    between of another, and the other way around. By chance: with those of the first itself. All
-    three are of equally many tokens, and of none with itself, so that they are alike where
-    iterations are.
+    between of another, and the other way around; by chance: with those of the first itself. All
+    three distances are over equally many tokens, and no token meets itself, so that they are alike
+    where iterations are.
 
     first, middle, last: [tokens, channels] of the same tokens, at least two.
     """
-    to_middle, to_last, by_chance = (
-        float(
-            np.mean([
-                channel_distance(first[::2], other[1::2]),
-                channel_distance(first[1::2], other[::2]),
-            ])
-        )
-        for other in (middle, last, first)
-    )  # fmt: skip
-    return to_middle, to_last, by_chance
+
+    def distance(other: NDArray[np.float32]) -> float:
+        halves = (first[::2], other[1::2]), (first[1::2], other[::2])
+        return float(np.mean([channel_distance(*pair) for pair in halves]))
+
+    return distance(middle), distance(last), distance(first)
 
 
 def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
@@ -176,17 +161,6 @@ def sorted_quantiles(values: Tensor, shares: Sequence[float]) -> NDArray[np.floa
     return found
 
 
-def _batches(subject: Subject, steps: Sequence[int] | None) -> Iterator[StateBatch]:
-    return state_batches(
-        subject.model.config,
-        subject.trajectories,
-        subject.decoding,
-        subject.batch_size,
-        steps,
-        device_of(subject.model),
-    )
-
-
 def _first_block(subject: Subject, batch: StateBatch) -> BlockBatch:
     tokens = TokenBatch(batch.tokens, batch.attention_mask, batch.attention_mask.float())
     (found,) = first_block_batches(subject.model, [tokens])
@@ -194,7 +168,7 @@ def _first_block(subject: Subject, batch: StateBatch) -> BlockBatch:
 
 
 def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
-    """Output of the first block's down projection, [B, T, d_model]."""
+    """Output of the first block's down projection, [B, T, d_model] in float32 on the CPU."""
     block = subject.model.blocks[0]
     assert isinstance(block, Block)
     seen: list[Tensor] = []
@@ -204,4 +178,4 @@ def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
     finally:
         hook.remove()
     (output,) = seen
-    return output
+    return output.float().cpu()

@@ -1,11 +1,10 @@
 """Figure 9: which linears suffer most from W4A4, each quantized alone (weights and its input).
 
-Round to nearest, so that nothing is calibrated. What suffers is the prediction at masked positions:
-KL(full precision || quantized) in nats, over states of the decodes at evenly spaced steps.
+Round to nearest, so that nothing is calibrated. The damage is measured at the predictions of masked
+positions: KL(full precision || quantized) in nats, over states of the decodes at evenly spaced
+steps.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.probes.measured import Measured
-from dllmquant_exp.probes.progress import watched
-from dllmquant_exp.probes.settings import Probe, ProbeError
-from dllmquant_exp.probes.subject import StateBatch, Subject, device_of, state_batches
+from dllmquant_exp.probes.arguments import ProbeError
+from dllmquant_exp.probes.decodes import StateBatch, Subject, watched
+from dllmquant_exp.probes.measurement import Measurement, mean, ratio
+from dllmquant_exp.probes.probe import Probe
+from dllmquant_exp.quantization.blockwise import replaced
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quantizers import quantize_weight
@@ -27,7 +26,7 @@ from dllmquant_exp.quantization.settings import QuantSettings
 
 
 @torch.inference_mode()
-def layer_sensitivity(subject: Subject) -> Measured:
+def layer_sensitivity(subject: Subject) -> Measurement:
     """Arrays: `divergence` [layers, linears, prompts], nats per masked position, each prompt's
     average over its states. Labels: `linears`, `steps`.
 
@@ -39,40 +38,39 @@ def layer_sensitivity(subject: Subject) -> Measured:
         raise ProbeError(
             "layer sensitivity is measured with a range per token or group of features"
         )
-    decodes, count = subject.trajectories, subject.probe.settings.states
+    count = subject.probe.settings.states
     steps = [i * subject.decoding.steps // count for i in range(count)]
-    found = np.zeros((model.config.n_layers, len(BLOCK_LINEARS), len(decodes)))
+    shape = (model.config.n_layers, len(BLOCK_LINEARS), len(subject.trajectories))
+    found = np.zeros(shape)
     blocks = list(blocks_of(model))
     for layer, block in enumerate(watched(blocks, "one linear at a time", len(blocks))):
         linears = {name: _quantized(block, name, settings) for name in BLOCK_LINEARS}
-        batches = state_batches(
-            model.config, decodes, subject.decoding, subject.logits_batch, steps, device_of(model)
-        )
-        for batch in batches:
-            place = slice(batch.prompts.start, batch.prompts.stop)
+        for batch in subject.states(subject.logits_batch, steps):
             exact = _log_probabilities(model, batch)
             for i, (name, linear) in enumerate(linears.items()):
-                with _replaced(block, name, linear):
+                with replaced(block, {name: linear}):
                     other = _log_probabilities(model, batch)
                 kl = divergence(exact, other)
-                found[layer, i, place] += _by_request(kl, batch) / len(steps)
+                found[layer, i, batch.place] += _by_request(kl, batch) / len(steps)
     labels = {"linears": list(BLOCK_LINEARS), "steps": steps}
-    mean = found.mean(2)
-    worst = np.unravel_index(mean.argmax(), mean.shape)
-    made: dict[str, object] = {
-        name: numbers.mean(found[:, i].mean(0)) for i, name in enumerate(BLOCK_LINEARS)
+    return Measurement({"divergence": found}, labels, _numbers(found))
+
+
+def _numbers(found: np.ndarray) -> dict[str, object]:
+    """The mean per kind of linear, the largest of all, and the share of the down projections."""
+    averages = found.mean(2)
+    layer, i = np.unravel_index(averages.argmax(), averages.shape)
+    largest = {"linear": f"blocks.{layer}.{BLOCK_LINEARS[i]}"}
+    down = found[:, BLOCK_LINEARS.index("down_proj")]
+    return {
+        **{name: mean(found[:, i].mean(0)) for i, name in enumerate(BLOCK_LINEARS)},
+        "largest": mean(found[layer, i]) | largest,
+        "share_of_down_proj": ratio(down.sum(0), found.sum((0, 1))),
     }
-    made["largest"] = numbers.mean(found[worst]) | {
-        "linear": f"blocks.{worst[0]}.{BLOCK_LINEARS[worst[1]]}"
-    }
-    made["share_of_down_proj"] = numbers.ratio(
-        found[:, BLOCK_LINEARS.index("down_proj")].sum(0), found.sum((0, 1))
-    )
-    return Measured({"divergence": found}, labels, made)
 
 
 def quant_config(probe: Probe) -> dict[str, Any]:
-    """What each linear is quantized with: part of what names the recorded figure."""
+    """How each linear is quantized: part of what names the recording."""
     return asdict(_settings(probe))
 
 
@@ -99,16 +97,6 @@ def _quantized(block: Block, name: str, settings: QuantSettings) -> nn.Module:
         settings.activation,
         dtype=weight.dtype,
     )
-
-
-@contextmanager
-def _replaced(block: Block, name: str, linear: nn.Module) -> Iterator[None]:
-    before = block.get_submodule(name)
-    setattr(block, name, linear)
-    try:
-        yield
-    finally:
-        setattr(block, name, before)
 
 
 def _log_probabilities(model: Transformer, batch: StateBatch) -> Tensor:

@@ -1,7 +1,6 @@
 """Figures 3 and 5: softmax maps and values in full precision, in the middle of a decode."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -9,12 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dllmquant_exp.models.invariance import blocks_of
-from dllmquant_exp.models.transformer import AttentionFunction, Transformer, TransformerConfig
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.probes.measured import Measured
-from dllmquant_exp.probes.progress import watched
-from dllmquant_exp.probes.settings import ProbeError
-from dllmquant_exp.probes.subject import StateBatch, Subject, device_of, state_batches
+from dllmquant_exp.models.transformer import AttentionFunction, Transformer
+from dllmquant_exp.probes.arguments import ProbeError
+from dllmquant_exp.probes.decodes import StateBatch, Subject
+from dllmquant_exp.probes.measurement import Measurement, mean, ratio
 from dllmquant_exp.quantization.attention import attention_weights
 
 MASS = 0.9  # of a query's attention, for the share of keys that holds it
@@ -23,15 +20,15 @@ MAPS = 4  # blocks shown in Figure 5
 
 
 @torch.inference_mode()
-def softmax_and_values(subject: Subject) -> Measured:
+def softmax_and_values(subject: Subject) -> Measurement:
     """Figure 3: one head's softmax map, and the values of all heads, of one prompt.
 
     Arrays: `softmax` [T, T], queries by keys; `values` [T, kv_heads * head_dim]; `prompt_length`.
     Numbers: per prompt, how uneven the values' largest magnitudes are over channels and tokens.
     """
-    config, settings = subject.model.config, subject.probe.settings
-    layer = config.n_layers // 2 if settings.layer < 0 else settings.layer
-    _check_shown(config, layer, settings.head)
+    settings, layers = subject.probe.settings, subject.model.config.n_layers
+    layer = layers // 2 if settings.layer < 0 else settings.layer
+    _check_shown(subject, layer)
     spread: dict[str, list[float]] = {"channels": [], "tokens": []}
     shown: dict[str, NDArray[np.float32]] = {}
     for batch in _single_states(subject, "values"):
@@ -42,15 +39,13 @@ def softmax_and_values(subject: Subject) -> Measured:
             spread[name].append(float(peaks.amax() / peaks.median()))
         if settings.prompt in batch.prompts:
             shown = {"softmax": softmax[settings.head].numpy(), "values": values.numpy()}
-    decode = subject.trajectories[settings.prompt]
-    arrays = shown | {"prompt_length": np.array(len(decode.prompt))}
     labels = {"layer": layer, "head": settings.head, "step": subject.decoding.steps // 2}
-    found = {f"largest_over_median_of_{k}": numbers.mean(v) for k, v in spread.items()}
-    return Measured(arrays, labels, found)
+    numbers = {f"largest_over_median_of_{name}": mean(found) for name, found in spread.items()}
+    return Measurement(shown | _prompt_length(subject), labels, numbers)
 
 
 @torch.inference_mode()
-def softmax_over_blocks(subject: Subject) -> Measured:
+def softmax_over_blocks(subject: Subject) -> Measurement:
     """Figure 5: one head's softmax map in several blocks, and how sparse all heads and blocks are.
 
     Arrays: `maps` [MAPS, T, T] of one prompt, queries by keys; `layers` [MAPS]; `keys_for_mass`
@@ -58,11 +53,11 @@ def softmax_over_blocks(subject: Subject) -> Measured:
     [layers, prompts], attention at most NEAR positions away; both are averages over queries and
     heads. `uniform_near_diagonal` [prompts]: the latter if attention were spread evenly.
     """
-    config, settings = subject.model.config, subject.probe.settings
-    layers = spaced_layers(config.n_layers, MAPS)
-    _check_shown(config, 0, settings.head)
+    settings, n_layers = subject.probe.settings, subject.model.config.n_layers
+    layers = spaced_layers(n_layers, MAPS)
+    _check_shown(subject, 0)
     count = len(subject.trajectories)
-    keys, near = (np.zeros((config.n_layers, count)) for _ in range(2))
+    keys, near = (np.zeros((n_layers, count)) for _ in range(2))
     uniform, maps = np.zeros(count), []
     for batch in _single_states(subject, "softmax maps"):
         (number,) = batch.prompts
@@ -74,19 +69,17 @@ def softmax_over_blocks(subject: Subject) -> Measured:
         uniform[number] = near_diagonal(torch.full((1, length, length), 1 / length))
         if number == settings.prompt:
             maps = [found[layer][0][settings.head].numpy() for layer in layers]
-    decode = subject.trajectories[settings.prompt]
     arrays = {
         "maps": np.stack(maps),
         "layers": np.array(layers),
         "keys_for_mass": keys,
         "near_diagonal": near,
         "uniform_near_diagonal": uniform,
-        "prompt_length": np.array(len(decode.prompt)),
     }
-    made = {
-        "keys_for_90%": numbers.mean(keys.mean(0)),
-        "near_diagonal": numbers.mean(near.mean(0)),
-        "near_diagonal_over_uniform": numbers.ratio(near.mean(0), uniform),
+    numbers = {
+        "keys_for_90%": mean(keys.mean(0)),
+        "near_diagonal": mean(near.mean(0)),
+        "near_diagonal_over_uniform": ratio(near.mean(0), uniform),
     }
     labels = {
         "head": settings.head,
@@ -94,15 +87,7 @@ def softmax_over_blocks(subject: Subject) -> Measured:
         "near": NEAR,
         "mass": MASS,
     }
-    return Measured(arrays, labels, made)
-
-
-def _check_shown(config: TransformerConfig, layer: int, head: int) -> None:
-    if layer >= config.n_layers or head >= config.n_heads:
-        raise ProbeError(
-            f"layer = {layer} and head = {head} must be below the model's {config.n_layers} layers "
-            f"and {config.n_heads} heads"
-        )
+    return Measurement(arrays | _prompt_length(subject), labels, numbers)
 
 
 def attention_of(model: Transformer, batch: StateBatch) -> list[tuple[Tensor, Tensor]]:
@@ -111,15 +96,24 @@ def attention_of(model: Transformer, batch: StateBatch) -> list[tuple[Tensor, Te
     On the CPU, in float32.
     """
     found: list[tuple[Tensor, Tensor]] = []
-    heads = model.config.n_heads
 
-    def keep(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-        length = q.shape[2]
-        softmax = attention_weights(q, k, mask)[0].reshape(heads, length, length)
-        found.append((softmax.float().cpu(), v[0].transpose(0, 1).flatten(1).float().cpu()))
+    def watching(attention: AttentionFunction) -> AttentionFunction:
+        def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            length = q.shape[2]
+            softmax = attention_weights(q, k, mask)[0].reshape(model.config.n_heads, length, length)
+            found.append((softmax.float().cpu(), v[0].transpose(0, 1).flatten(1).float().cpu()))
+            return attention(q, k, v, mask)
 
-    with _watched(model, keep):
+        return run
+
+    before = [(block, block.attention) for block in blocks_of(model)]
+    try:
+        for block, attention in before:
+            block.attention = watching(attention)
         model.hidden(batch.tokens, batch.attention_mask)
+    finally:
+        for block, attention in before:
+            block.attention = attention
     return found
 
 
@@ -144,38 +138,21 @@ def spaced_layers(layers: int, count: int) -> list[int]:
     return [round(i * (layers - 1) / (count - 1)) for i in range(count)]
 
 
-def _single_states(subject: Subject, title: str) -> Iterator[StateBatch]:
+def _single_states(subject: Subject, title: str) -> Iterable[StateBatch]:
     """Every prompt's state in the middle of its decode, alone: nothing is padded."""
-    made = state_batches(
-        subject.model.config,
-        subject.trajectories,
-        subject.decoding,
-        1,
-        [subject.decoding.steps // 2],
-        device_of(subject.model),
-    )
-    yield from watched(made, title, len(subject.trajectories))
+    return subject.states(1, [subject.decoding.steps // 2], title)
 
 
-@contextmanager
-def _watched(
-    model: Transformer, keep: Callable[[Tensor, Tensor, Tensor, Tensor | None], None]
-) -> Iterator[None]:
-    """Every block's attention calls `keep` with its arguments before it does its work."""
-    blocks = list(blocks_of(model))
-    before = [block.attention for block in blocks]
+def _prompt_length(subject: Subject) -> dict[str, NDArray[np.int64]]:
+    """Where the response begins in the maps."""
+    shown = subject.trajectories[subject.probe.settings.prompt]
+    return {"prompt_length": np.array(len(shown.prompt))}
 
-    def watching(attention: AttentionFunction) -> AttentionFunction:
-        def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            keep(q, k, v, mask)
-            return attention(q, k, v, mask)
 
-        return run
-
-    try:
-        for block in blocks:
-            block.attention = watching(block.attention)
-        yield
-    finally:
-        for block, attention in zip(blocks, before, strict=True):
-            block.attention = attention
+def _check_shown(subject: Subject, layer: int) -> None:
+    config, head = subject.model.config, subject.probe.settings.head
+    if layer >= config.n_layers or head >= config.n_heads:
+        raise ProbeError(
+            f"layer = {layer} and head = {head} must be below the model's {config.n_layers} layers "
+            f"and {config.n_heads} heads"
+        )

@@ -1,48 +1,80 @@
-"""Where does an error go? Noise of equal size at one kind of position, and what it changes.
+"""Figure 4: one decode as a grid of steps and tokens, and whether errors at a position propagate.
 
-In one step of a decode, noise is added to a block's output at
+The paper's claim: errors at unmasked positions and at masked ones with low scores do not propagate,
+because only the positions with the highest scores are committed. Here noise of equal size is put at
+one kind of position. In one step of a decode it is added to a block's output at
 
 - `high score`: the masked positions that this very step commits,
 - `low score`: as many masked positions with the lowest scores,
 - `unmasked`: as many response positions that were committed before, drawn at random,
 
-always with the same vectors. What it reaches is seen in the same forward pass (change of the logits
-at masked positions that are not picked) and at the end: the decode goes on without noise, and the
+always with the same vectors. Its reach is seen in the same forward pass (change of the logits at
+masked positions that are not picked) and at the end: the decode goes on without noise, and the
 tokens of the final response that differ are counted. Noise in the last block reaches no other
 position, because nothing behind it mixes positions; from earlier blocks attention carries it.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dllmquant_exp.calibration.scoring import token_probabilities
 from dllmquant_exp.diffusion.sampling import most_confident
 from dllmquant_exp.diffusion.schedule import Step, steps_of
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.probes.attention import spaced_layers
-from dllmquant_exp.probes.greedy import commit
-from dllmquant_exp.probes.measured import Measured
-from dllmquant_exp.probes.progress import watched
-from dllmquant_exp.probes.settings import ProbeError
-from dllmquant_exp.probes.subject import (
-    StateBatch,
-    Subject,
-    device_of,
-    response_logits,
-    state_batches,
-)
+from dllmquant_exp.probes.arguments import ProbeError
+from dllmquant_exp.probes.attention_maps import spaced_layers
+from dllmquant_exp.probes.decodes import StateBatch, Subject, response_logits
+from dllmquant_exp.probes.measurement import Measurement, mean, ratio
+from dllmquant_exp.reporting.figures.maps import KEPT, MASKED, NEW
 
 GROUPS = ("high score", "low score", "unmasked")
 LAYERS = 3
+Array = NDArray[np.float64]
+
+
+def decode_and_noise(subject: Subject) -> Measurement:
+    """Both halves of Figure 4.
+
+    Arrays: those of `propagation`; `status` [steps, gen_length], MASKED, NEW (committed by this
+    step) or KEPT; `scores` [steps, gen_length], the probability of the model's best token where it
+    is masked, else of the token that stands there. Labels: `tokens`, the response's texts.
+    """
+    noise = propagation(subject)
+    number = subject.probe.settings.prompt
+    decode = subject.trajectories[number]
+    status = status_grid(decode.last_masked, subject.decoding.steps)
+    arrays = {**noise.arrays, "status": status, "scores": _scores(subject, number)}
+    tokens = [str(subject.tokenizer.decode([token])).strip() or "␣" for token in decode.response]
+    labels = {"tokens": tokens, "blocks": subject.probe.settings.blocks, **noise.labels}
+    return Measurement(arrays, labels, noise.numbers)
+
+
+def status_grid(last_masked: tuple[int, ...], steps: int) -> NDArray[np.int8]:
+    """[steps, gen_length], from the last step that found each position masked."""
+    last, step = np.array(last_masked)[None], np.arange(steps)[:, None]
+    return np.where(step < last, MASKED, np.where(step == last, NEW, KEPT)).astype(np.int8)
+
+
+def _scores(subject: Subject, number: int) -> NDArray[np.float32]:
+    alone = replace(subject, trajectories=subject.trajectories[number : number + 1])
+    found = []
+    for batch in alone.states(1):
+        own, best = token_probabilities(
+            response_logits(subject.model, batch), batch.of_response(batch.tokens)
+        )
+        score = torch.where(batch.of_response(batch.masked), best, own)
+        found.append(score[0].cpu().numpy())
+    return np.stack(found)
 
 
 @torch.inference_mode()
-def propagation(subject: Subject) -> Measured:
+def propagation(subject: Subject) -> Measurement:
     """Arrays, [layers, groups, prompts], averages over the steps where noise was put in:
     `logit_change`, RMS change of the logits at masked positions that no group picks, as a share of
     the RMS of these logits about their mean; `final_changed`, the share of the final response that
@@ -51,37 +83,19 @@ def propagation(subject: Subject) -> Measured:
     Raises:
         ProbeError: no step has enough positions of each kind.
     """
-    decodes, decoding = subject.trajectories, subject.decoding
+    decoding, settings = subject.decoding, subject.probe.settings
     layers = spaced_layers(subject.model.config.n_layers, LAYERS)
-    steps = noisy_steps(steps_of(decoding), decoding.gen_length, subject.probe.settings.blocks)
-    shape = (len(layers), len(GROUPS), len(decodes))
+    steps = noisy_steps(steps_of(decoding), decoding.gen_length, settings.blocks)
+    shape = (len(layers), len(GROUPS), len(subject.trajectories))
     logit_change, final_changed = np.zeros(shape), np.zeros(shape)
-    made = state_batches(
-        subject.model.config,
-        decodes,
-        decoding,
-        subject.logits_batch,
-        steps,
-        device_of(subject.model),
-    )
-    total = -(-len(decodes) // subject.logits_batch) * len(steps)
-    for batch in watched(made, "noise", total):
-        place = slice(batch.prompts.start, batch.prompts.stop)
+    for batch in subject.states(subject.logits_batch, steps, "noise"):
         for i, changes in enumerate(_changes(subject, batch, layers)):
             for j, (logits, final) in enumerate(changes):
-                logit_change[i, j, place] += logits / len(steps)
-                final_changed[i, j, place] += final / len(steps)
-    arrays = {
-        "logit_change": logit_change,
-        "final_changed": final_changed,
-        "layers": np.array(layers),
-    }
-    labels = {
-        "groups": list(GROUPS),
-        "noise": subject.probe.settings.noise,
-        "noisy_steps": list(steps),
-    }
-    return Measured(arrays, labels, noise_numbers(arrays, layers))
+                logit_change[i, j, batch.place] += logits / len(steps)
+                final_changed[i, j, batch.place] += final / len(steps)
+    reach = {"logit_change": logit_change, "final_changed": final_changed}
+    labels = {"groups": list(GROUPS), "noise": settings.noise, "noisy_steps": list(steps)}
+    return Measurement(reach | {"layers": np.array(layers)}, labels, noise_numbers(reach, layers))
 
 
 def noisy_steps(schedule: Sequence[Step], gen_length: int, blocks: int) -> list[int]:
@@ -107,40 +121,34 @@ def noisy_steps(schedule: Sequence[Step], gen_length: int, blocks: int) -> list[
     return found
 
 
-def noise_numbers(
-    arrays: dict[str, NDArray[np.float64]], layers: Sequence[int]
-) -> dict[str, object]:
+def noise_numbers(reach: dict[str, Array], layers: Sequence[int]) -> dict[str, object]:
     """By measure and block: each group's mean, and the other groups' reach over `high score`'s."""
-    found: dict[str, object] = {}
-    for name in ("logit_change", "final_changed"):
-        for layer, values in zip(layers, arrays[name], strict=True):
-            by_group = dict(zip(GROUPS, values, strict=True))
-            made = {group: numbers.mean(reach) for group, reach in by_group.items()}
-            for group in GROUPS[1:]:
-                made[f"{group} over high score"] = numbers.ratio(
-                    by_group[group], by_group["high score"]
-                )
-            found[f"{name}, block {layer}"] = made
-    return found
+    numbers: dict[str, object] = {}
+    for name, by_layer in reach.items():
+        for layer, values in zip(layers, by_layer, strict=True):
+            groups = dict(zip(GROUPS, values, strict=True))
+            numbers[f"{name}, block {layer}"] = {
+                **{group: mean(found) for group, found in groups.items()},
+                **{
+                    f"{group} over high score": ratio(groups[group], groups["high score"])
+                    for group in GROUPS[1:]
+                },
+            }
+    return numbers
 
 
 def _changes(
     subject: Subject, batch: StateBatch, layers: Sequence[int]
-) -> Iterator[list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+) -> Iterator[list[tuple[Array, Array]]]:
     """For each layer and group: logit change and share of the final response changed, [B] each."""
-    model, decoding = subject.model, subject.decoding
-    step = steps_of(decoding)[batch.step]
+    model = subject.model
     exact = response_logits(model, batch)
-    response = batch.tokens[batch.response].view(len(batch.prompts), -1)
-    masked = batch.masked[batch.response].view(response.shape)
-    mask_id = model.config.mask_token_id
-    plain = commit(exact, response, mask_id, step, decoding.remasking)
+    response, masked = batch.of_response(batch.tokens), batch.of_response(batch.masked)
+    plain = subject.committed(exact, response, batch.step)
     final = torch.tensor(
         [subject.trajectories[i].response for i in batch.prompts], device=response.device
     )
-    groups = positions_of_groups(
-        exact, masked, plain != response, subject.probe.experiment.common.seed
-    )
+    groups = positions_of_groups(exact, masked, plain != response, subject.probe.seed)
     others = masked & ~groups[0] & ~groups[1]
     for layer in layers:
         changes = []
@@ -152,7 +160,7 @@ def _changes(
             with _noise_behind(model, layer, where, batch, subject.probe.settings.noise):
                 noisy = response_logits(model, batch)
             change = _relative_change(noisy, exact, others)
-            now = commit(noisy, response, mask_id, step, decoding.remasking)
+            now = subject.committed(noisy, response, batch.step)
             ended = final.clone()
             differs = (now != plain).any(1)
             if bool(differs.any()):  # what commits the same tokens also ends the same
@@ -217,17 +225,12 @@ def _relative_change(noisy: Tensor, exact: Tensor, where: Tensor) -> Tensor:
 
 def _decode_on(subject: Subject, batch: StateBatch, now: Tensor, rows: Tensor) -> Tensor:
     """Final responses of some rows whose responses are `now` behind the batch's step."""
-    model, decoding = subject.model, subject.decoding
     tokens, response = batch.tokens[rows].clone(), now[rows]
     attention_mask, where = batch.attention_mask[rows], batch.response[rows]
-    chosen = [i for i, row in zip(batch.prompts, rows.tolist(), strict=True) if row]
-    for number in range(batch.step + 1, decoding.steps):
+    for step in range(batch.step + 1, subject.decoding.steps):
         tokens[where] = response.flatten()
         state = StateBatch(
-            number, range(len(chosen)), tokens, attention_mask, where, torch.zeros_like(where)
+            step, range(len(tokens)), tokens, attention_mask, where, torch.zeros_like(where)
         )
-        step = steps_of(decoding)[number]
-        logits = response_logits(model, state)
-        mask_id = model.config.mask_token_id
-        response = commit(logits, response, mask_id, step, decoding.remasking)
+        response = subject.committed(response_logits(subject.model, state), response, step)
     return response
