@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from dllmquant_exp.probes import numbers
+from dllmquant_exp.probes import measurement
 from dllmquant_exp.reporting.claims import verdicts
 from dllmquant_exp.reporting.comparisons import ALPHA
 from dllmquant_exp.reporting.figures.claims import (
@@ -16,10 +16,8 @@ from dllmquant_exp.reporting.figures.claims import (
     LEAST_PROMPTS,
     NoEvent,
     measure,
-    of_model,
-    that_decide,
 )
-from dllmquant_exp.reporting.figures.recordings import FigureData
+from dllmquant_exp.reporting.figures.recordings import FigureData, of_model, that_decide
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.selection import ModelResults
 
@@ -29,13 +27,13 @@ SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.05, 1000))
 
 def ratio(value: float, n: int = 16) -> dict[str, Any]:
     """A recorded ratio near a value; single prompts' are within some 5% of it."""
-    return numbers.ratio(value * SPREAD[:n], np.ones(n))
+    return measurement.ratio(value * SPREAD[:n], np.ones(n))
 
 
 def noise(unmasked: dict[str, Any], low_score: dict[str, Any]) -> dict[str, Any]:
     """Figure 4's numbers; behind the last block nothing is passed on."""
     found = {"unmasked over high score": unmasked, "low score over high score": low_score}
-    nothing = {name: numbers.ratio(np.zeros(16), np.zeros(16)) for name in found}
+    nothing = {name: measurement.ratio(np.zeros(16), np.zeros(16)) for name in found}
     return {
         f"{measure}, block {layer}": found if layer == 2 else nothing
         for measure in ("logit_change", "final_changed")
@@ -50,7 +48,7 @@ def errors(own: float, same: float, removed: float = 0.1, n: int = 16) -> dict[s
             for bits in ("INT8", "INT4")
             for row in ("rtn", "quarot")
         }
-        star = numbers.share_removed((1 - removed) * SPREAD[:n], np.ones(n))
+        star = measurement.share_removed((1 - removed) * SPREAD[:n], np.ones(n))
         stars = {f"{bits} quarot*": {"removed_of_quarot": star} for bits in ("INT8", "INT4")}
         return {**variants, **stars}
 
@@ -149,7 +147,9 @@ def test_hardly_anything_changed_is_no_certainty() -> None:
     """What was recorded of 8 prompts: with high scores 6 of them end otherwise, with low ones 1."""
     high = np.array([2, 1, 0, 1, 3, 1, 0, 2]) / 32
     low = np.array([0, 0, 1, 0, 0, 0, 0, 0]) / 32
-    data = figure("figure4", noise(numbers.ratio(0 * high, high), numbers.ratio(low, high)), 8)
+    data = figure(
+        "figure4", noise(measurement.ratio(0 * high, high), measurement.ratio(low, high)), 8
+    )
     unmasked = found("unmasked_errors_matter_less", data)
     assert unmasked.p == pytest.approx(2 / 2**6)  # the two ways that all six point one way
     assert unmasked.found.estimate.value == 0
@@ -165,9 +165,11 @@ def _only(number: dict[str, Any]) -> dict[str, Any]:
 def test_limits_that_are_not_there_are_infinite() -> None:
     below = np.array([1.0, 0, 0, 0, 0, 0])
     name = "error_grows_int4_rtn_own_states"
-    measured = found(name, figure("figure2", _only(numbers.ratio(np.ones(6), below)), 6))
+    measured = found(name, figure("figure2", _only(measurement.ratio(np.ones(6), below)), 6))
     assert measured.found.estimate.high == math.inf
-    assert verdict(name, figure("figure2", _only(numbers.ratio(np.ones(6), below)))) == "undecided"
+    assert (
+        verdict(name, figure("figure2", _only(measurement.ratio(np.ones(6), below)))) == "undecided"
+    )
 
 
 def test_states_that_differ() -> None:
@@ -249,7 +251,7 @@ def test_several_seeds_of_a_claim_that_something_is_small(
 
 def test_a_seed_in_which_nothing_happened_counts() -> None:
     """As 0 of what happened on average; its own ratio would be 0/0."""
-    nothing = numbers.ratio(np.zeros(16), np.zeros(16))
+    nothing = measurement.ratio(np.zeros(16), np.zeros(16))
     figures = [
         figure("figure4", noise(share, ratio(1.0)), seed=seed)
         for seed, share in enumerate((ratio(0.05), nothing))
@@ -310,7 +312,7 @@ def test_what_too_few_prompts_or_no_event_need() -> None:
     assert measure(CLAIMS[name], [one]) == "the command figures figure=2 with at least 6 prompts"
     enough = found(name, figure("figure2", errors(2, 2, n=LEAST_PROMPTS)))
     assert enough.p is not None and enough.p < ALPHA  # the least number that can decide
-    nothing = figure("figure2", _only(numbers.ratio(np.zeros(8), np.zeros(8))))
+    nothing = figure("figure2", _only(measurement.ratio(np.zeros(8), np.zeros(8))))
     assert measure(CLAIMS[name], [nothing]) == NoEvent(8)
     decided = {v.name: v for v in verdicts(ModelResults("m", embedded=True), [nothing])}
     assert decided[name].verdict == "no event" and "more than 8 prompts" in decided[name].needs

@@ -11,11 +11,10 @@ import pytest
 from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.cells import CellResult, read_result
 from dllmquant_exp.reporting.selection import model_results, of_no_row
 from dllmquant_exp.reporting.speed.pages import notes, speed_document, speed_grids
-from dllmquant_exp.reporting.speed.results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.speed.results import speed_blocks, speed_frame, speed_gaps
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.reporting.writers import FORMATS
 
@@ -182,8 +181,3 @@ def test_rows_of_the_preset_that_are_missing_or_failed_are_seen(
     (without,) = speed_blocks([], {model: embedded})
     assert without.embedded == embedded
     assert speed_gaps([without]) == [f"missing: {model}: every cell of Table 4"]
-
-
-def test_the_rows_are_those_of_the_preset() -> None:
-    preset = (config_folder() / "table" / "table4.yaml").read_text(encoding="utf-8")
-    assert f"row: {','.join(TABLE_ROWS)}\n" in preset
