@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes.arguments import ProbeError, split_words
-from dllmquant_exp.probes.probe import Probe, check_read, read_probe
+from dllmquant_exp.probes.probe import Probe, architecture_of, check_read, read_probe
 from dllmquant_exp.reporting.figures.catalog import catalog, draw, draw_results
 from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
 from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP
@@ -26,7 +26,7 @@ def main(words: Sequence[str], config_folder: Path) -> int:
     """
     given, others = split_words(words)
     names = wanted(given.pop("figure", "all"))
-    check_read(names, [*given, *others], config_folder)
+    check_read(names, [*given, *others], architecture_of(others, config_folder))
     sweep = given.pop("sweep", TABLES_SWEEP)
     probes = [read_probe(given, words, config_folder) for words in one_seed_each(others)]
     probe = probes[0]

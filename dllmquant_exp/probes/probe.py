@@ -124,7 +124,13 @@ def settings_read(figure: str, architecture: str) -> set[str]:
     return {*MEASURING, *kind.reads, *(["blocks"] if architecture == "llada" else [])}
 
 
-def check_read(figures: Sequence[str], words: Iterable[str], config_folder: Path) -> None:
+def architecture_of(words: Sequence[str], config_folder: Path) -> str:
+    """The architecture of the model that the words choose; only those about the model count."""
+    model = [word for word in words if _group(word) == "model"]
+    return str(_composed(config_folder, model)["model"]["architecture"])
+
+
+def check_read(figures: Sequence[str], words: Iterable[str], architecture: str) -> None:
     """Refuse settings that none of the figures reads; results are read of a model in a runs folder.
 
     Args:
@@ -133,9 +139,6 @@ def check_read(figures: Sequence[str], words: Iterable[str], config_folder: Path
     Raises:
         ConfigError: a setting that would change nothing, and which figures read it.
     """
-    words = list(words)
-    model = [word for word in words if "=" in word and _group(word) == "model"]
-    architecture = _composed(config_folder, model)["model"]["architecture"]
     for word in words:
         name = _group(word)
         if name == "runs_dir" or word.startswith(("model=", "model.name=")):

@@ -89,25 +89,24 @@ def test_a_figure_takes_what_changes_its_recording_and_nothing_else(
         tuple(item for item in given.items() if item[0] != name),
         tuple(word for word in words if word.startswith("model=")),
     )
-    named = [name, *(word for word in words if word.startswith("model="))]
     for figure in catalog():
         if figure in MEASURED and figure_config(probe, figure) != plain[figure]:
-            check_read([figure], named, config_folder())
-            check_read(["figure7", figure], named, config_folder())
+            check_read([figure], [name], architecture)
+            check_read(["figure7", figure], [name], architecture)
         else:
             with pytest.raises(ConfigError, match=f"{name}: figure {figure[-1]} would not change"):
-                check_read([figure], named, config_folder())
+                check_read([figure], [name], architecture)
 
 
 def test_figures_of_results_read_their_sweep_alone() -> None:
     words = ["sweep", "model=micro_llada", "runs_dir=runs"]
-    check_read(["figure7"], words, config_folder())
-    check_read(["figure8", "figure1"], [*words, "model.checkpoint=x"], config_folder())
+    check_read(["figure7"], words, "llada")
+    check_read(["figure8", "figure1"], [*words, "model.checkpoint=x"], "llada")
     for figure, word in (("figure1", "sweep"), ("figure7", "model.checkpoint=x")):
         with pytest.raises(ConfigError, match="would not change with it; leave it out"):
-            check_read([figure], [word], config_folder())
+            check_read([figure], [word], "llada")
     with pytest.raises(ConfigError, match="read by figures 1, 2, 3, 4, 5, 6, 9"):
-        check_read(["figure7", "figure8"], ["prompts"], config_folder())
+        check_read(["figure7", "figure8"], ["prompts"], "llada")
 
 
 def test_settings_that_are_not_the_models_own_are_named() -> None:
