@@ -14,9 +14,9 @@ HELP = """\
 python -m dllmquant_exp figures [figure=all] [model=micro_llada] [setting=value ...]
 
 Measures a model for each figure, keeps the numbers under <runs_dir>/figures and draws them as PNG
-and PDF. What is recorded already is drawn again without measuring. Figures 1 to 6 are the paper's;
-7 (ablation) and 8 (paper and ours) are drawn from the results of a sweep; 9 is the sensitivity of
-each layer.
+and PDF. A recording of the same settings is drawn again without measuring. Figures 1 to 6 are the
+paper's; 7 (ablation) and 8 (paper and ours) are drawn from the results of a sweep; 9 is the
+sensitivity of each layer.
 
 {settings}
 Common settings (runs_dir, device, threads, ...) are those of an experiment. A setting that none of
@@ -50,7 +50,7 @@ class ProbeSettings(Settings):
     layer: Annotated[int, AtLeast(-1), "of figure 3, from 0; -1 is the middle one"] = -1
     head: Annotated[int, AtLeast(0), "of figures 3 and 5, from 0"] = 0
     noise: Annotated[
-        float, Above(0), AtMost(10), "figure 4's RMS, as a share of that of a block's output"
+        float, Above(0), AtMost(10), "figure 4's RMS, as a share of the RMS of a block's output"
     ] = 0.5
     states: Annotated[int, AtLeast(1), "per prompt, evenly over the decode, for figure 9"] = 4
 

@@ -1,21 +1,40 @@
-"""`figures [figure=1|2|...|all] [model=micro_llada] [prompts=64] ...`: measure, then draw.
+"""`figures [figure=1|2|...|all] [model=micro_llada] [prompts=64] ...`: measure, record and draw.
 
 Figures with a probe are measured on the model, those that read a seed once for each of
 `seed=0,1,2`; the others are drawn from the results of a sweep.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes.arguments import ProbeError, split_words
-from dllmquant_exp.probes.probe import Probe, architecture_of, check_read, read_probe
+from dllmquant_exp.probes.probe import (
+    Probe,
+    architecture_of,
+    changed_settings,
+    check_read,
+    figure_config,
+    read_probe,
+)
 from dllmquant_exp.reporting.figures.catalog import catalog, draw, draw_results
+from dllmquant_exp.reporting.figures.recordings import (
+    FigureData,
+    load_recording,
+    save_recording,
+)
 from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
-from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP, config_hash
+
+if TYPE_CHECKING:
+    from dllmquant_exp.probes.decodes import Subject
 
 
 def main(words: Sequence[str], config_folder: Path) -> int:
@@ -52,12 +71,58 @@ def _measured_and_drawn(probes: Sequence[Probe], names: Sequence[str]) -> Iterat
         return
     # lm-eval takes seconds to import, and figures of results do not need it.
     from dllmquant_exp.probes.decodes import load_subject
-    from dllmquant_exp.probes.recording import record
 
     loaded = cache(lambda: load_subject(probes[0]))  # its decodes are greedy: no seed
     for name in names:
         for probe in probes if "seed" in catalog()[name].reads else probes[:1]:
             yield from draw(record(probe, name, lambda p=probe: replace(loaded(), probe=p)))  # type: ignore[misc]
+
+
+def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> FigureData:
+    """The recording of one figure in `<runs_dir>/figures`, measured first where there is none.
+
+    Args:
+        figure: one with a `measure` in the catalog.
+        subject: loads the model; not called where the figure is recorded.
+
+    Raises:
+        ResultError: a recording that cannot be read.
+        ProbeError, CheckpointError, ...: what the measurement cannot do.
+    """
+    config = figure_config(probe, figure)
+    model, digest = probe.experiment.model, config_hash(config)
+    folder = probe.runs_dir / FIGURES_FOLDER / f"{figure}-{model.name}-{digest[:8]}"
+    if folder.exists():
+        return load_recording(folder)
+    started, start = provenance.now(), time.perf_counter()
+    loaded = subject()
+    ready = time.perf_counter()
+    measured = resolve_name(catalog()[figure].measure)(loaded)
+    info = {
+        **{name: config[name] for name in ("schema_version", "figure_version", "figure")},
+        "model": {
+            "name": model.name,
+            "embedded": model.embedded,
+            "outliers": model.outliers is not None,
+        },
+        "config": config,
+        "config_hash": digest,
+        "changed": changed_settings(probe, figure),
+        "seed": probe.seed,
+        "words": [word for word in probe.words if not word.startswith("runs_dir=")],
+        "labels": dict(measured.labels),
+        "numbers": dict(measured.numbers),
+        "versions": provenance.versions(),
+        "source": provenance.source(),
+        "hardware": provenance.hardware(loaded.device),
+        "timing": {
+            "started_at": started,
+            "seconds_to_load": round(ready - start, 3),
+            "seconds_to_measure": round(time.perf_counter() - ready, 3),
+        },
+    }
+    save_recording(folder, measured.arrays, info)
+    return load_recording(folder)
 
 
 def one_seed_each(words: Sequence[str]) -> list[list[str]]:

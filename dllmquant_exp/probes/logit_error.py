@@ -124,7 +124,7 @@ def error_numbers(
                 "last_over_first": ratio(errors[:, -1], errors[:, 0]),
             }
             other = ROWS[row].get("removed_of")
-            if (bits, other) in by_variant:
+            if other is not None and (bits, other) in by_variant:
                 before = by_variant[bits, other].sum(1)
                 made[f"removed_of_{other}"] = share_removed(errors.sum(1), before)
             numbers[panel][f"{bits} {row}"] = made

@@ -1,4 +1,4 @@
-"""What a probe hands over: arrays, and means and ratios over prompts with 95% intervals.
+"""The result of a probe: arrays, and means and ratios over prompts with 95% intervals.
 
 Every number is a JSON object {value, low, high, n} with what it was made from, prompt by prompt:
 `values` of a mean, `above` and `below` of a ratio and of a share removed. A limit is null where

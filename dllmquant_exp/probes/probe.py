@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -22,7 +23,9 @@ from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoi
 from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
 from dllmquant_exp.reporting.cells import flat
 from dllmquant_exp.reporting.figures.catalog import catalog
+from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION
 from dllmquant_exp.run.sweep.submission import explain
+from dllmquant_exp.store.results import SCHEMA_VERSION
 from dllmquant_exp.store.schema import read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.
@@ -114,6 +117,20 @@ def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Pa
         names = ", ".join(task.name for task in experiment.tasks)
         raise ProbeError(f"prompts come from one task, not from several ({names}); choose one")
     return Probe(settings, experiment, model, config_folder, chosen)
+
+
+def figure_config(probe: Probe, figure: str) -> dict[str, Any]:
+    """Everything that decides what is recorded for a figure; its hash names the recording."""
+    kind = catalog()[figure]
+    settings = asdict(probe.settings) | {"seed": probe.seed}
+    return {
+        "figure": figure,
+        "schema_version": SCHEMA_VERSION,
+        "figure_version": FIGURE_VERSION,
+        **probe.key(),
+        "settings": {name: settings[name] for name in kind.reads},
+        "quantized": resolve_name(kind.models)(probe) if kind.models else {},
+    }
 
 
 def settings_read(figure: str, architecture: str) -> set[str]:

@@ -1,6 +1,6 @@
 """How fast a model decodes and how much memory it takes, in full precision and in low bits.
 
-workload        what is measured: a shape, how it is quantized, what is decoded
+workload        the work that is timed: a shape, its quantization, the responses
 full_precision  the yardstick: the fastest full precision that this machine has
 low_bits        the packed model, loaded or random, with everything else in 16 bits
 machine         the machine's abilities that decide speed

@@ -95,7 +95,7 @@ def _race(workload: Workload) -> tuple[dict[str, Any], str, str]:
     blocks: dict[str, tuple[nn.Module, torch.dtype]] = {
         form: (full_block(workload, form), dtype_of(form)) for form in candidates()
     }
-    chosen = {}  # names of the chosen bits, by type
+    chosen: dict[str, str] = {}  # names of the chosen bits, by type
     if workload.quant is not None:
         block = random_block(workload, torch.Generator().manual_seed(workload.seed))
         for dtype, bits in itertools.product(types(), workload.bits):

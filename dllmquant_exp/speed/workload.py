@@ -1,4 +1,4 @@
-"""What is measured: a model's shape, how it is quantized, and the responses that it decodes."""
+"""The work that is timed: a model's shape, its quantization, and the responses that it decodes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

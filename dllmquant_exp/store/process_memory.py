@@ -34,7 +34,7 @@ def peak_bytes() -> int:
 
 
 def available_bytes() -> int | None:
-    """What the system can still give without swapping."""
+    """Memory that the system can still give without swapping."""
     return _kilobytes("/proc/meminfo", "MemAvailable:")
 
 

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_probes import GIVEN
+import torch
+from made_probes import GIVEN, LENGTH, PROMPTS, STEPS, with_settings
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.config.folder import config_folder
@@ -14,9 +17,34 @@ from dllmquant_exp.probes import block_outputs
 from dllmquant_exp.probes import command as figures
 from dllmquant_exp.probes.arguments import ProbeError
 from dllmquant_exp.probes.block_outputs import ffn_channels
-from dllmquant_exp.probes.command import wanted
+from dllmquant_exp.probes.command import record, wanted
 from dllmquant_exp.probes.decodes import Subject
 from dllmquant_exp.probes.measurement import Measurement
+from dllmquant_exp.probes.probe import read_probe
+
+
+def test_a_recorded_figure_is_read_and_says_how_it_was_made(
+    words: Callable[..., list[str]], subject: Subject
+) -> None:
+    probe = read_probe(GIVEN, words(name="recorded"), config_folder())
+    made = record(probe, "figure1", lambda: replace(subject, probe=probe))
+
+    def refuse() -> Subject:
+        raise AssertionError("measured again")
+
+    again = record(probe, "figure1", refuse)
+    assert np.array_equal(again.arrays["quantiles"], made.arrays["quantiles"])
+    info = json.loads((made.folder / "figure.json").read_text())
+    assert info["config"]["decoding"]["gen_length"] == LENGTH
+    assert info["config"]["prompts"] == PROMPTS
+    assert made.folder.name.endswith(info["config_hash"][:8])
+    assert info["versions"]["torch"] == torch.__version__ and "commit" in info["source"]
+    with pytest.raises(AssertionError, match="measured again"):
+        record(with_settings(probe, prompts=2), "figure1", refuse)
+    # A setting that a figure does not read does not make another one of it.
+    assert record(with_settings(probe, noise=0.25), "figure1", refuse).folder == made.folder
+    small = {"gen_length": LENGTH, "steps": STEPS, "blocks": 2}
+    assert small.items() <= info["changed"].items() and "model.checkpoint" not in info["changed"]
 
 
 def test_the_command_measures_and_draws(

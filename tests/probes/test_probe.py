@@ -1,4 +1,4 @@
-"""What a measurement is asked for: defaults, refusals, and what decides a recording."""
+"""Settings of a measurement: defaults, refusals, and which of them decide a recording."""
 
 import functools
 from typing import Any
@@ -9,8 +9,12 @@ from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes import logit_error
 from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
-from dllmquant_exp.probes.probe import changed_settings, check_read, read_probe
-from dllmquant_exp.probes.recording import figure_config
+from dllmquant_exp.probes.probe import (
+    changed_settings,
+    check_read,
+    figure_config,
+    read_probe,
+)
 from dllmquant_exp.reporting.figures.catalog import catalog
 
 MEASURED = [name for name, kind in catalog().items() if kind.measure]
@@ -68,7 +72,7 @@ def asked(name: str, architecture: str) -> tuple[dict[str, str], list[str]]:
 
 @functools.cache
 def configs(given: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> dict[str, Any]:
-    """What names the recording of each figure."""
+    """The configuration that names the recording of each figure."""
     probe = read_probe(dict(given), words, config_folder())
     return {figure: figure_config(probe, figure) for figure in MEASURED}
 

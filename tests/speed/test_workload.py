@@ -1,4 +1,4 @@
-"""Which work counts, what is decoded, and what is refused."""
+"""The work that counts, the prompts that are decoded, and refusals."""
 
 import pytest
 import torch

@@ -131,7 +131,7 @@ def _tested(numbers: Sequence[Number], claim: FigureClaim, what: str) -> Measure
     covers = "other prompts of the same task"
     seed_error = 0.0
     if seeds > 1:
-        # What a seed's own ratio adds to the mean's, to first order. The prompts' part in its
+        # A seed's own ratio minus the mean's, to first order. The prompts' part in its
         # spread is not taken off: with two or three seeds the test would become too sure.
         spread = (above.mean(1) - ratio * below.mean(1)) / below.mean()
         seed_error = float(spread.std(ddof=1)) / math.sqrt(seeds)

@@ -65,7 +65,7 @@ def draw_errors(data: FigureData) -> Figure:
     panels[1, 0].set_ylabel("mean squared error\nof the logits, per step")
     rows = [
         Line2D([], [], color=COLOURS[row["colour"]], label=row["label"])
-        for row in map(kind.rows.get, data.labels["rows"])
+        for row in (kind.rows[name] for name in data.labels["rows"])
     ]
     bits = [
         Line2D([], [], color=GREY, linestyle=_dashes(name), label=name)

@@ -32,7 +32,7 @@ from dllmquant_exp.store.whole_files import whole_folder
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 ARRAYS_DIGEST = "arrays_digest"  # in the JSON file; older recordings have none
 FIGURE_VERSION = 2  # of what probes record; pictures and claims read no other
-REQUIRED = {  # fields of figure.json without which nothing can be drawn or decided
+REQUIRED: dict[str, Any] = {  # types of the fields of figure.json that are read
     "figure": str, "model": Mapping, "config": Mapping, "seed": int, "changed": Mapping,
     "labels": Mapping, "numbers": Mapping, "timing": Mapping,
     "model.name": str, "model.embedded": bool, "model.outliers": bool, "config.prompts": int,
@@ -104,10 +104,6 @@ def model_note(name: str, *, embedded: bool, outliers: bool) -> str:
         return name
     put_in = ", outlier channels put in" if outliers else ""
     return f"{name}: embedded stand-in{put_in}; not a model of the paper"
-
-
-def figure_folder(runs_dir: Path, figure: str, model: str, config_hash: str) -> Path:
-    return runs_dir / FIGURES_FOLDER / f"{figure}-{model}-{config_hash[:8]}"
 
 
 def save_recording(folder: Path, arrays: Arrays, info: Mapping[str, Any]) -> None:

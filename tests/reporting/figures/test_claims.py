@@ -86,7 +86,7 @@ def found(name: str, *figures: FigureData) -> Measured:
 
 
 def verdict(name: str, *figures: FigureData) -> str:
-    """Of this test alone, without correction."""
+    """The verdict of this test alone, without correction."""
     claim, measured = CLAIMS[name], found(name, *figures)
     assert measured.p is not None
     estimate = measured.found.estimate
@@ -144,7 +144,7 @@ def test_propagation_is_that_behind_the_middle_block(share: float, do_not: str, 
 
 
 def test_hardly_anything_changed_is_no_certainty() -> None:
-    """What was recorded of 8 prompts: with high scores 6 of them end otherwise, with low ones 1."""
+    """Eight recorded prompts: with noise at high scores 6 of them end otherwise, at low ones 1."""
     high = np.array([2, 1, 0, 1, 3, 1, 0, 2]) / 32
     low = np.array([0, 0, 1, 0, 0, 0, 0, 0]) / 32
     data = figure(
@@ -275,7 +275,7 @@ def test_recordings_that_decide_one_group_per_figure() -> None:
 
 
 def test_seeds_come_together_where_nothing_else_differs() -> None:
-    """Of one seed the newest; of other prompts those with most; more seeds before newer ones."""
+    """Per seed the newest counts; then most prompts; then more seeds before newer ones."""
     name = "error_grows_int4_quarot_own_states"
     older, other, third = of_seeds(1.0, 2.0, 3.0)
     newer = figure("figure2", errors(1.5, 1.5), started="2026-02-01")

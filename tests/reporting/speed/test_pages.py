@@ -54,7 +54,7 @@ def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
     assert grids["parts"].lines[0] == ("rtn\nW4A4", ("50.0", "6.0", "20.0", "10.0", "20.0"))
     names = [name for name, _ in grids["resident"].lines]
     assert names[:2] == ["rtn\nfull precision, bfloat16", "rtn\nW4A4"] and len(names) == 4
-    # Of full precision there was one block: what was added for the others is marked.
+    # Full precision was measured on one block: the sum with the others is marked.
     assert grids["resident"].lines[0][1] == ("15.00 GiB*", "22.50 GiB*", "30.00 GiB*")
     assert grids["resident"].lines[1][1] == ("5.00 GiB", "7.50 GiB", "10.00 GiB")
     assert [texts[2] for _, texts in grids["counted"].lines] == ["1.00", "3.00", "3.75", "5.00"]
