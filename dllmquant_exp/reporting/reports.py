@@ -12,7 +12,7 @@ import pandas as pd
 from dllmquant_exp.reporting.cells import of_models, read_sweep
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
-from dllmquant_exp.reporting.figures.recordings import of_model, recorded_figures, that_decide
+from dllmquant_exp.reporting.figures.recordings import all_deciding, of_model, recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
 from dllmquant_exp.reporting.presets import Presets, expected_models, narrowed, place
@@ -118,7 +118,7 @@ def claims_report(
         of.title: (
             *of.notes,
             *source_notes(of.cells),
-            *source_notes(that_decide(recorded[of.title]), "figures"),
+            *source_notes(all_deciding(recorded[of.title]), "figures"),
         )
         for of in results
     }

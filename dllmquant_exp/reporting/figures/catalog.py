@@ -1,7 +1,7 @@
 """The figures of catalog.yaml, and their pictures: PNG and PDF from recordings and result files."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -29,7 +29,7 @@ class FigureKind:
     draw: str
     measure: str = ""
     models: str = ""
-    reads: tuple[str, ...] = ()
+    reads: Sequence[str] = ()
     table: str = ""
     bits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -38,7 +38,7 @@ class FigureClaim:
     below: bool
     unit: str = "ratio"
 
-    def of(self, data: FigureData) -> Number:
+    def number_in(self, data: FigureData) -> Number:
         """The number in a recording.
 
         Raises:
@@ -109,7 +109,7 @@ def measure(claim: FigureClaim, figures: Iterable[FigureData]) -> Measured | NoE
         return command + (f" (other settings: {'; '.join(others)})" if others else "")
     best = deciding(usual)
     try:
-        numbers = [claim.of(data) for data in best]
+        numbers = [claim.number_in(data) for data in best]
         prompts = min(number["n"] for number in numbers)
         comparable = any(any(number["below"]) for number in numbers)
     except (KeyError, IndexError, TypeError):

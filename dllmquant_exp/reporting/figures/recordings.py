@@ -200,7 +200,7 @@ def deciding(figures: Iterable[FigureData]) -> list[FigureData]:
     return [best[seed] for seed in sorted(best)]
 
 
-def that_decide(figures: Sequence[FigureData]) -> list[FigureData]:
+def all_deciding(figures: Sequence[FigureData]) -> list[FigureData]:
     """The recordings of one model that decide claims: see `deciding`, figure by figure."""
     usual = [data for data in figures if not data.changed]
     names = sorted({data.figure for data in usual})

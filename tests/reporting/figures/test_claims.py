@@ -17,7 +17,7 @@ from dllmquant_exp.reporting.figures.claims import (
     NoEvent,
     measure,
 )
-from dllmquant_exp.reporting.figures.recordings import FigureData, of_model, that_decide
+from dllmquant_exp.reporting.figures.recordings import FigureData, all_deciding, of_model
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.selection import ModelResults
 
@@ -267,11 +267,11 @@ def test_older_recordings_name_their_seed_as_changed() -> None:
     assert found(name, *of_seeds(1.0), older).found.seeds == 2
 
 
-def test_recordings_that_decide_one_group_per_figure() -> None:
+def test_recordings_all_deciding_one_group_per_figure() -> None:
     first, second = of_seeds(1.0, 1.2)
     other = figure("figure2", errors(1.0, 1.0), steps=16)
     ranges = figure("figure1", {})
-    assert that_decide([second, other, first, ranges]) == [ranges, first, second]
+    assert all_deciding([second, other, first, ranges]) == [ranges, first, second]
 
 
 def test_seeds_come_together_where_nothing_else_differs() -> None:
