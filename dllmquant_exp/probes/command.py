@@ -6,12 +6,12 @@ Figures with a probe are measured on the model, those that read a seed once for 
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes.arguments import ProbeError, split_words
@@ -38,16 +38,25 @@ if TYPE_CHECKING:
 
 
 def main(words: Sequence[str], config_folder: Path) -> int:
+    """Read the command's words, and run it."""
+    return figures(*split_words(words), config_folder)
+
+
+def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> int:
     """Print the path of every picture. Returns 0, or 1 where results for one are missing.
+
+    Args:
+        values: `figure`, `task`, `sweep` and settings of `ProbeSettings`, by name.
+        words: of the experiment, for Hydra.
 
     Raises:
         ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
     """
-    given, others = split_words(words)
+    given = dict(values)
     names = wanted(given.pop("figure", "all"))
-    check_read(names, [*given, *others], architecture_of(others, config_folder))
+    check_read(names, [*given, *words], architecture_of(words, config_folder))
     sweep = given.pop("sweep", TABLES_SWEEP)
-    probes = [read_probe(given, words, config_folder) for words in one_seed_each(others)]
+    probes = [read_probe(given, chosen, config_folder) for chosen in one_seed_each(words)]
     probe = probes[0]
     check_device(probe.experiment.common.device)
     check_writable(probe.runs_dir / FIGURES_FOLDER)

@@ -93,7 +93,7 @@ class Probe:
         }
 
 
-def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Path) -> Probe:
+def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> Probe:
     """Compose the model and check the settings.
 
     Args:
@@ -204,12 +204,12 @@ def _group(word: str) -> str:
     return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
-def _number(text: str) -> int | float | str:
-    """A number where the text is one; else the text, which its field refuses."""
-    for kind in (int, float):
+def _number(value: Any) -> Any:
+    """A number where a text is one; anything else as it is, which its field refuses."""
+    for kind in (int, float) if isinstance(value, str) else ():
         with suppress(ValueError):
-            return kind(text)
-    return text
+            return kind(value)
+    return value
 
 
 def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:
