@@ -25,6 +25,12 @@ def test_only_what_is_done_at_run_time_matters(workload):
             SpeedSettings(**{"prompt_length": 1, "responses": 1, "rounds": 1, **wrong})
 
 
+def test_bits_beside_are_measured_once(workload):
+    assert workload().bits == (4, 8)
+    for beside in (None, 4):
+        assert workload(settings=SpeedSettings(6, 2, 2, beside)).bits == (4,)
+
+
 def test_prompts_hold_no_special_tokens(workload):
     made = workload(settings=SpeedSettings(50, 7, 1))
     prompts = made.prompts()

@@ -95,6 +95,8 @@ def test_gains_are_over_the_row_that_components_are_added_to(made: Made) -> None
     assert not small_texts(figure) and not overlaps(figure)
     upper, lower = figure.axes
     assert (len(upper.containers), len(lower.containers)) == (5, 3)
+    colours = [container.lines[0].get_color() for container in upper.containers]  # type: ignore[attr-defined]
+    assert len(set(colours[:2])) == len(set(colours[2:])) == 1 and colours[0] != colours[2]
 
 
 def test_a_model_of_the_paper_is_compared_with_its_own_numbers(made: Made) -> None:
