@@ -225,7 +225,7 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]`."""
     from dllmquant_exp.reporting.cells import of_models, read_sweep
-    from dllmquant_exp.reporting.speed_pages import print_speed_cells
+    from dllmquant_exp.reporting.speed.pages import print_speed_cells
     from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
     from dllmquant_exp.reporting.tables import build_tables
     from dllmquant_exp.store.unfinished import unfinished_cells

@@ -1,25 +1,27 @@
-"""Made-up figures, recorded as the probes record them."""
+"""Made-up figures, recorded as the probes record them, and faults of a drawn one."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from dllmquant_exp.probes import numbers
-from dllmquant_exp.reporting.figure_data import (
+from dllmquant_exp.probes.measurement import mean, ratio
+from dllmquant_exp.reporting.figures.maps import KEPT, MASKED, NEW
+from dllmquant_exp.reporting.figures.recordings import (
     FIGURE_VERSION,
     FigureData,
-    load_figure,
-    save_arrays,
+    load_recording,
+    save_recording,
 )
-from dllmquant_exp.reporting.figure_maps import KEPT, MASKED, NEW
 
 STEPS, PROMPTS, TOKENS = 8, 5, 8
 ROWS = ["rtn", "quarot", "quarot*", "dllmquant_plusplus"]
 NUMBERS: dict[str, Any] = {  # flat or by variant; one prompt gives no interval
-    "mean": numbers.mean(np.arange(PROMPTS)),
-    "ratio": numbers.ratio(np.arange(PROMPTS), np.ones(PROMPTS)),  # unbounded above
-    "own_states": {"INT4 rtn": {"last_over_first": numbers.ratio([2.5], [1.0])}},
+    "mean": mean(np.arange(PROMPTS)),
+    "ratio": ratio(np.arange(PROMPTS), np.ones(PROMPTS)),  # unbounded above
+    "own_states": {"INT4 rtn": {"last_over_first": ratio([2.5], [1.0])}},
 }
 
 
@@ -97,5 +99,42 @@ def recorded(folder: Path, figure: str) -> FigureData:
         "numbers": NUMBERS,
         "timing": {"started_at": "2026-01-01T00:00:00+00:00"},
     }
-    save_arrays(folder / f"{figure}-x", arrays, info)
-    return load_figure(folder / f"{figure}-x")
+    save_recording(folder / f"{figure}-x", arrays, info)
+    return load_recording(folder / f"{figure}-x")
+
+
+def small_texts(figure: Figure) -> list[str]:
+    """Texts of fewer than 5 points, which cannot be read in print."""
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and bool(artist.get_text()))
+    return [t.get_text() for t in texts if t.get_fontsize() < 5]  # type: ignore[attr-defined]
+
+
+def overlaps(figure: Figure) -> list[str]:
+    """Texts outside of the axes (labels, panel letters, legends, the note) that lie over one, over
+    each other or beyond the page. In pixels, with one to spare."""
+    boxes = [
+        (text.get_text(), text.get_window_extent())
+        for text in [
+            *figure.texts,
+            *(t for axes in figure.axes for t in (axes.xaxis.label, axes.yaxis.label)),
+            *(axes._left_title for axes in figure.axes),  # type: ignore[attr-defined]
+            *(
+                text
+                for part in (figure, *figure.subfigs)
+                for legend in part.legends
+                for text in legend.get_texts()
+            ),
+        ]
+        if text.get_text()
+    ]
+    width, height = figure.get_size_inches() * figure.dpi
+    faults = [
+        name
+        for name, box in boxes
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1
+    ]
+    areas = [("axes", axes.get_window_extent().padded(-1)) for axes in figure.axes]
+    for i, (name, box) in enumerate(boxes):
+        others = [*areas, *boxes[i + 1 :]]
+        faults += [f"{name} over {other}" for other, area in others if box.overlaps(area)]
+    return faults

@@ -15,7 +15,7 @@ from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.command_help import HELP
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
-from dllmquant_exp.probes.command import OWN
+from dllmquant_exp.probes.arguments import arguments
 from dllmquant_exp.reporting.writers import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def test_every_command_has_help(call: Call, command: str) -> None:
 def test_the_help_of_commands_names_their_settings() -> None:
     for word in (*cli._PAPER_REPORT, *FORMATS, "format=", "tracking=", "table="):
         assert word in HELP["report"]
-    for word in OWN:
+    for word in arguments():
         assert word in HELP["figures"]
 
 

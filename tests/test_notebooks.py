@@ -12,7 +12,7 @@ from made_results import LABELS
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from dllmquant_exp.reporting.figures import CAPTIONS, MEASURED
+from dllmquant_exp.reporting.figures.catalog import catalog
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SCRIPT = runpy.run_path(str(FOLDER / "execute.py"))
@@ -125,15 +125,16 @@ def test_tables_show_scores_changes_and_what_is_missing(execute: Execute) -> Non
 
 @pytest.mark.usefixtures("results")
 def test_figures_are_drawn_with_captions_and_numbers(execute: Execute, tmp_path: Path) -> None:
-    for name in MEASURED:
+    measured = [name for name, kind in catalog().items() if kind.measure]
+    for name in measured:
         recorded(tmp_path / "runs" / "figures", name)
     notebook = execute("02_figures.ipynb")
-    assert len(outputs(notebook, "image/png")) == len(CAPTIONS)
+    assert len(outputs(notebook, "image/png")) == len(catalog())
     captions = outputs(notebook, "text/markdown")
-    for number, caption in enumerate(CAPTIONS.values(), 1):
-        assert captions[number - 1].startswith(f"**Figure {number}.** {caption}")
+    for number, kind in enumerate(catalog().values(), 1):
+        assert captions[number - 1].startswith(f"**Figure {number}.** {kind.caption}")
     numbers = [text for text in outputs(notebook, "text/plain") if "micro_llada" in text]
-    assert len(numbers) == len(MEASURED)
+    assert len(numbers) == len(measured)
     # Of 0 ... 4: Student's t interval of the mean; as a ratio to 1, no upper limit from 5 prompts.
     assert "2 [0.0368, 3.96], n = 5" in numbers[0] and "2 [0, -], n = 5" in numbers[0]
     assert "own_states, INT4 rtn, last_over_first" in numbers[0] and "2.5, n = 1" in numbers[0]

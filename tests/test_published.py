@@ -8,7 +8,7 @@ import published
 import pytest
 
 from dllmquant_exp.reporting.cells import read_sweep
-from dllmquant_exp.reporting.figure_data import recorded_figures
+from dllmquant_exp.reporting.figures.recordings import recorded_figures
 from dllmquant_exp.store.results import TABLES_SWEEP, ResultError
 
 

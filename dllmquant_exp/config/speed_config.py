@@ -5,7 +5,7 @@ from typing import Any
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.settings import TaskSettings
-from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
+from dllmquant_exp.speed.workload import SpeedSettings
 from dllmquant_exp.store.schema import read
 
 IGNORED = ("dtype", "limit", "batch_size", "data_root", "shards", "shard")
@@ -32,10 +32,7 @@ def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -
             f"{where}: tokens per second are measured on whole responses; set variant to "
             "generation and suppress_eos to true"
         )
-    try:
-        return read(SpeedSettings, measure[kind], f"{where}.measure.{kind}")
-    except SpeedError as error:
-        raise ConfigError(f"{where}.measure.{kind}: {error}") from error
+    return read(SpeedSettings, measure[kind], f"{where}.measure.{kind}")
 
 
 def check_speed(overrides: Sequence[str], *, device: str, fake: bool, saved: bool) -> None:

@@ -11,7 +11,7 @@ from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSetting
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.speed.settings import SpeedSettings
+from dllmquant_exp.speed.workload import SpeedSettings
 from dllmquant_exp.store.schema import read
 
 SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed

@@ -152,6 +152,26 @@ def make_requests(built: Sequence[BuiltTask], settings: TaskSettings, lm: Diffus
         member.task._instances = build_requests(member, settings, chat)
 
 
+def prompt_of(
+    member: BuiltTask, doc_id: int, settings: TaskSettings, chat: Callable[..., str] | None
+) -> Any:
+    """An item's prompt with its few-shot examples; a list where a task has one per option.
+
+    The examples are drawn anew for each item, from a seed of its own: lm-eval draws them one item
+    after the other, so that `limit` would change an item's prompt.
+    """
+    task, doc = member.task, member.task.task_docs[doc_id]
+    task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))
+    return task.fewshot_context(
+        doc,
+        num_fewshot=settings.shots,
+        apply_chat_template=settings.chat_template,
+        fewshot_as_multiturn=True,
+        chat_template=chat,
+        gen_prefix=task.doc_to_prefix(doc),
+    )
+
+
 def build_requests(
     member: BuiltTask, settings: TaskSettings, chat: Callable[..., str] | None
 ) -> list[Instance]:
@@ -159,25 +179,12 @@ def build_requests(
 
     Args:
         chat: writes a conversation as one string; None without a chat template.
-
-    The few-shot examples are drawn anew for each item, from a seed of its own: lm-eval draws them
-    one item after the other, so that `limit` would change an item's prompt.
     """
     task, instances = member.task, []
     for doc_id in member.doc_ids:
-        doc = task.task_docs[doc_id]
-        task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))
-        context = task.fewshot_context(
-            doc,
-            num_fewshot=settings.shots,
-            apply_chat_template=settings.chat_template,
-            fewshot_as_multiturn=True,
-            chat_template=chat,
-            gen_prefix=task.doc_to_prefix(doc),
-        )
         made = task.construct_requests(
-            doc=doc,
-            ctx=context,
+            doc=task.task_docs[doc_id],
+            ctx=prompt_of(member, doc_id, settings, chat),
             metadata=(member.name, doc_id, task.config.repeats),
             apply_chat_template=settings.chat_template,
             chat_template=chat,

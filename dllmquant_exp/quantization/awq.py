@@ -19,8 +19,7 @@ without any, as in the reference.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,7 +33,7 @@ from dllmquant_exp.quantization.awq_clip import (
     limited,
     linear_of,
 )
-from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input
+from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input, replaced
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
 
@@ -149,7 +148,7 @@ def _best_scale(
             if weight is not None:
                 scaled = fake_quantize(scaled, as_clipped(weight))
             quantized[name] = QuantizedLinear(scaled, linear.bias, activation, padding)
-        with _replaced(block, quantized):
+        with replaced(block, quantized):
             for x, expected, batch in zip(inputs, outputs, batches, strict=True):
                 padding.keep = keep_of(batch)
                 error = _inspected(block, layers[0], x / scale, batch) - expected
@@ -217,18 +216,6 @@ def _weighted_sum(error: Tensor, weights: Tensor) -> float:
     keep = weights > 0
     squares = error[keep].to(at_least_float32(error.dtype)).square().sum(-1)
     return float((squares.double() * weights[keep].double()).sum())
-
-
-@contextmanager
-def _replaced(block: Block, modules: dict[str, QuantizedLinear]) -> Iterator[None]:
-    originals = {name: block.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            setattr(block, name, module)
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(block, name, original)
 
 
 def _check(

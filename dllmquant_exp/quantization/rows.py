@@ -10,6 +10,8 @@ sums, as `QuantizedLinear` does, and converts some rows at a time, so that it ne
 of the weight that it replaces.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,9 +68,20 @@ class QuantizedHead(_Rows):
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_model] -> [..., vocab_size], in the type of x."""
         y = x.new_empty(*x.shape[:-1], len(self.numbers))
-        at_once = max(1, _AT_ONCE // self.numbers.shape[1])
-        for start in range(0, len(self.numbers), at_once):
-            rows = slice(start, start + at_once)
-            sums = F.linear(x, self.numbers[rows].to(x.dtype)).to(at_least_float32(x.dtype))
-            y[..., rows] = sums.mul_(self.scale[rows, 0])
+        for rows, part in linear_by_rows(x, self.numbers):
+            y[..., rows] = part.to(at_least_float32(x.dtype)).mul_(self.scale[rows, 0])
         return y
+
+
+def linear_by_rows(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """x W^T, some rows of W at a time converted to the type of x, so that W is never held in it.
+
+    weight: [rows, features], of any type.
+
+    Yields:
+        Which rows, and their part of the product, [..., these rows].
+    """
+    at_once = max(1, _AT_ONCE // weight.shape[1])
+    for start in range(0, len(weight), at_once):
+        rows = slice(start, start + at_once)
+        yield rows, F.linear(x, weight[rows].to(x.dtype))

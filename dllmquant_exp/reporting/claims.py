@@ -23,13 +23,13 @@ from dllmquant_exp.reporting.claim_list import (
 )
 from dllmquant_exp.reporting.comparisons import SeededAverage, holm
 from dllmquant_exp.reporting.entries import difference, p_value
-from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS, FigureClaim, NoEvent, measure
-from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS, FigureClaim, NoEvent, measure
+from dllmquant_exp.reporting.figures.recordings import FigureData
 from dllmquant_exp.reporting.measured import Measured
 from dllmquant_exp.reporting.score_claims import AtChance, measure_score_claim, missing_cells
 from dllmquant_exp.reporting.selection import ModelResults
-from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
-from dllmquant_exp.reporting.speed_results import SpeedBlock
+from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS, SpeedClaim, measure_speed_claim
+from dllmquant_exp.reporting.speed.results import SpeedBlock
 from dllmquant_exp.reporting.statistics import ALPHA, Estimate
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 

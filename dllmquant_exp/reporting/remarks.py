@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from dllmquant_exp.reporting.cells import CellResult
 from dllmquant_exp.reporting.entries import Entry, Sample, shared_seeds
-from dllmquant_exp.reporting.figure_data import FigureData
+from dllmquant_exp.reporting.figures.recordings import FigureData
 
 
 def source_notes(made: Iterable[CellResult | FigureData], what: str = "results") -> list[str]:

@@ -12,16 +12,15 @@ import pandas as pd
 from dllmquant_exp.reporting.cells import of_models, read_sweep
 from dllmquant_exp.reporting.claim_pages import claims_document
 from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
-from dllmquant_exp.reporting.figure_claims import of_model, that_decide
-from dllmquant_exp.reporting.figure_data import recorded_figures
+from dllmquant_exp.reporting.figures.recordings import all_deciding, of_model, recorded_figures
 from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
 from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
 from dllmquant_exp.reporting.presets import Presets, expected_models, narrowed, place
 from dllmquant_exp.reporting.remarks import source_notes
 from dllmquant_exp.reporting.rows import SPEED_TABLE
 from dllmquant_exp.reporting.selection import ModelResults, model_results, of_no_row
-from dllmquant_exp.reporting.speed_pages import speed_document
-from dllmquant_exp.reporting.speed_results import is_speed, speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.speed.pages import speed_document
+from dllmquant_exp.reporting.speed.results import is_speed, speed_blocks, speed_frame, speed_gaps
 from dllmquant_exp.reporting.writers import Document
 from dllmquant_exp.store.results import ResultError
 from dllmquant_exp.store.unfinished import unfinished_cells
@@ -119,7 +118,7 @@ def claims_report(
         of.title: (
             *of.notes,
             *source_notes(of.cells),
-            *source_notes(that_decide(recorded[of.title]), "figures"),
+            *source_notes(all_deciding(recorded[of.title]), "figures"),
         )
         for of in results
     }

@@ -14,7 +14,7 @@ from dllmquant_exp.reporting.cells import CellResult, flat
 from dllmquant_exp.reporting.checkpoints import one_checkpoint
 from dllmquant_exp.reporting.entries import MISSING, Entry, entry
 from dllmquant_exp.reporting.rows import Bits, usual_size
-from dllmquant_exp.reporting.speed_results import is_speed
+from dllmquant_exp.reporting.speed.results import is_speed
 from dllmquant_exp.reporting.tables import conditions, labels, newest
 from dllmquant_exp.store.results import canonical_json
 

@@ -16,7 +16,7 @@ from dllmquant_exp.reporting.comparisons import SeededAverage
 from dllmquant_exp.reporting.entries import Entry, average, difference, entry
 from dllmquant_exp.reporting.grids import AVERAGE, Grid, Line, points
 from dllmquant_exp.reporting.remarks import absent_seeds, seed_note, seeds_note, source_notes
-from dllmquant_exp.reporting.speed_results import is_speed
+from dllmquant_exp.reporting.speed.results import is_speed
 from dllmquant_exp.store.results import canonical_json
 
 PAPER_COLUMNS = (

@@ -20,7 +20,7 @@ from dllmquant_exp.models.checkpoints import (
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.speed.measure import measure_speed
-from dllmquant_exp.speed.variants import Subject
+from dllmquant_exp.speed.workload import Workload
 
 
 def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
         return load_model(str(folder), dtype=dtype, device=torch.device("cpu"))
 
     assert task.speed is not None
-    subject = Subject(
+    workload = Workload(
         config=published_shape(settings.checkpoint) if folder is None else load_config(folder),
         load=load if settings.embedded else None,
         method=experiment.method,
@@ -49,7 +49,7 @@ def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
         settings=task.speed,
         seed=experiment.common.seed,
     )
-    found = measure_speed(subject)
+    found = measure_speed(workload)
     return {
         "metric": task.settings.metric,
         "score": None,

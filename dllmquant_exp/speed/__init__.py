@@ -1,14 +1,13 @@
 """How fast a model decodes and how much memory it takes, in full precision and in low bits.
 
-settings.py        what is measured
-full_precision.py  the yardstick: the fastest full precision that this machine has
-half_ends.py       what a low-bit model holds in 16 bits
-random_models.py   models of a published shape, with random weights or random 4-bit numbers
-machine.py         what of a machine decides speed
-timing.py          interleaved rounds, medians and their spread
-memory.py          bytes of weights, counted; resident memory, measured
-parts.py           where the time of a decode goes
-measure.py         one model: what is compared, and the result
+workload        the work that is timed: a shape, its quantization, the responses
+full_precision  the yardstick: the fastest full precision that this machine has
+low_bits        the packed model, loaded or random, with everything else in 16 bits
+machine         the machine's abilities that decide speed
+timing          interleaved rounds, medians and their spread
+memory          bytes of weights, counted and held
+parts           where the time of a decode goes
+measure         `measure_speed(workload)`: one model side by side, as a plain record
 
 Knows nothing of Hydra or of result files.
 """

@@ -10,21 +10,20 @@ Where a processor has no instructions for bfloat16, torch emulates it at a tenth
 float32: that would be no yardstick, and is left out. Memory is always counted at 16 bits.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
+from dllmquant_exp.speed.machine import native_bfloat16
+from dllmquant_exp.speed.memory import weight_bytes
+from dllmquant_exp.speed.workload import Workload
+
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PACKED, MKL_PACKED = " packed", " MKL packed"
 DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
-
-
-def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, with AMX or AVX-512 BF16, and oneDNN may use it
-    (ONEDNN_MAX_CPU_ISA=AVX2 forbids it)."""
-    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return bool(native and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def types() -> tuple[str, ...]:
@@ -33,14 +32,14 @@ def types() -> tuple[str, ...]:
 
 
 def candidates() -> tuple[str, ...]:
-    """The forms that this machine can run, see the module's docstring."""
+    """Forms that this machine can run, see the module's docstring."""
     packs = (PACKED,) if torch.backends.mkldnn.is_available() else ()
     by_mkl = (FLOAT32 + MKL_PACKED,) if torch.backends.mkl.is_available() else ()
     return (*(t + suffix for t in types() for suffix in ("", *packs)), *by_mkl)
 
 
 def dtype_of(form: str) -> torch.dtype:
-    """Of weights and activations."""
+    """The type of weights and activations."""
     return DTYPES[form.partition(" ")[0]]
 
 
@@ -103,3 +102,47 @@ def prepack(module: nn.Module, form: str, rows: int) -> nn.Module:
             if isinstance(linear, nn.Linear):
                 module.set_submodule(name, made(linear, rows))
     return module
+
+
+def full_block(workload: Workload, form: str) -> nn.Module:
+    """One block in a form, with random weights."""
+    with torch.device("meta"):
+        block = Block(workload.config)
+    return prepack(random_weights(block, dtype_of(form), workload.seed), form, workload.rows)
+
+
+def full_model(workload: Workload, form: str) -> Transformer:
+    """The loaded model in a form; without one, a random one of a single block."""
+    dtype = dtype_of(form)
+    if workload.load is not None:
+        model = workload.load(dtype)
+    else:
+        with torch.device("meta"):
+            model = Transformer(workload.with_layers(1))
+        random_weights(model, dtype, workload.seed)
+    for block in model.blocks:
+        prepack(block, form, workload.rows)
+    return model
+
+
+def full_bytes(config: TransformerConfig, form: str) -> int:
+    """Bytes that the weights of a shape take in a form."""
+    return weight_bytes(config, 16, 16, 16) // 2 * dtype_of(form).itemsize
+
+
+def random_weights(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
+    """Fill a module made on the meta device: weights N(0, 1 / inputs), norms 1, biases 0.
+
+    How long a decode takes depends on the shape and on what is computed, not on these values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in list(module.named_parameters()):
+        value = torch.empty(parameter.shape, dtype=dtype)
+        if value.dim() == 2:
+            deviation = 1 / math.sqrt(parameter.shape[1])
+            value.normal_(0, deviation, generator=generator)
+        else:
+            value.fill_(0 if name.endswith("bias") else 1)
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    return module.eval()

@@ -24,47 +24,24 @@ from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, rotary_angles
 from dllmquant_exp.speed import memory
-from dllmquant_exp.speed.full_precision import candidates, dtype_of, types
-from dllmquant_exp.speed.machine import abilities
-from dllmquant_exp.speed.parts import parts
-from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved, sampled, seconds
-from dllmquant_exp.speed.variants import (
-    Subject,
-    decode,
+from dllmquant_exp.speed.full_precision import (
+    candidates,
+    dtype_of,
     full_block,
     full_bytes,
     full_model,
-    low_block,
-    low_bytes,
-    low_model,
-    with_bits,
+    types,
 )
+from dllmquant_exp.speed.low_bits import low_bytes, low_model, random_block, with_bits
+from dllmquant_exp.speed.machine import abilities
+from dllmquant_exp.speed.parts import parts
+from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved, sampled, seconds
+from dllmquant_exp.speed.workload import Workload
+from dllmquant_exp.store import process_memory
 
 FULL = "full precision"
 BLOCK_ROUNDS = 7
-
-
-@torch.no_grad()
-def measure_speed(subject: Subject) -> dict[str, Any]:
-    """Measure; the result holds plain numbers only, times in seconds and memory in bytes."""
-    load_before = os.getloadavg()[0]
-    blocks, form, dtype = _race(subject)
-    variants = [_full_variant(subject, form), *_low_variants(subject, dtype)]
-    times = _decodes(subject, variants)
-    full = times[FULL]
-    described = [_described(subject, variant, times[variant.name], full) for variant in variants]
-    return {
-        "full_precision": form,
-        "low_type": None if subject.quant is None else dtype,
-        "block": blocks,
-        "variants": described,
-        "weight_bytes": _counted(subject),
-        "rows": subject.rows,
-        "machine": {
-            **abilities(),
-            "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
-        },
-    }
+COUNTED = ((16, 16, 16), (4, 16, 16), (4, 8, 16), (4, 8, 8))  # bits: linears, head, embedding
 
 
 @dataclass(frozen=True)
@@ -84,122 +61,156 @@ class Variant:
         return len(self.model.blocks) < self.layers
 
 
-def low_name(subject: Subject, bits: int) -> str:
-    assert subject.quant is not None
-    return f"W{subject.quant.weight_bits}A{bits}"
-
-
-def _race(subject: Subject) -> tuple[dict[str, Any], str, str]:
-    """Seconds of one block in every form; the fastest full precision; the fastest low-bit type."""
-    made: dict[str, tuple[nn.Module, torch.dtype]] = {
-        form: (full_block(subject, form), dtype_of(form)) for form in candidates()
+@torch.no_grad()
+def measure_speed(workload: Workload) -> dict[str, Any]:
+    """Measure; the record holds plain numbers only, times in seconds and memory in bytes."""
+    load_before = os.getloadavg()[0]
+    blocks, form, dtype = _race(workload)
+    variants = [_full_variant(workload, form), *_low_variants(workload, dtype)]
+    times = _decodes(workload, variants)
+    counted = {bits: memory.weight_bytes(workload.config, *bits) for bits in COUNTED}
+    return {
+        "full_precision": form,
+        "low_type": None if workload.quant is None else dtype,
+        "block": blocks,
+        "variants": [
+            _described(workload, variant, times[variant.name], times[FULL]) for variant in variants
+        ],
+        "weight_bytes": {" ".join(map(str, bits)): size for bits, size in counted.items()},
+        "rows": workload.rows,
+        "machine": {
+            **abilities(),
+            "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        },
     }
-    if subject.quant is not None:
-        block = low_block(subject)
-        for dtype, bits in itertools.product(types(), subject.bits):
-            made[f"{low_name(subject, bits)}, {dtype}"] = (with_bits(block, bits), dtype_of(dtype))
-    runs = {name: _block_run(subject, *found) for name, found in made.items()}
-    times = interleaved({n: sampled(run) for n, run in runs.items()}, BLOCK_ROUNDS, subject.seed)
+
+
+def low_name(workload: Workload, bits: int) -> str:
+    assert workload.quant is not None
+    return f"W{workload.quant.weight_bits}A{bits}"
+
+
+def _race(workload: Workload) -> tuple[dict[str, Any], str, str]:
+    """Seconds of one block in every form; the fastest full precision; the fastest low-bit type."""
+    blocks: dict[str, tuple[nn.Module, torch.dtype]] = {
+        form: (full_block(workload, form), dtype_of(form)) for form in candidates()
+    }
+    chosen: dict[str, str] = {}  # names of the chosen bits, by type
+    if workload.quant is not None:
+        block = random_block(workload, torch.Generator().manual_seed(workload.seed))
+        for dtype, bits in itertools.product(types(), workload.bits):
+            name = f"{low_name(workload, bits)}, {dtype}"
+            blocks[name] = (with_bits(block, bits), dtype_of(dtype))
+            chosen.setdefault(dtype, name)
+    runs = {name: sampled(_block_run(workload, *block)) for name, block in blocks.items()}
+    times = interleaved(runs, BLOCK_ROUNDS, workload.seed)
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min(candidates(), key=medians.__getitem__)
-    low = [n for n in times if subject.bits and n.startswith(low_name(subject, subject.bits[0]))]
-    fastest = min(low, key=medians.__getitem__).rpartition(" ")[2] if low else ""
-    ratios = {name: _ratios(times[best], values) for name, values in times.items()}
+    fastest = min(chosen, key=lambda dtype: medians[chosen[dtype]], default="")
     report = {
-        name: {"seconds": asdict(Spread.of(values)), "speedup": asdict(Spread.of(ratios[name]))}
+        name: {
+            "seconds": asdict(Spread.of(values)),
+            "speedup": asdict(Spread.of(_ratios(times[best], values))),
+        }
         for name, values in times.items()
     }
     return report, best, fastest
 
 
-def _block_run(subject: Subject, block: nn.Module, dtype: torch.dtype) -> Callable[[], Tensor]:
-    length = subject.rows // subject.settings.responses
-    generator = torch.Generator().manual_seed(subject.seed)
-    shape = (subject.settings.responses, length, subject.config.d_model)
+def _block_run(workload: Workload, block: nn.Module, dtype: torch.dtype) -> Callable[[], Tensor]:
+    config, length = workload.config, workload.length
+    generator = torch.Generator().manual_seed(workload.seed)
+    shape = (workload.settings.responses, length, config.d_model)
     x = torch.randn(shape, generator=generator).to(dtype)
-    cos, sin = rotary_angles(length, subject.config.head_dim, subject.config.rope_theta, x)
+    cos, sin = rotary_angles(length, config.head_dim, config.rope_theta, x)
     return lambda: block(x, cos, sin, None)
 
 
-def _made(
-    subject: Subject,
+def _full_variant(workload: Workload, form: str) -> Variant:
+    return _built(
+        workload, FULL, None, dtype_of(form),
+        make=lambda: full_model(workload, form),
+        size=lambda config: full_bytes(config, form),
+    )  # fmt: skip
+
+
+def _low_variants(workload: Workload, dtype: str) -> list[Variant]:
+    """The chosen bits of activations, and beside them others on the same weights."""
+    quant = workload.quant
+    if quant is None:
+        return []
+    first, *others = workload.bits
+    variant = _built(
+        workload, low_name(workload, first), first, dtype_of(dtype),
+        make=lambda: low_model(workload, dtype_of(dtype)),
+        size=lambda config: low_bytes(config, quant),
+    )  # fmt: skip
+    beside = [
+        Variant(
+            low_name(workload, bits), bits, variant.dtype, with_bits(variant.model, bits),
+            variant.layers,
+        )
+        for bits in others
+    ]  # fmt: skip
+    for other in beside:
+        workload.decode(other.model)  # warm-up
+    return [variant, *beside]
+
+
+def _built(
+    workload: Workload,
     name: str,
     bits: int | None,
     dtype: torch.dtype,
     make: Callable[[], Transformer],
     size: Callable[[TransformerConfig], int],
 ) -> Variant:
-    """Build a model, and see what it takes to hold it and to decode with it (the warm-up).
+    """Build a model, and measure the memory to hold it and to decode with it (the warm-up).
 
     Args:
         size: bytes that the weights of a shape take. Those of blocks that the model only stands for
             are added to what was measured.
     """
-    before = memory.resident_bytes()
+    before = process_memory.resident_bytes()
     model = make()
-    after = memory.resident_bytes()
-    restarted = memory.restart_peak()
-    decode(subject, model)
-    peak = memory.peak_bytes() if restarted else None
-    missing = size(subject.config) - size(subject.with_layers(len(model.blocks)))
+    after = process_memory.resident_bytes()
+    restarted = process_memory.restart_peak()
+    workload.decode(model)
+    peak = process_memory.peak_bytes() if restarted else None
+    missing = size(workload.config) - size(workload.with_layers(len(model.blocks)))
 
     def above(found: int | None) -> int | None:
         return None if found is None or before is None else found - before + missing
 
-    return Variant(name, bits, dtype, model, subject.config.n_layers, above(after), above(peak))
+    return Variant(name, bits, dtype, model, workload.config.n_layers, above(after), above(peak))
 
 
-def _full_variant(subject: Subject, form: str) -> Variant:
-    return _made(
-        subject, FULL, None, dtype_of(form),
-        make=lambda: full_model(subject, form),
-        size=lambda config: full_bytes(config, form),
-    )  # fmt: skip
-
-
-def _low_variants(subject: Subject, dtype: str) -> list[Variant]:
-    """The chosen bits of activations, and beside them others on the same weights."""
-    quant = subject.quant
-    if quant is None:
-        return []
-    names = [low_name(subject, bits) for bits in subject.bits]
-    first = _made(
-        subject, names[0], subject.bits[0], dtype_of(dtype),
-        make=lambda: low_model(subject, dtype_of(dtype)),
-        size=lambda config: low_bytes(config, quant),
-    )  # fmt: skip
-    others = [
-        Variant(name, bits, first.dtype, with_bits(first.model, bits), first.layers)
-        for name, bits in zip(names[1:], subject.bits[1:], strict=True)
-    ]
-    for other in others:
-        decode(subject, other.model)  # warm-up
-    return [first, *others]
-
-
-def _decodes(subject: Subject, variants: Sequence[Variant]) -> dict[str, list[float]]:
+def _decodes(workload: Workload, variants: Sequence[Variant]) -> dict[str, list[float]]:
     """Seconds of a decode per round, extrapolated where a model has one block only."""
 
     def timed(variant: Variant) -> Callable[[], float]:
         def run() -> float:
             watch = Stopwatch()
             with watch.running(list(variant.model.blocks)):
-                total = seconds(lambda: decode(subject, variant.model))
+                total = seconds(lambda: workload.decode(variant.model))
             missing = variant.layers / len(variant.model.blocks) - 1
             return total + missing * watch.total
 
         return run
 
     runs = {variant.name: timed(variant) for variant in variants}
-    return interleaved(runs, subject.settings.rounds, subject.seed)
+    return interleaved(runs, workload.settings.rounds, workload.seed)
 
 
 def _described(
-    subject: Subject, variant: Variant, times: Sequence[float], full: Sequence[float]
+    workload: Workload, variant: Variant, times: Sequence[float], full: Sequence[float]
 ) -> dict[str, Any]:
-    tokens = subject.settings.responses * subject.decoding.gen_length
-    low = variant.bits is not None
-    held = memory.held_bytes(variant.model) if low and not variant.extrapolated else None
+    tokens = workload.settings.responses * workload.decoding.gen_length
+    low, held = variant.bits is not None, None
+    counted = memory.weight_bytes(workload.config, 16, 16, 16)
+    if low and workload.quant is not None:
+        counted = low_bytes(workload.config, workload.quant)
+        held = None if variant.extrapolated else memory.held_bytes(variant.model)
     return {
         "name": variant.name,
         "activation_bits": variant.bits,
@@ -207,27 +218,13 @@ def _described(
         "seconds": [round(value, 6) for value in times],
         "tokens_per_second": asdict(Spread.of([tokens / value for value in times])),
         "speedup": asdict(Spread.of(_ratios(full, times))) if low else None,
-        "weight_bytes": _counted_bytes(subject, low) if held is None else held,
+        "weight_bytes": counted if held is None else held,
         "held_bytes": held,
         "resident_bytes": variant.resident,
         "peak_bytes": variant.peak,
-        "parts": parts(subject, variant.model, variant.layers, variant.dtype) if low else None,
+        "parts": parts(workload, variant.model, variant.layers, variant.dtype) if low else None,
     }
 
 
 def _ratios(first: Sequence[float], second: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(first, second, strict=True)]
-
-
-def _counted_bytes(subject: Subject, low: bool) -> int:
-    if low and subject.quant is not None:
-        return low_bytes(subject.config, subject.quant)
-    return memory.weight_bytes(subject.config, 16, 16, 16)
-
-
-def _counted(subject: Subject) -> dict[str, int]:
-    """Bytes of the weights by the bits of linears, head and embedding."""
-    choices = ((16, 16, 16), (4, 16, 16), (4, 8, 16), (4, 8, 8))
-    return {
-        " ".join(map(str, bits)): memory.weight_bytes(subject.config, *bits) for bits in choices
-    }

@@ -1,10 +1,6 @@
-"""Memory of weights, counted from a shape, and of this process, measured."""
+"""Memory of weights: counted from a shape, and held by a model."""
 
-import ctypes
-import gc
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -52,41 +48,3 @@ def held_bytes(model: nn.Module) -> int:
     tensors: Iterable[torch.Tensor] = (*model.parameters(), *model.buffers())
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
-
-
-def available_bytes() -> int | None:
-    """What the system can still give without swapping; None where it does not say."""
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def resident_bytes() -> int | None:
-    """Resident memory of this process, after all that is free was given back; Linux only."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-    return _status("VmRSS:")
-
-
-def restart_peak() -> bool:
-    """Start measuring the peak anew; whether the system allows it."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-        return True
-    return False
-
-
-def peak_bytes() -> int | None:
-    """Highest resident memory of this process, since `restart_peak` if that worked; Linux only."""
-    return _status("VmHWM:")
-
-
-def _status(key: str) -> int | None:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) * 1024
-    return None

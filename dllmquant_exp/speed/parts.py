@@ -1,6 +1,6 @@
 """Where the time of a decode in low bits goes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -11,36 +11,37 @@ from dllmquant_exp.quantization.attention import QuantizedAttention
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.speed.timing import Stopwatch, sampled, seconds
-from dllmquant_exp.speed.variants import Subject, decode
+from dllmquant_exp.speed.workload import Workload
 
 
 def parts(
-    subject: Subject, model: Transformer, layers: int, dtype: torch.dtype
+    workload: Workload, model: Transformer, layers: int, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Share of a decode's time in linears (rotations included), attention and head; and, of its
-    own, that of the rotations.
+    """Shares of a decode's time in linears (rotations included), attention and head; and the
+    rotations' share, timed by themselves.
 
     Args:
-        layers: that the model stands for; what its blocks take counts as often.
+        layers: that the model stands for; the time in its blocks counts as often.
         dtype: of the activations.
     """
-    modules = list(model.modules())
-    inside: Mapping[str, Sequence[nn.Module]] = {
-        "linears": [m for m in modules if isinstance(m, PackedLinear)],
-        "attention": [m for m in modules if isinstance(m, QuantizedAttention)],
+    packed = [m for m in model.modules() if isinstance(m, PackedLinear)]
+    watched: dict[str, list[nn.Module]] = {
+        "linears": [*packed],
+        "attention": [m for m in model.modules() if isinstance(m, QuantizedAttention)],
         "blocks": list(model.blocks),
+        "head": [model.head],
     }
-    watches = {name: Stopwatch() for name in (*inside, "head")}
+    watches = {name: Stopwatch() for name in watched}
     with ExitStack() as stack:
-        for name, group in {**inside, "head": [model.head]}.items():
-            stack.enter_context(watches[name].running(group))
-        total = seconds(lambda: decode(subject, model))
+        for name, modules in watched.items():
+            stack.enter_context(watches[name].running(modules))
+        total = seconds(lambda: workload.decode(model))
     found = {name: watch.total for name, watch in watches.items()}
-    forwards = min(subject.decoding.steps, subject.decoding.gen_length)
+    forwards = min(workload.decoding.steps, workload.decoding.gen_length)
     found["rotations"] = forwards * sum(
-        sampled(_rotation_run(subject, layer, dtype))()
-        for layer in modules
-        if isinstance(layer, PackedLinear) and layer.rotation is not None
+        sampled(_rotation_run(workload, layer, dtype))()
+        for layer in packed
+        if layer.rotation is not None
     )
     times = layers / len(model.blocks)
     total += (times - 1) * found.pop("blocks")
@@ -50,9 +51,9 @@ def parts(
 
 
 def _rotation_run(
-    subject: Subject, layer: PackedLinear, dtype: torch.dtype
+    workload: Workload, layer: PackedLinear, dtype: torch.dtype
 ) -> Callable[[], Tensor]:
-    x = torch.randn(subject.rows, layer.in_features).to(dtype)
+    x = torch.randn(workload.rows, layer.in_features).to(dtype)
     rotation = layer.rotation
     assert rotation is not None
     return lambda: rotated(x, rotation)

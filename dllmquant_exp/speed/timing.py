@@ -36,7 +36,7 @@ class Spread:
 def interleaved(
     variants: Mapping[str, Callable[[], float]], rounds: int, seed: int
 ) -> dict[str, list[float]]:
-    """What each variant returns in each round.
+    """The seconds of each variant in each round.
 
     Args:
         variants: each runs once and returns its seconds.

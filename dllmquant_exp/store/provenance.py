@@ -3,9 +3,7 @@
 import hashlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 import dllmquant_exp
+from dllmquant_exp.store import process_memory
 
 PACKAGE = Path(dllmquant_exp.__file__).parent
 LIBRARIES = ("torch", "transformers", "lm_eval", "numpy", "datasets")
@@ -104,8 +103,7 @@ def _cpu_name() -> str:
 
 def restart_peak_memory(device: torch.device) -> None:
     """Start measuring peaks anew where the system allows it (Linux, CUDA); see `peak_memory`."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    process_memory.restart_peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -113,13 +111,5 @@ def restart_peak_memory(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> dict[str, int | None]:
     """Highest resident memory of this process, and highest allocation on the GPU, in bytes."""
     on_gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"peak_memory_bytes": _peak_resident(), "peak_gpu_memory_bytes": on_gpu}
-
-
-def _peak_resident() -> int:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in KiB except on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    resident = process_memory.peak_bytes()
+    return {"peak_memory_bytes": resident, "peak_gpu_memory_bytes": on_gpu}

@@ -64,7 +64,8 @@ from dllmquant_exp.quantization.quantizers import (
     Quantizer,
     quantize_weight,
 )
-from dllmquant_exp.speed.full_precision import candidates, dtype_of, native_bfloat16, prepack
+from dllmquant_exp.speed.full_precision import candidates, dtype_of, prepack
+from dllmquant_exp.speed.machine import native_bfloat16
 
 A4, A8 = Quantizer(4, False, "per_token"), Quantizer(8, False, "per_token")
 W4 = Quantizer(4, True, "per_channel")

@@ -12,10 +12,10 @@ from dllmquant_exp.reporting.claim_list import CLAIMS, GENERATION, STEPS
 from dllmquant_exp.reporting.claim_pages import claims_document, claims_frame
 from dllmquant_exp.reporting.claims import Verdict, verdicts
 from dllmquant_exp.reporting.comparisons import average_over_seeds, holm
-from dllmquant_exp.reporting.figure_claims import FIGURE_CLAIMS
+from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.rows import ROWS
 from dllmquant_exp.reporting.selection import model_results
-from dllmquant_exp.reporting.speed_claims import SPEED_CLAIMS
+from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
 from dllmquant_exp.reporting.statistics import Estimate
 
 Made = Callable[..., CellResult]

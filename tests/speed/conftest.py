@@ -1,4 +1,4 @@
-"""Small shapes, and a subject that is measured in no time."""
+"""Small shapes, and a workload that is measured in no time."""
 
 import pytest
 
@@ -6,8 +6,7 @@ from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization.attention_settings import AttentionSettings
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
-from dllmquant_exp.speed.settings import SpeedSettings
-from dllmquant_exp.speed.variants import Subject
+from dllmquant_exp.speed.workload import SpeedSettings, Workload
 
 
 @pytest.fixture
@@ -28,11 +27,11 @@ def config():
 
 
 @pytest.fixture
-def subject(config):
-    """subject(field=value, ...): QuaRot with W4A4, and A8 beside it."""
+def workload(config):
+    """workload(field=value, ...): QuaRot with W4A4, and A8 beside it."""
 
     def build(**changes):
-        return Subject(
+        return Workload(
             **{
                 "config": config(),
                 "load": None,

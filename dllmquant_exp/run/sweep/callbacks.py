@@ -120,7 +120,7 @@ def finish(jobs: Sequence[Path]) -> None:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
     from dllmquant_exp.reporting.cells import read_cells
-    from dllmquant_exp.reporting.speed_pages import print_speed_cells
+    from dllmquant_exp.reporting.speed.pages import print_speed_cells
     from dllmquant_exp.reporting.sweep_pages import print_tables
     from dllmquant_exp.reporting.tables import build_tables
     from dllmquant_exp.store.results import RESULT_FILE

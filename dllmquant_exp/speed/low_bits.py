@@ -1,0 +1,188 @@
+"""The packed model, loaded or random, whose embedding, head, norms and biases have 16 bits.
+
+The model that is timed is the one whose bytes are counted: what is not in low bits is held in 16,
+whatever type the blocks compute in. Blocks compute in the type that the embedding gives them.
+
+A random model is made block by block from random whole numbers, so that no weight ever stands
+there in full precision: one of LLaDA-8B's shape needs 5.6 GB (5.2 GiB) instead of 32.
+"""
+
+import copy
+import math
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dllmquant_exp.models.transformer import Block, RMSNorm, Transformer, TransformerConfig
+from dllmquant_exp.quantization.attention import QuantizedAttention
+from dllmquant_exp.quantization.linear import Padding
+from dllmquant_exp.quantization.packed import PackedLinear, pack_model
+from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, quantize
+from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
+from dllmquant_exp.quantization.rotation import RotatedAttention, online_rotations
+from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead, linear_by_rows
+from dllmquant_exp.quantization.settings import QuantSettings
+from dllmquant_exp.speed.full_precision import random_weights
+from dllmquant_exp.speed.machine import native_bfloat16
+from dllmquant_exp.speed.memory import weight_bytes
+from dllmquant_exp.speed.workload import Workload
+from dllmquant_exp.store.process_memory import available_bytes
+
+Module = TypeVar("Module", bound=nn.Module)
+HALF = torch.bfloat16
+MEMORY_SHARE = 0.7  # of what the system can give, for a whole model; the rest is for its work
+
+
+def low_model(workload: Workload, dtype: torch.dtype) -> Transformer:
+    """The model quantized and packed, computing in `dtype`; a random one has a single block where
+    the whole does not fit into memory."""
+    assert workload.quant is not None
+    if workload.load is not None:
+        model = workload.load(dtype)
+        quantize(model, workload.runtime_method, workload.quant, iaaq=workload.iaaq)
+        pack_model(model)
+        return with_half_ends(model, dtype)
+    free = available_bytes()
+    fits = free is None or low_bytes(workload.config, workload.quant) <= MEMORY_SHARE * free
+    return with_half_ends(random_model(workload, workload.config.n_layers if fits else 1), dtype)
+
+
+def low_bytes(config: TransformerConfig, quant: QuantSettings) -> int:
+    """Bytes of a low-bit model's weights, whatever type it computes in; see memory.weight_bytes."""
+    head, embedding = (min(max(bits, 8), 16) for bits in (quant.head_bits, quant.embedding_bits))
+    return weight_bytes(config, 4, head, embedding)
+
+
+def with_bits(module: Module, bits: int) -> Module:
+    """The same module, sharing its tensors, with activations of other bits."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    other = copy.deepcopy(module, shared)
+    for layer in other.modules():
+        if isinstance(layer, PackedLinear):
+            layer.activation = replace(layer.activation, bits=bits)
+    return other
+
+
+class ConvertedEmbedding(nn.Module):
+    """An embedding whose rows are converted as they are looked up."""
+
+    def __init__(self, embedding: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = embedding
+        self.dtype = dtype
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: [...] -> [..., d_model], in `dtype`."""
+        rows: Tensor = self.inner(tokens)
+        return rows.to(self.dtype)
+
+
+class HalfHead(nn.Module):
+    """A language-model head in 16 bits. It multiplies in them where the processor does; elsewhere
+    some rows at a time are converted to the type of its input.
+
+    Args:
+        weight: parameter [vocab_size, d_model], bfloat16.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., d_model] -> [..., vocab_size], in the type of x."""
+        if native_bfloat16():
+            return F.linear(x.to(HALF), self.weight).to(x.dtype)
+        y = x.new_empty(*x.shape[:-1], len(self.weight))
+        for rows, part in linear_by_rows(x, self.weight):
+            y[..., rows] = part
+        return y
+
+
+def with_half_ends(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Put everything of a packed model that is not in low bits into 16; blocks compute in `dtype`.
+
+    Changes the model. An embedding or a head of 8 bits stays as it is.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(HALF)
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear) and layer.bias is not None:
+            layer.bias = layer.bias.to(HALF)
+    model.set_submodule("embedding", ConvertedEmbedding(model.embedding, dtype))
+    if isinstance(model.head, nn.Linear):
+        model.set_submodule("head", HalfHead(model.head.weight))
+    return model
+
+
+def random_block(workload: Workload, generator: torch.Generator) -> Block:
+    """A block as `quantize` and `pack_model` make it: the same modules, with random numbers, and
+    norms and biases in 16 bits. It computes in the type of its input.
+
+    Raises:
+        QuantizationError: a size without a Hadamard matrix, or settings that cannot be packed.
+    """
+    quant, rotation = workload.quant, workload.method.rotation
+    assert quant is not None and quant.activation is not None and quant.weight is not None
+    with torch.device("meta"):
+        block = Block(workload.config)
+    for norm in (block.attention_norm, block.ffn_norm):
+        _set_norm(norm)
+    padding = None
+    if quant.activation.granularity == "per_request":
+        padding = Padding()
+        block.register_forward_pre_hook(padding.read)
+    online = {} if rotation is None else online_rotations(block)
+    for name in BLOCK_LINEARS:
+        linear = block.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        rows, inputs = linear.weight.shape
+        weight = _random_numbers(rows, inputs, quant.weight, generator)
+        bias = None if linear.bias is None else torch.zeros(rows, dtype=HALF)
+        packed = PackedLinear(weight, bias, quant.activation, padding, rotation=online.get(name))
+        setattr(block, name, packed)
+    if quant.attention is not None:
+        block.attention = QuantizedAttention(quant.attention, workload.iaaq)
+    if rotation is not None and rotation.keys:
+        block.attention = RotatedAttention(block.attention, workload.config.head_dim)
+    return block.eval()
+
+
+def random_model(workload: Workload, layers: int) -> Transformer:
+    """A whole packed model of `random_block`s; what is not in low bits is in 16."""
+    config, quant = workload.with_layers(layers), workload.quant
+    assert quant is not None
+    generator = torch.Generator().manual_seed(workload.seed)
+    with torch.device("meta"):
+        model = Transformer(config)
+    for n in range(layers):
+        model.blocks[n] = random_block(workload, generator)
+    _set_norm(model.final_norm)
+    for name, bits in (("embedding", quant.embedding_bits), ("head", quant.head_bits)):
+        quantizer = quant.rows(bits)
+        if quantizer is None:
+            random_weights(model.get_submodule(name), HALF, workload.seed)
+        else:
+            rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
+            rounded = QuantizedEmbedding if name == "embedding" else QuantizedHead
+            model.set_submodule(name, rounded(rows, HALF))
+    return model.eval()
+
+
+def _random_numbers(
+    rows: int, inputs: int, quantizer: Quantizer, generator: torch.Generator
+) -> QuantizedWeight:
+    """Whole numbers of the quantizer's grid, all alike likely; every row has about length 1."""
+    numbers = torch.randint(
+        quantizer.lowest, quantizer.highest + 1, (rows, inputs), dtype=torch.int8,
+        generator=generator,
+    )  # fmt: skip
+    deviation = (quantizer.highest - quantizer.lowest + 1) / math.sqrt(12)
+    return QuantizedWeight(numbers, torch.full((rows, 1), 1 / (deviation * math.sqrt(inputs))))
+
+
+def _set_norm(norm: RMSNorm) -> None:
+    norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=HALF), requires_grad=False)

@@ -1,0 +1,183 @@
+"""Table 4 from made-up results: the paper's columns, what is extrapolated, and what failed."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_results import MEASURED
+
+from dllmquant_exp.__main__ import main
+from dllmquant_exp.reporting.cells import CellResult, read_result
+from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.speed.pages import notes, speed_document, speed_grids
+from dllmquant_exp.reporting.speed.results import speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.tables import build_tables
+from dllmquant_exp.reporting.writers import FORMATS
+
+
+@pytest.fixture
+def cells(write_speed: Callable[..., Path]) -> list[CellResult]:
+    made = [("quarot", "llada_8b"), ("rtn", "llada_8b"), ("rtn", "micro_llada")]
+    return [read_result(write_speed(*words)) for words in made]
+
+
+def test_rows_stand_in_the_papers_columns_with_its_numbers(cells: list[CellResult]) -> None:
+    llada, micro = speed_blocks(cells)
+    assert llada.title == "llada_8b (its shape, random weights)"
+    grid = speed_grids(llada)["speed"]
+    assert [name for name, _ in grid.lines] == [
+        "rtn\nW4A4", "rtn\nW4A8", "quarot\nW4A4", "quarot\nW4A8",
+    ]  # fmt: skip
+    assert grid.lines[0][1] == (
+        "2* (1.8 to 2.2)", "4 (3.6 to 4.4)", "2 (1.8 to 2.2)", "15.00 GiB", "5.00 GiB", "3.00",
+    )  # fmt: skip
+    assert grid.lines[1][1][1:3] == ("3.2 (2.88 to 3.52)", "1.6 (1.44 to 1.76)")
+    paper = speed_grids(llada)["paper"]
+    assert paper.lines == (("LLADA", ("34.59", "50.14", "1.71", "15.89", "4.91", "3.24")),)
+    assert paper.columns == grid.columns
+    assert micro.title == "micro_llada (embedded stand-in)"
+    assert "paper" not in speed_grids(micro)
+
+
+def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
+    grids = speed_grids(speed_blocks(cells)[0])
+    assert grids["block"].lines == (
+        ("bfloat16", ("20 (20 to 30)", "1 (1 to 1)")),
+        ("rtn\nW4A4, float32", ("10 (10 to 10)", "2 (1.9 to 2.5)")),
+        ("quarot\nW4A4, float32", ("10 (10 to 10)", "2 (1.9 to 2.5)")),
+    )
+    assert grids["parts"].columns == ("linears", "rotations", "attention", "head", "rest")
+    assert grids["parts"].lines[0] == ("rtn\nW4A4", ("50.0", "6.0", "20.0", "10.0", "20.0"))
+    names = [name for name, _ in grids["resident"].lines]
+    assert names[:2] == ["rtn\nfull precision, bfloat16", "rtn\nW4A4"] and len(names) == 4
+    # Full precision was measured on one block: the sum with the others is marked.
+    assert grids["resident"].lines[0][1] == ("15.00 GiB*", "22.50 GiB*", "30.00 GiB*")
+    assert grids["resident"].lines[1][1] == ("5.00 GiB", "7.50 GiB", "10.00 GiB")
+    assert [texts[2] for _, texts in grids["counted"].lines] == ["1.00", "3.00", "3.75", "5.00"]
+
+
+def test_cells_of_one_row_that_differ_are_lines_of_their_own(
+    write_speed: Callable[..., Path],
+) -> None:
+    def read(machine: dict[str, Any], **quant: int) -> CellResult:
+        measured = {**MEASURED, "machine": {**MEASURED["machine"], **machine}}
+        cell = read_result(write_speed("rtn", "llada_8b", measured))
+        config = {**cell.config, "quant": {**cell.config["quant"], **quant}}
+        return replace(cell, config=config, config_hash=str(quant))
+
+    usual, narrow, slow = read({}), read({}, head_bits=8), read({"execution": "reference"})
+    other = read_result(write_speed("quarot", "llada_8b"))
+    (block,) = speed_blocks([usual, narrow, other])
+    grid = speed_grids(block)["speed"]
+    assert [name for name, _ in grid.lines[::2]] == [
+        "rtn\nhead_bits=16\nW4A4", "rtn\nhead_bits=8\nW4A4", "quarot\nW4A4",
+    ]  # fmt: skip
+    frame = speed_frame([block])
+    assert list(dict.fromkeys(frame.settings)) == ["head_bits=16", "head_bits=8", ""]
+    assert any(note.startswith("rtn, head_bits=8: A CPU") for note in notes(block))
+    (by_machine,) = speed_blocks([usual, slow, usual])
+    assert [by_machine.name(cell) for cell in by_machine.cells] == [
+        "rtn\nexecution=avx2", "rtn\nexecution=reference",
+    ]  # fmt: skip
+    assert by_machine.repeated == 1
+    assert "1 results have newer ones of the same settings, shown here." in notes(by_machine)
+
+
+def test_notes_say_how_it_was_measured(write_speed: Callable[..., Path]) -> None:
+    slow = {**MEASURED, "machine": {"execution": "reference", "native_bfloat16": False,
+                                    "load": [3.5, 4]}}  # fmt: skip
+    written = [write_speed("rtn", "llada_8b", slow), write_speed("quarot", "llada_8b", None)]
+    (block,) = speed_blocks(map(read_result, written))
+    text = " ".join(notes(block))
+    assert "failed: quarot: ValueError: it broke" in text
+    assert "A CPU, 2 threads, reference execution" in text
+    assert "before and after: 3.5, 4" in text
+    assert "* extrapolated" in text and "would be emulated" in text and "weights: random" in text
+
+
+def test_speed_is_in_no_table_of_scores(cells: list[CellResult], made: Any) -> None:
+    scored = made("rtn", "gsm8k", [1, 0])
+    assert model_results([*cells, scored])[0].model == "micro" and not of_no_row(cells)
+    assert len(model_results(cells)) == 0 and build_tables(cells) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_holds_the_numbers(cells: list[CellResult], name: str) -> None:
+    text = FORMATS[name][1](speed_document(speed_blocks(cells)))
+    assert "50.14" in text and "15.00 GiB" in text and "quarot" in text
+
+
+def test_a_line_per_variant_with_what_stands_behind_it(cells: list[CellResult]) -> None:
+    frame = speed_frame(speed_blocks(cells))
+    assert len(frame) == 9 and set(frame["state"]) == {"finished"}
+    line = frame[(frame.model == "llada_8b") & (frame.row == "quarot") & (frame.variant == "W4A4")]
+    (found,) = line.to_dict("records")
+    assert found["tokens_per_second"] == 4 and found["speedup"] == 2
+    assert (found["type"], found["cpu"], found["load_after"]) == ("float32", "A CPU", 1.0)
+
+
+def test_the_command_writes_table_4(
+    cells: list[CellResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "table=table4"]) == 1  # of nine cells one is there, and two of llada_8b
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("missing: ")][-7:] == [
+        "missing: micro_llada, quarot: speed",
+        "missing: micro_llada, dllmquant_plusplus: speed",
+        "missing: micro_llada_1_5: every cell of Table 4",
+        "missing: micro_dream: every cell of Table 4",
+        "missing: llada_8b, dllmquant_plusplus: speed",
+        "missing: llada_1_5: every cell of Table 4",
+        "missing: dream_7b: every cell of Table 4",
+    ]
+    assert "Table 4." in out and "llada_8b (its shape, random weights)" in out
+    folder = tmp_path / "runs" / "tables" / "report"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "table4.csv", "table4.html", "table4.md", "table4.tex",
+        "table4_cells.csv", "table4_cells.parquet",
+    ]  # fmt: skip
+    with (folder / "table4_cells.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    # Nine lines of what was measured; 3 * 3 rows of models without any, 1 + 2 of the others.
+    assert Counter(line["state"] for line in lines) == {"finished": 9, "missing": 15}
+    assert main(["report", "sweep=tables"]) == 0
+    assert "what the paper prints for LLADA" in capsys.readouterr().out
+
+
+def test_a_sweep_without_speed_has_no_table_4(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    made("rtn", "gsm8k", [1, 0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "table=table4"]) == 1
+    assert "missing: Table 4: no results" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_rows_of_the_preset_that_are_missing_or_failed_are_seen(
+    write_speed: Callable[..., Path], embedded: bool
+) -> None:
+    model = "micro_llada" if embedded else "llada_8b"
+    cells = [
+        read_result(write_speed("rtn", model)),
+        read_result(write_speed("quarot", model, None)),
+    ]
+    (block,) = speed_blocks(cells, {model: embedded})
+    assert speed_gaps([block]) == [
+        f"missing: {model}, dllmquant_plusplus: speed",
+        f"failed: {model}, quarot: speed: ValueError: it broke",
+    ]
+    lines = dict(speed_grids(block)["speed"].lines)
+    assert set(lines["dllmquant_plusplus"]) == {"-"} and set(lines["quarot"]) == {"failed"}
+    states = speed_frame([block]).set_index("row")["state"]
+    assert states.groupby(level=0).first().to_dict() == {
+        "rtn": "finished", "quarot": "failed", "dllmquant_plusplus": "missing",
+    }  # fmt: skip
+    (without,) = speed_blocks([], {model: embedded})
+    assert without.embedded == embedded
+    assert speed_gaps([without]) == [f"missing: {model}: every cell of Table 4"]
