@@ -1,37 +1,29 @@
-"""Help and subcommands: everything on the command line that is not a composition for Hydra."""
+"""Help and subcommands: everything on the command line that is not a composition for Hydra.
 
-import gc
+A command's settings are declared once, in `COMMANDS`. What a command runs is imported when it runs,
+so that help and refusals come at once.
+"""
+
+import argparse
+import difflib
 import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
-
-import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from types import SimpleNamespace
+from typing import Any
 
 import dllmquant_exp
-from dllmquant_exp.command_help import HELP
+from dllmquant_exp.config.folder import Folders, config_folder, split_folders
 from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.store.results import TABLES_SWEEP
-from dllmquant_exp.store.schema import read, unknown_key
-from dllmquant_exp.store.tracking import TrackingSettings, check_tracking
+from dllmquant_exp.store.schema import unknown_key
 
+Given = SimpleNamespace  # settings by name; None where nothing is given
 PROGRAM = "python -m dllmquant_exp"
-COMMANDS = {
-    "plan": "print what a sweep will take (time, memory, disk per cell) without running it",
-    "train": "train an embedded model by its recipe; a killed training goes on where it stopped",
-    "report": "print the table of a sweep from its result files; report table=table1 (to 6, "
-    "or all): the paper's table; report claims: a verdict on each of its claims; report audit: "
-    "what does not add up in its numbers. The last three write files as well",
-    "figures": "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
-    "random-checkpoint": "write a small random checkpoint in an official layout, to try things on",
-}
+HELP_FLAGS = ("-h", "--help")
 GROUPS = {
     "model": "which checkpoint",
     "method": "full precision, or how it is quantized",
@@ -63,158 +55,281 @@ EXAMPLES = (
 )  # fmt: skip
 
 
-def dispatch(words: Sequence[str], config_folder: Path) -> int | None:
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a command, written name=value."""
+
+    help: str
+    default: Any = None  # None: left to the command
+    kind: type = str
+    choices: tuple[str, ...] = ()
+    needed: bool = False
+
+    def read(self, name: str, text: str) -> Any:
+        """The value that a text stands for.
+
+        Raises:
+            ConfigError: it stands for none.
+        """
+        if self.choices and text not in self.choices:
+            raise ConfigError(f"{name} = {text!r} is not one of: {', '.join(self.choices)}")
+        try:
+            return self.kind(text)
+        except ValueError as error:
+            wanted = "whole number" if self.kind is int else "number"
+            raise ConfigError(f"{name} = {text!r} is not a {wanted}") from error
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        summary: for the list of commands.
+        text: of its own help.
+        run: called with the settings by name, the other words and the folders of options; returns
+            the exit status.
+        composes: other words are those of an experiment, as in `model=... -m`.
+        examples: command lines without the program.
+    """
+
+    summary: str
+    text: str
+    settings: Mapping[str, Setting]
+    run: Callable[[Given, list[str], Folders], int]
+    composes: bool = False
+    examples: tuple[str, ...] = field(default=())
+
+
+def dispatch(words: Sequence[str]) -> int | None:
     """Handle help and subcommands. Returns an exit status, or None where Hydra is meant."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal or file that does not know a letter
             stream.reconfigure(errors="backslashreplace")
-    if words and _is_command(words[0]):
-        return _run_command(words[0], words[1:], config_folder)
-    if {"-h", "--help"} & set(words):
-        print_help(config_folder, Console())
+    try:
+        folders, rest = split_folders(words)
+        if rest and "=" not in rest[0] and rest[0][:1] not in "-+~":
+            return _run_command(rest, folders)
+    except Refusal as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if set(HELP_FLAGS) & set(rest):
+        print_help(folders)
         return 0
-    if list(words) == ["--version"]:
+    if rest == ["--version"]:
         print(f"dllmquant-exp {dllmquant_exp.__version__}")
         return 0
     return None
 
 
-def _is_command(word: str) -> bool:
-    return "=" not in word and word[:1] not in ("-", "+", "~")
-
-
-def _run_command(name: str, words: Sequence[str], config_folder: Path) -> int:
-    if name in HELP and {"-h", "--help"} & set(words):
-        print(HELP[name], end="")
-        return 0
-    try:
-        if name == "train":
-            from dllmquant_exp.models.embedded.train import main
-
-            return main(list(words))
-        if name == "report":
-            with _without_gc():
-                return report(words, config_folder)
-        if name == "figures":
-            from dllmquant_exp.probes.command import main as figures
-
-            return figures(words, config_folder)
-        if name == "plan":
-            from dllmquant_exp.run.plan.command import plan
-
-            return plan(words, config_folder, Console())
-        if name == "random-checkpoint":
-            return random_checkpoint(words)
+def _run_command(words: Sequence[str], folders: Folders) -> int:
+    name, rest = words[0], list(words[1:])
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(
-            f"{name!r} is not a command (there are: {', '.join(COMMANDS)}); settings are written "
-            f"setting=value, see {PROGRAM} --help"
+            f"{name!r} is not a command{hint} (there are: {', '.join(COMMANDS)}); settings are "
+            f"written setting=value, see {PROGRAM} --help"
         )
-    except Refusal as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    command = COMMANDS[name]
+    if name == "report":
+        pages = [word for word in rest[:1] if "=" not in word and word[0] != "-"]
+        page = pages[0] if pages else "table" if _names_a_table(rest) else "sweep"
+        if page not in REPORTS:
+            raise ConfigError(f"there is no report {page!r} (there are: {', '.join(REPORTS)})")
+        name, command, rest = f"report {page}", REPORTS[page], rest[len(pages) :]
+    try:
+        given = _parser(name, command).parse_intermixed_args(rest)
+    except SystemExit as end:  # argparse has printed help, or what is wrong
+        return int(end.code or 0)
+    values, others = read_words(name, command, given.words)
+    flags = ["-m"] if command.composes and given.multirun else []
+    return command.run(SimpleNamespace(**values), [*flags, *others], folders)
 
 
-def read_settings(
-    command: str, words: Sequence[str], defaults: Mapping[str, str | None]
-) -> dict[str, str]:
-    """`key=value` words over defaults; a default of None must be given.
+def _names_a_table(words: Sequence[str]) -> bool:
+    """Whether `table=` is among the words, or means to be."""
+    names = [word.partition("=")[0] for word in words]
+    return bool(difflib.get_close_matches("table", names, n=1, cutoff=0.8))
+
+
+def _parser(name: str, command: Command) -> argparse.ArgumentParser:
+    lines = [f"{key}={'...' if s.default is None else s.default}" for key, s in
+             command.settings.items()]  # fmt: skip
+    width = max((len(line) for line in lines), default=0) + 2
+    listed = [
+        f"  {line:{width}}{setting.help}"
+        + (f" ({', '.join(setting.choices)})" if setting.choices else "")
+        for line, setting in zip(lines, command.settings.values(), strict=True)
+    ]
+    examples = [f"  {PROGRAM} {example}" for example in command.examples]
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        usage="%(prog)s [--config-dir FOLDER] [setting=value ...]",
+        description=command.text,
+        epilog="\n".join(["settings:", *listed, "", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="setting=value", help=argparse.SUPPRESS)
+    if command.composes:
+        parser.add_argument("-m", "--multirun", action="store_true", help="as without the command")
+    return parser
+
+
+def read_words(
+    name: str, command: Command, words: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """A command's settings by name, defaults included, and the words that are an experiment's.
 
     Raises:
-        ConfigError: a word without `=`, an unknown key, or a missing one.
+        ConfigError: a word that is no setting, is given twice, or is missing.
     """
-    given: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    others: list[str] = []
+    known = command.settings
     for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            usage = " ".join(f"{k}=..." if v is None else f"[{k}={v}]" for k, v in defaults.items())
-            raise ConfigError(f"{word!r} is not setting=value; usage: {PROGRAM} {command} {usage}")
-        if key not in defaults:
-            raise ConfigError(unknown_key(key, defaults, command))
-        if key in given:
+        key, equals, text = word.partition("=")
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if not equals and not (command.composes and word.startswith("~")):
+            raise ConfigError(f"{word!r} is not setting=value, see {PROGRAM} {name} --help")
+        if key in values:
             raise ConfigError(f"{key} is given twice")
-        given[key] = value
-    missing = [key for key, value in defaults.items() if value is None and key not in given]
+        if key in known:
+            values[key] = known[key].read(key, text)
+        elif not command.composes or (near and key not in GROUPS):
+            raise ConfigError(unknown_key(key, known, name))
+        else:
+            others.append(word)
+    missing = [key for key, setting in known.items() if setting.needed and key not in values]
     if missing:
-        raise ConfigError(f"{command} needs {' and '.join(f'{key}=...' for key in missing)}")
-    return {**{k: v for k, v in defaults.items() if v is not None}, **given}
+        raise ConfigError(f"{name} needs {' and '.join(f'{key}=...' for key in missing)}")
+    return {key: setting.default for key, setting in known.items()} | values, others
 
 
-@contextmanager
-def _without_gc() -> Iterator[None]:
-    """A report reads a million small objects, none of them garbage: looking for cycles in them,
-    again and again, takes a tenth of its time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def _present(given: Given) -> dict[str, Any]:
+    return {name: value for name, value in vars(given).items() if value is not None}
 
 
-def report(words: Sequence[str], config_folder: Path) -> int:
-    """`report [sweep=...]`, `report table=...`, `report claims` and `report audit`."""
-    if words[:1] == ["audit"]:
-        from dllmquant_exp.reporting.commands import report_audit
+def _plan(given: Given, words: list[str], folders: Folders) -> int:
+    line = _experiment_words(words, folders)
+    from dllmquant_exp.run.plan.command import plan
 
-        values = read_settings("report audit", words[1:], _FILES)
-        return report_audit(_report_folder(values))
-    if words[:1] == ["claims"]:
-        from dllmquant_exp.reporting.commands import report_claims
-        from dllmquant_exp.reporting.presets import read_presets
-
-        values = read_settings("report claims", words[1:], _PAPER_REPORT)
-        return report_claims(
-            Path(values["runs_dir"]),
-            values["sweep"],
-            _report_folder(values),
-            values["format"],
-            read_presets(config_folder),
-            _models(values),
-        )
-    if words and "=" not in words[0]:
-        pages = "report sweep=..., report table=table1 (to 6, or all), report claims, report audit"
-        raise ConfigError(f"there is no report {words[0]!r} (there are: {pages})")
-    if any(word.startswith("table=") for word in words):
-        from dllmquant_exp.reporting.commands import report_tables
-        from dllmquant_exp.reporting.presets import read_presets
-
-        defaults = {"table": None, **_PAPER_REPORT, "tracking": "off"}
-        values = read_settings("report", words, defaults)
-        return report_tables(
-            values["table"],
-            Path(values["runs_dir"]),
-            values["sweep"],
-            _report_folder(values),
-            values["format"],
-            read_presets(config_folder),
-            _tracking(config_folder, values["tracking"]),
-            _models(values),
-        )
-    return _report_sweep(words)
+    return plan(line, given.on, given.utilisation, given.throughput)
 
 
-_FILES = {"runs_dir": "runs", "sweep": TABLES_SWEEP, "folder": ""}
-_PAPER_REPORT = {**_FILES, "model": "", "format": "all"}
+def _figures(given: Given, words: list[str], folders: Folders) -> int:
+    line = _experiment_words(words, folders)
+    from dllmquant_exp.probes.command import figures
+
+    return figures(_present(given), [*folders.words, *line.texts], config_folder())
 
 
-def _models(values: Mapping[str, str]) -> list[str]:
+def _experiment_words(words: list[str], folders: Folders) -> Any:
+    from dllmquant_exp.config.overrides import Overrides
+
+    line = Overrides.read([*folders.words, *words])
+    line.check_names()
+    return line
+
+
+def _train(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.models.embedded.train import train_model
+
+    return train_model(given.model, given.folder, given.threads, steps=given.steps, seed=given.seed)
+
+
+def _random_checkpoint(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.models.checkpoints import random_checkpoint
+
+    folder = random_checkpoint(**_present(given))
+    print(f"wrote {folder}")
+    return 0
+
+
+def _report_sweep(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.reporting.cells import of_models, read_sweep
+    from dllmquant_exp.reporting.speed_pages import print_speed_cells
+    from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
+    from dllmquant_exp.reporting.tables import build_tables
+    from dllmquant_exp.store.unfinished import unfinished_cells
+
+    runs_dir, models = Path(given.runs_dir), _models(given)
+    cells, problems = read_sweep(runs_dir, given.sweep)
+    cells = of_models(cells, models)
+    unfinished = unfinished_cells(runs_dir, given.sweep, models)
+    tables = build_tables(cells)
+    if given.format == "csv":
+        print(to_csv(tables), end="")
+        for gap in (gap for table in tables for gap in table.gaps):
+            print(f"missing: {gap}", file=sys.stderr)
+        for problem in problems:
+            print(f"unreadable: {problem}", file=sys.stderr)
+    else:
+        from rich.console import Console
+
+        print_speed_cells(cells, Console())
+        print_tables(tables, problems, Console())
+    if not cells:
+        print(f"no results in {runs_dir / given.sweep} yet", file=sys.stderr)
+    for line in unfinished:
+        print(f"unfinished: {line}", file=sys.stderr)
+    whole = cells and all(cell.status == "finished" for cell in cells)
+    return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
+
+
+def _report_table(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.reporting.commands import report_tables
+
+    folder, tracking = _report_folder(given), _tracking(folders, given.tracking)
+    runs_dir, presets = Path(given.runs_dir), _presets(folders)
+    return report_tables(
+        given.table, runs_dir, given.sweep, folder, given.format, presets, tracking, _models(given)
+    )
+
+
+def _report_claims(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.reporting.commands import report_claims
+
+    runs_dir, presets = Path(given.runs_dir), _presets(folders)
+    folder = _report_folder(given)
+    return report_claims(runs_dir, given.sweep, folder, given.format, presets, _models(given))
+
+
+def _report_audit(given: Given, words: list[str], folders: Folders) -> int:
+    from dllmquant_exp.reporting.commands import report_audit
+
+    return report_audit(_report_folder(given))
+
+
+def _models(given: Given) -> list[str]:
     """Those that are named, separated by commas; none means all."""
-    return [name.strip() for name in values["model"].split(",") if name.strip()]
+    return [name.strip() for name in (given.model or "").split(",") if name.strip()]
 
 
-def _report_folder(values: Mapping[str, str]) -> Path:
+def _report_folder(given: Given) -> Path:
     """Where files go; by default beside the cells, where no sweep looks for results."""
-    return Path(values["folder"] or Path(values["runs_dir"], values["sweep"], "report"))
+    return Path(given.folder or Path(given.runs_dir, given.sweep, "report"))
 
 
-def _tracking(config_folder: Path, name: str) -> TrackingSettings:
+def _presets(folders: Folders) -> list[dict[str, list[str]]]:
+    from dllmquant_exp.reporting.presets import read_presets
+
+    return [preset for folder in folders for preset in read_presets(folder)]
+
+
+def _tracking(folders: Folders, name: str) -> Any:
     """An option of the group `tracking`, checked.
 
     Raises:
         ConfigError, TrackingError: no such option, or one that cannot be used here.
     """
-    options = {path.stem: path for path in sorted((config_folder / "tracking").glob("*.yaml"))}
+    import yaml
+
+    from dllmquant_exp.store.schema import read
+    from dllmquant_exp.store.tracking import TrackingSettings, check_tracking
+
+    options = folders.options("tracking")
     if name not in options:
         raise ConfigError(f"tracking = {name!r} is not one of: {', '.join(options)}")
     settings = read(TrackingSettings, yaml.safe_load(options[name].read_text("utf-8")), "tracking")
@@ -222,99 +337,139 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
     return settings
 
 
-def _report_sweep(words: Sequence[str]) -> int:
-    """`report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]`."""
-    from dllmquant_exp.reporting.cells import of_models, read_sweep
-    from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
-    from dllmquant_exp.reporting.tables import build_tables
-    from dllmquant_exp.store.unfinished import unfinished_cells
+_RUNS = {"runs_dir": Setting("where results are", "runs")}
+_SOME = {"model": Setting("of these models alone, separated by commas")}
+_FOLDER = {"folder": Setting("where files go (default: <runs_dir>/<sweep>/report)")}
+_TABLES = {"sweep": Setting("whose results", "tables")}
+_FORMAT = {"format": Setting("or some of markdown, latex, csv, html, separated by commas", "all")}
+_STATUS = "Exit status 1: cells are missing, failed or unreadable; they are named."
+REPORTS = {
+    "sweep": Command(
+        "the tables of a sweep",
+        f"Prints a sweep's tables from its result files, and runs nothing. {_STATUS}\n\n"
+        "Other reports write files as well: report table=table1 (to table6, or all), the\n"
+        "paper's tables beside its numbers; report claims, a verdict on each of its claims;\n"
+        "report audit, what does not add up in its printed numbers. Each has its own --help.",
+        {"sweep": Setting("whose results", "default"), **_RUNS, **_SOME,
+         "format": Setting("what is printed", "table", choices=("table", "csv"))},
+        _report_sweep, examples=("report sweep=seeds", "report table=all", "report claims"),
+    ),
+    "table": Command(
+        "the paper's tables",
+        f"Prints the paper's tables beside its numbers, and writes them to files. {_STATUS}",
+        {"table": Setting("table1 to table6, or all", needed=True), **_TABLES, **_RUNS, **_SOME,
+         **_FOLDER, **_FORMAT,
+         "tracking": Setting("an option of the group: tables go to W&B too", "off")},
+        _report_table, examples=("report table=table1", "report table=all model=micro_llada"),
+    ),
+    "claims": Command(
+        "a verdict on each of the paper's claims",
+        f"Prints a verdict on each of the paper's claims, for each model. {_STATUS}",
+        {**_TABLES, **_RUNS, **_SOME, **_FOLDER, **_FORMAT},
+        _report_claims, examples=("report claims",),
+    ),
+    "audit": Command(
+        "what does not add up in the paper's numbers",
+        "Prints what does not add up in the paper's own printed numbers. Needs no results.",
+        {**_TABLES, **_RUNS, **_FOLDER},
+        _report_audit, examples=("report audit folder=audit",),
+    ),
+}  # fmt: skip
+COMMANDS = {
+    "plan": Command(
+        "print what a sweep will take (time, memory, disk per cell) without running it",
+        "Prints what the same command without `plan` would do, and runs none of it: the cells,\n"
+        "which of them are finished, what they share, and an estimate of time, memory and disk.\n"
+        "No weights are loaded and nothing is downloaded. All other words are the sweep's.",
+        {"on": Setting("here: this machine, measured for two seconds; or a named GPU, as h100 "
+                       "(default: here, and a100 where device=cuda and this machine has no GPU)"),
+         "utilisation": Setting("of a named GPU's peak", 0.4, float),
+         "throughput": Setting("matrix products in FLOP/s, as 1.2e14, in place of what is measured "
+                               "or stated", kind=float)},
+        _plan, composes=True,
+        examples=("plan -m row=fp,rtn,awq limit=100",
+                  "plan table=table1 models=paper device=cuda dtype=bfloat16 on=h100"),
+    ),
+    "train": Command(
+        "train an embedded model by its recipe; a killed training goes on where it stopped",
+        "Trains an embedded model by its recipe. A killed training goes on where it stopped.",
+        {"model": Setting("which recipe", "micro_llada"),
+         "folder": Setting("where it is written (default: runs/train/<model>)"),
+         "threads": Setting("of the CPU", 2, int),
+         "steps": Setting("of training (default: the recipe's)", kind=int),
+         "seed": Setting("(default: the recipe's)", kind=int)},
+        _train, examples=("train model=micro_dream",),
+    ),
+    "report": REPORTS["sweep"],
+    "figures": Command(
+        "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
+        "Measures a model for each figure, keeps the numbers under <runs_dir>/figures and\n"
+        "draws them as PNG and PDF. What is recorded already is drawn again without measuring.\n"
+        "Figures 1 to 6 are the paper's; 7 (ablation) and 8 (paper and ours) are drawn from the\n"
+        "results of a sweep; 9 is the sensitivity of each layer.\n\n"
+        "All other words are those of an experiment (model, runs_dir, device, threads, ...). A\n"
+        "setting that none of the chosen figures reads is refused. `report claims` is decided by\n"
+        "figures recorded with a model's own settings (but any number of prompts) and checkpoint,\n"
+        "and names the others. With seed=0,1,2 each is recorded, and claims cover its choice too:\n"
+        "the seed of figure 2's calibration sets, of the positions that get figure 4's noise, and\n"
+        "of the tokens that figure 6 draws.",
+        {"figure": Setting("or some of 1 to 9, separated by commas", "all"),
+         "prompts": Setting("the task's first ones (default: 64; 1000 for a published checkpoint); "
+                            "claims need 6, and with n of them no p-value is below 2^(1-n)",
+                            kind=int),
+         "task": Setting("where prompts are from (default: micro_gsm8k; piqa where published)"),
+         "gen_length": Setting("of the decodes (default: as for calibration)", kind=int),
+         "steps": Setting("of the decodes (default: as for calibration)", kind=int),
+         "blocks": Setting("of the decodes (default: 4)", kind=int),
+         "prompt": Setting("whose decode and attention figures 3 to 5 show (default: 0)", kind=int),
+         "layer": Setting("of figure 3 (default: -1, the middle one)", kind=int),
+         "head": Setting("of figures 3 and 5 (default: 0)", kind=int),
+         "noise": Setting("figure 4's, as a share of the RMS of a block's output (default: 0.5)",
+                          kind=float),
+         "states": Setting("per prompt, for figure 9 (default: 4)", kind=int),
+         "sweep": Setting("whose results figures 7 and 8 show (default: tables)")},
+        _figures, composes=True, examples=("figures figure=2 model=micro_dream prompts=16",),
+    ),
+    "random-checkpoint": Command(
+        "write a small random checkpoint in an official layout, to try things on",
+        "Writes a small checkpoint with random weights in an official layout, to try things on.",
+        {"architecture": Setting("its layout", needed=True, choices=("llada", "dream")),
+         "folder": Setting("where it is written", needed=True),
+         "seed": Setting("of the weights", 0, int),
+         "d_model": Setting("width", 64, int),
+         "n_layers": Setting("blocks", 2, int),
+         "max_length": Setting("tokens", 2048, int),
+         "tokenizer_from": Setting("a checkpoint (default: a small tokenizer of its own)")},
+        _random_checkpoint, examples=("random-checkpoint architecture=dream folder=small",),
+    ),
+}  # fmt: skip
 
-    values = read_settings(
-        "report", words, {"sweep": "default", "runs_dir": "runs", "model": "", "format": "table"}
-    )
-    if values["format"] not in ("table", "csv"):
-        raise ConfigError(f"format = {values['format']!r} is not one of: table, csv")
-    runs_dir, sweep, models = Path(values["runs_dir"]), values["sweep"], _models(values)
-    cells, problems = read_sweep(runs_dir, sweep)
-    cells = of_models(cells, models)
-    unfinished = unfinished_cells(runs_dir, sweep, models)
-    tables = build_tables(cells)
-    if values["format"] == "csv":
-        print(to_csv(tables), end="")
-        for gap in (gap for table in tables for gap in table.gaps):
-            print(f"missing: {gap}", file=sys.stderr)
-        for problem in problems:
-            print(f"unreadable: {problem}", file=sys.stderr)
-    else:
-        print_speed_cells(cells, Console())
-        print_tables(tables, problems, Console())
-    if not cells:
-        print(f"no results in {runs_dir / sweep} yet", file=sys.stderr)
-    for line in unfinished:
-        print(f"unfinished: {line}", file=sys.stderr)
-    whole = cells and all(cell.status == "finished" for cell in cells)
-    return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
 
-
-def random_checkpoint(words: Sequence[str]) -> int:
-    """`random-checkpoint architecture=llada|dream folder=DIR [seed=0] ...`."""
-    from dllmquant_exp.models.checkpoints import random_checkpoint as write
-    from dllmquant_exp.models.transformer import Architecture
-
-    values = read_settings(
-        "random-checkpoint",
-        words,
-        {
-            "architecture": None,
-            "folder": None,
-            "seed": "0",
-            "d_model": "64",
-            "n_layers": "2",
-            "max_length": "2048",
-            "tokenizer_from": "",
-        },
-    )
-    if values["architecture"] not in get_args(Architecture):
-        known = ", ".join(get_args(Architecture))
-        raise ConfigError(f"architecture = {values['architecture']!r} is not one of: {known}")
-    folder = write(
-        cast(Architecture, values["architecture"]),
-        values["folder"],
-        seed=_whole_number(values, "seed"),
-        tokenizer_from=values["tokenizer_from"] or None,
-        d_model=_whole_number(values, "d_model"),
-        n_layers=_whole_number(values, "n_layers"),
-        max_length=_whole_number(values, "max_length"),
-    )
-    print(f"wrote {folder}")
-    return 0
-
-
-def _whole_number(values: Mapping[str, str], name: str) -> int:
-    if not values[name].isdecimal():
-        raise ConfigError(f"{name} = {values[name]!r} is not a whole number")
-    return int(values[name])
-
-
-def print_help(config_folder: Path, console: Console) -> None:
+def print_help(folders: Folders) -> None:
     """What can be composed: groups with their options, common settings, commands, examples."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
 
     def say(text: str = "", style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
-    say(f"{PROGRAM} [-m] [group=option ...] [setting=value ...]", "bold")
+    say(f"{PROGRAM} [-m] [--config-dir FOLDER] [group=option ...] [setting=value ...]", "bold")
     say(f"{PROGRAM} command [setting=value ...] (each has its own --help)\n", "bold")
     say(
         "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one\n"
         "result file per task and prints the table. -m runs every combination of values that\n"
-        "are separated by commas.\n"
+        "are separated by commas. --config-dir adds options of your own.\n"
     )
-    groups = {group: f"{text}\n{_options(config_folder, group)}" for group, text in GROUPS.items()}
+    groups = {group: f"{text}\n{_options(folders, group)}" for group, text in GROUPS.items()}
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    for page, command in list(REPORTS.items())[1:]:
+        summaries["report"] += f"; report {page}: {command.summary}"
     for title, rows in (
         ("groups", groups),
-        ("settings", common_settings(config_folder)),
-        ("commands", COMMANDS),
+        ("settings", common_settings()),
+        ("commands", summaries),
     ):
         say(title, "bold")
         console.print(_rows(rows))
@@ -328,18 +483,25 @@ def print_help(config_folder: Path, console: Console) -> None:
     )
 
 
-def common_settings(config_folder: Path) -> dict[str, str]:
+def common_settings() -> dict[str, str]:
     """`name=default` and the comment of every top-level setting of config.yaml."""
-    text = (config_folder / "config.yaml").read_text(encoding="utf-8")
+    text = (config_folder() / "config.yaml").read_text(encoding="utf-8")
     lines = re.findall(r"^(\w+): (\S+) +# (.+)$", text, flags=re.MULTILINE)
     return {f"{name}={default}": comment for name, default, comment in lines}
 
 
-def _options(config_folder: Path, group: str) -> str:
-    return ", ".join(sorted(path.stem for path in (config_folder / group).glob("*.yaml")))
+def _options(folders: Folders, group: str) -> str:
+    """A group's options, ours first, a user's marked as theirs."""
+    ours = sorted(Folders().options(group))
+    theirs = sorted(set(folders.options(group)) - set(ours))
+    yours = f"\nyours: {', '.join(theirs)}" if theirs else ""
+    return ", ".join(ours) + yours
 
 
-def _rows(rows: Mapping[str, str]) -> Table:
+def _rows(rows: Mapping[str, str]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column()

@@ -4,19 +4,19 @@ Figures 1-6 and 9 are measured on the model, those that read a seed once for eac
 7 and 8 are drawn from the results of a sweep.
 """
 
-import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes.settings import (
     READS,
     Probe,
     ProbeError,
-    ProbeSettings,
     check_read,
     read_probe,
 )
@@ -25,20 +25,22 @@ from dllmquant_exp.reporting.figures import FIGURES, FROM_RESULTS, draw, draw_re
 from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
 from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP
 
-OWN = ("figure", "task", "sweep", *ProbeSettings.__dataclass_fields__)
 
-
-def main(words: Sequence[str], config_folder: Path) -> int:
+def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> int:
     """Print the path of every picture. Returns 0, or 1 where results for one are missing.
+
+    Args:
+        values: `figure`, `task`, `sweep` and settings of `ProbeSettings`, by name.
+        words: of the experiment, for Hydra.
 
     Raises:
         ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
     """
-    given, others = split_words(words)
-    names = wanted(given.pop("figure", "all"))
-    asked = [*given, *others]
+    given = dict(values)
+    names = wanted(given.pop("figure"))
+    asked = [*given, *Overrides.read(words).texts]
     sweep = given.pop("sweep", TABLES_SWEEP)
-    probes = [read_probe(given, words, config_folder) for words in one_seed_each(others)]
+    probes = [read_probe(given, words, config_folder) for words in one_seed_each(words)]
     probe = probes[0]
     check_read(probe, names, asked)
     check_device(probe.experiment.common.device)
@@ -82,36 +84,12 @@ def one_seed_each(words: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: a seed that is there twice.
     """
-    given = [word.removeprefix("seed=") for word in words if word.startswith("seed=")]
-    seeds = [seed.strip() for text in given for seed in text.split(",")]
-    if len(set(seeds)) < len(seeds) or len(given) > 1:
-        raise ConfigError(f"seed={','.join(seeds)}: give each seed once, as in seed=0,1,2")
-    others = [word for word in words if not word.startswith("seed=")]
+    line = Overrides.read(words)
+    seeds = line.values("seed")
+    if len(set(seeds)) < len(seeds) or len(line.touching("seed")) > 1:
+        raise ConfigError(f"{' '.join(line.touching('seed'))}: give each seed once, as seed=0,1,2")
+    others = [*line.folders.words, *line.without("seed").texts]
     return [[*others, f"seed={seed}"] for seed in seeds] or [others]
-
-
-def split_words(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Our settings by name, and the words that are Hydra's.
-
-    Raises:
-        ConfigError: a word that is no setting, or given twice.
-    """
-    given: dict[str, str] = {}
-    others = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"{word!r} is not setting=value, as in figures figure=2 prompts=64")
-        near = difflib.get_close_matches(name, OWN, n=1, cutoff=0.8)
-        if name not in OWN and near:
-            raise ConfigError(f"figures has no setting {name!r} (did you mean {near[0]!r}?)")
-        if name not in OWN:
-            others.append(word)
-        elif name in given:
-            raise ConfigError(f"{name} is given twice")
-        else:
-            given[name] = value
-    return given, others
 
 
 def wanted(text: str) -> list[str]:

@@ -16,10 +16,11 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
-from dllmquant_exp.run.sweep.submission import explain
+from dllmquant_exp.run.sweep.composition import explain
 
 # What a figure decides itself (execution: INT8 exists in fake alone), or no figure reads: nothing
 # is accepted and then ignored.
@@ -158,7 +159,7 @@ class Probe:
         }
 
 
-def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Path) -> Probe:
+def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> Probe:
     """Compose the model and check what is asked for.
 
     Args:
@@ -168,12 +169,13 @@ def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Pa
     Raises:
         ConfigError, ProbeError: what is wrong, and what would work.
     """
-    for word in words:
-        name = _group(word)
-        if name in CHOSEN:
-            raise ConfigError(f"{word}: figures decide their own {name}; leave it out")
-        if name in UNREAD:
-            raise ConfigError(f"{word}: no figure reads {name}; leave it out")
+    line = Overrides.read(words)
+    if line.touches(*CHOSEN):
+        (word, *_), names = line.touching(*CHOSEN), line.within(*CHOSEN).names
+        raise ConfigError(f"{word}: figures decide their own {names[0]}; leave it out")
+    if line.touches(*UNREAD):
+        (word, *_), names = line.touching(*UNREAD), line.within(*UNREAD).names
+        raise ConfigError(f"{word}: no figure reads {names[0]}; leave it out")
     model = _composed(config_folder, words)["model"]
     embedded, decodes = bool(model["embedded"]), model["calibration"]
     defaults = {
@@ -181,7 +183,7 @@ def read_probe(given: Mapping[str, str], words: Sequence[str], config_folder: Pa
         "gen_length": decodes["gen_length"],
         "steps": decodes["steps"],
     }
-    numbers = {name: _number(name, text) for name, text in given.items() if name != "task"}
+    numbers = {name: value for name, value in given.items() if name != "task"}
     settings = ProbeSettings(**{**defaults, **numbers})
     chosen = (*words, f"task={given.get('task', TASKS[embedded])}")
     experiment = resolve(_composed(config_folder, [*chosen, "row=fp"]))
@@ -263,12 +265,3 @@ def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:
             return to_mapping(compose("config", list(words)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-
-
-def _number(name: str, text: str) -> int | float:
-    kind = float if name == "noise" else int
-    try:
-        return kind(text)
-    except ValueError as error:
-        wanted = "number" if name == "noise" else "whole number"
-        raise ProbeError(f"{name} = {text!r} is not a {wanted}") from error

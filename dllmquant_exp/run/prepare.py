@@ -10,7 +10,7 @@ behind the blocks that it had rounded. The folder can be deleted at any time.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.calibration.cgq import batch_weights, weight_report
 from dllmquant_exp.calibration.collect import collect
 from dllmquant_exp.calibration.states import CalibrationSet, batches
+from dllmquant_exp.config import identity
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
@@ -177,21 +178,11 @@ def _collect(
     settings, common = experiment.calibration, experiment.common
     if settings is None:
         return None
-    outliers = experiment.model.outliers
     return collect(
         settings,
         model,
         tokenizer,
-        model_key=config_hash(
-            {
-                "checkpoint": digest,
-                "outliers": None if outliers is None else asdict(outliers),
-                "dtype": common.dtype,
-                "device": common.device,
-                "threads": torch.get_num_threads(),
-                "code": provenance.code_digest(),
-            }
-        ),
+        model_key=identity.forward_key(experiment, digest),
         embedded=experiment.model.embedded,
         data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
         seed=common.seed,
@@ -222,14 +213,7 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
 
 def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
     """Where rounded blocks are kept: named by everything that decides them, code included."""
-    config = experiment.cell_config(experiment.tasks[0])
-    del config["quant"]["attention"]
-    key = {name: config[name] for name in ("model", "method", "quant", "cgq", "device", "dtype")}
-    key |= {
-        "checkpoint": digest,
-        "calibration": calibration.digest,
-        "threads": torch.get_num_threads(),
-        "code": provenance.code_digest(),
-    }
+    key = identity.weights_key(experiment) | identity.circumstances(digest)
+    key["states"] = calibration.digest
     root = Path(experiment.common.runs_dir) / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

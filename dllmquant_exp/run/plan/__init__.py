@@ -11,7 +11,6 @@ calibrating  the same of calibration sets
 on_disk      what earlier calls have left
 counting     from a sweep's jobs to estimates of its stages and cells
 estimates    these, and their totals
-jobs         the jobs of a command line
 command      `python -m dllmquant_exp plan`
 pages        what it prints
 """

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.identity import calibration_key, method_label, weights_key
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME
 from dllmquant_exp.models.checkpoints import load_tokenizer
@@ -140,7 +141,7 @@ def _prepare(
     if calibration is not None and job.calibration is not None:
         peak = loaded + activation_bytes(config, plain, calibration.load)
         of = f"{job.calibration.name}, {calibration.states} states"
-        add(_calibration_key(job), "calibration", of, calibration.work, peak, calibration.disk)
+        add(calibration_key(job), "calibration", of, calibration.work, peak, calibration.disk)
     if job.quant is not None:
         states = None if calibration is None else calibration.as_load
         rounding = quantize_work(config, job.method, job.quant, how, states)
@@ -149,8 +150,8 @@ def _prepare(
             work += rounding
             peaks.append(peak)
         else:
-            of, disk = job.row.removesuffix("+iaaq"), weights_disk(config, job.quant)
-            add(_weights_key(job), "weights", of, rounding, peak, disk)
+            of, disk = method_label(job).removesuffix("+iaaq"), weights_disk(config, job.quant)
+            add(weights_key(job), "weights", of, rounding, peak, disk)
     return _Prepared(how, max(peaks), tuple(stages), machine.seconds(work))
 
 
@@ -166,22 +167,6 @@ def _calibration(
         embedded=job.model.embedded,
         needs_scores=job.cgq is not None and job.cgq.score,
     )
-
-
-def _calibration_key(job: Experiment) -> dict[str, Any]:
-    """What decides a calibration set; see `calibration.collect` and `preparation`."""
-    config = job.cell_config(job.tasks[0])
-    key = {name: config[name] for name in ("model", "calibration", "seed", "device", "dtype")}
-    random = job.calibration is not None and job.calibration.name == "random"
-    scores = job.cgq is not None and job.cgq.score
-    return key | {"threads": config["threads"], "scores": scores and random}
-
-
-def _weights_key(job: Experiment) -> dict[str, Any]:
-    """What decides rounded weights; see `preparation`."""
-    config = job.cell_config(job.tasks[0])
-    del config["quant"]["attention"]
-    return _calibration_key(job) | {name: config[name] for name in ("method", "quant", "cgq")}
 
 
 def _demand_key(job: Experiment, task: Task) -> str:
@@ -232,7 +217,7 @@ def _cell(
     return Cell(
         name=name,
         model=job.model.name,
-        row=" ".join(filter(None, (job.row, job.quant_name))),
+        row=" ".join(filter(None, (method_label(job), job.quant_name))),
         task=task.name,
         seed=job.common.seed,
         status="begun" if answered and status == "new" else status,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from dllmquant_exp.config.making import ModelSettings
+from dllmquant_exp.config.quantized_model import ModelSettings
 from dllmquant_exp.models.checkpoints import load_config, resolve_checkpoint
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import TransformerConfig

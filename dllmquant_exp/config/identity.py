@@ -1,0 +1,136 @@
+"""What a cell is, said once: its configuration, hash and folder, and the keys of what it shares.
+
+Equal descriptions mean equal work. What is described is settings alone; `circumstances` adds what
+else decides bits, for caches that outlive a call.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
+from dllmquant_exp.config.task_config import SPEED, Task
+from dllmquant_exp.store import provenance
+from dllmquant_exp.store.results import config_hash
+from dllmquant_exp.store.schema import describe
+
+if TYPE_CHECKING:
+    from dllmquant_exp.config.experiment import Experiment
+
+_SECTIONS = ("method", "quant", "calibration", "cgq", "iaaq")
+
+
+def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
+    """What can change a cell's result, and nothing else; its hash names the cell."""
+    settings = describe(task.settings)
+    del settings["source"]  # says where the values come from
+    common, scored = experiment.common, task.kind != SPEED
+    speed = {} if task.speed is None else {"speed": describe(task.speed)}
+    return {
+        "model": _model(experiment),
+        **_sections(experiment),
+        "task": {"name": task.name, "kind": task.kind, "settings": settings, **speed},
+        "data_root": common.data_root if experiment.reads_data_root(task) else None,
+        "limit": common.limit if scored else None,
+        "seed": common.seed,
+        "device": common.device,
+        "dtype": common.dtype if scored else None,
+        "execution": None if experiment.quant is None else common.execution,
+        "batch_size": common.batch_size if scored else None,
+        "threads": common.threads,
+        # Absent otherwise: results from before there were saved models keep their names.
+        **({} if experiment.saved is None else {"saved": experiment.saved.digest[7:23]}),
+    }
+
+
+def cell_name(experiment: "Experiment", task: Task) -> str:
+    """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
+    quant = "" if experiment.quant_name in ("", DEFAULT_QUANT) else experiment.quant_name
+    seed = f"s{experiment.common.seed}"
+    parts = (experiment.model.name, method_label(experiment), quant, task.name, seed)
+    return "-".join([*filter(None, parts), config_hash(configuration(experiment, task))[:8]])
+
+
+def method_label(model: QuantizedModel) -> str:
+    """The method and its components, as in `quarot+tmas+cgq`."""
+    tmas = model.calibration is not None and model.calibration.name == "tmas"
+    parts = {"tmas": tmas, "cgq": model.cgq is not None, "iaaq": model.iaaq is not None}
+    return "+".join([model.method.name, *(name for name, on in parts.items() if on)])
+
+
+def calibration_key(experiment: "Experiment") -> dict[str, Any]:
+    """What decides a calibration set."""
+    common, calibration, cgq = experiment.common, experiment.calibration, experiment.cgq
+    # Every sampler but random texts asks the model anyway, and keeps its confidences.
+    unscored = calibration is not None and calibration.name == "random"
+    return {
+        "model": _model(experiment),
+        "calibration": _described(calibration),
+        "scores": unscored and cgq is not None and cgq.score,
+        **{name: getattr(common, name) for name in ("seed", "device", "dtype", "threads")},
+    }
+
+
+def weights_key(experiment: "Experiment") -> dict[str, Any]:
+    """What decides rounded weights. Attention is quantized while a model runs, so not by it."""
+    sections = _sections(experiment)
+    quant = {name: value for name, value in sections["quant"].items() if name != "attention"}
+    return {
+        **calibration_key(experiment),
+        "method": sections["method"],
+        "cgq": sections["cgq"],
+        "quant": quant,
+    }
+
+
+def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
+    """What decides a saved model, as a short hash of each part: refusals name what differs.
+
+    Threads count as they are set: left open, they are those of whichever machine makes the model.
+
+    Args:
+        digest: the checkpoint's, where it is known without asking a hub.
+    """
+    common = experiment.common
+    if experiment.saved is not None:
+        parts: dict[str, Any] = {"saved": experiment.saved.digest, "export": common.export}
+    else:
+        collects = experiment.calibration is not None and not experiment.model.embedded
+        settings = ("seed", "device", "dtype", "threads", "export")
+        parts = {
+            "model": describe(experiment.model),
+            **_sections(experiment),
+            **{name: getattr(common, name) for name in settings},
+            "checkpoint": digest,
+            "data_root": common.data_root if collects else None,
+            "code": provenance.code_digest(),
+        }
+    return {name: config_hash({name: part})[:16] for name, part in parts.items()}
+
+
+def forward_key(experiment: "Experiment", digest: str) -> str:
+    """What decides the numbers that a full-precision model computes here, as a hash."""
+    outliers = _described(experiment.model.outliers)
+    common = {name: getattr(experiment.common, name) for name in ("dtype", "device")}
+    return config_hash({"outliers": outliers, **common, **circumstances(digest)})
+
+
+def circumstances(digest: str) -> dict[str, Any]:
+    """What decides the bits of results beside settings: checkpoint, threads and this code."""
+    threads, code = torch.get_num_threads(), provenance.code_digest()
+    return {"checkpoint": digest, "threads": threads, "code": code}
+
+
+def _model(experiment: "Experiment") -> dict[str, Any]:
+    found = describe(experiment.model)
+    names = ("name", "architecture", "checkpoint", "revision", "outliers")
+    return {name: found[name] for name in names}
+
+
+def _sections(model: QuantizedModel) -> dict[str, Any]:
+    return {name: _described(getattr(model, name)) for name in _SECTIONS}
+
+
+def _described(value: Any) -> Mapping[str, Any] | None:
+    return None if value is None else describe(value)
