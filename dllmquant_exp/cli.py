@@ -8,7 +8,6 @@ import argparse
 import difflib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,35 +23,6 @@ from dllmquant_exp.store.schema import unknown_key
 Given = SimpleNamespace  # settings by name; None where nothing is given
 PROGRAM = "python -m dllmquant_exp"
 HELP_FLAGS = ("-h", "--help")
-GROUPS = {
-    "model": "which checkpoint",
-    "method": "full precision, or how it is quantized",
-    "row": "a row of the paper's tables: a method and its components at once",
-    "table": "a table of the paper, or all of them: a sweep over its models, rows and tasks; "
-    "controls=on adds its baselines calibrated on as many samples as TMAS has",
-    "models": "what a table spans: the embedded models, all of them in every table, or the paper's",
-    "tmas": "Temporal-Mask Adaptive Sampling of calibration states: +tmas=on",
-    "cgq": "Certainty-Guided Quantization, weights of tokens: +cgq=on",
-    "iaaq": "Interaction-Aware Activation Quantization, the scale of values: +iaaq=on",
-    "launcher": "where the jobs of a sweep run",
-    "calibration": "what is calibrated on where tmas is off",
-    "quant": "bits, grids and granularities (fp ignores it)",
-    "task": "one task, or a suite",
-    "decoding": "published settings, or what replaces them",
-    "tracking": "W&B: where runs are logged",
-}
-EXAMPLES = (
-    ("-m method=fp,rtn limit=100",
-     "the main job: the embedded model, in full precision and at W4A4, on its nine tasks"),
-    ("-m method=awq,quarot +tmas=on",
-     "two methods, calibrated on states that TMAS picks from decodes"),
-    ("table=table1",
-     "the cells of the paper's Table 1, on the embedded models"),
-    ("-m model=llada_8b method=fp,rtn task=nine device=cuda dtype=bfloat16 sweep=llada",
-     "LLaDA-8B on the paper's nine tasks, as a sweep of its own"),
-    ("report table=table1",
-     "that table beside the paper's rows, as Markdown, LaTeX, HTML, CSV, from its result files"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +84,12 @@ def dispatch(words: Sequence[str]) -> int | None:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if set(HELP_FLAGS) & set(rest):
-        print_help(folders)
+        from dllmquant_exp.config.help import print_help
+
+        summaries = {name: command.summary for name, command in COMMANDS.items()}
+        more = [f"report {page}: {REPORTS[page].summary}" for page in list(REPORTS)[1:]]
+        summaries["report"] = "; ".join([summaries["report"], *more])
+        print_help(PROGRAM, folders, summaries)
         return 0
     if rest == ["--version"]:
         print(f"dllmquant-exp {dllmquant_exp.__version__}")
@@ -142,7 +117,7 @@ def _run_command(words: Sequence[str], folders: Folders) -> int:
         given = _parser(name, command).parse_intermixed_args(rest)
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
-    values, others = read_words(name, command, given.words)
+    values, others = _read_words(name, command, given.words, folders)
     flags = ["-m"] if command.composes and given.multirun else []
     return command.run(SimpleNamespace(**values), [*flags, *others], folders)
 
@@ -177,8 +152,8 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     return parser
 
 
-def read_words(
-    name: str, command: Command, words: Sequence[str]
+def _read_words(
+    name: str, command: Command, words: Sequence[str], folders: Folders
 ) -> tuple[dict[str, Any], list[str]]:
     """A command's settings by name, defaults included, and the words that are an experiment's.
 
@@ -197,7 +172,7 @@ def read_words(
             raise ConfigError(f"{key} is given twice")
         if key in known:
             values[key] = known[key].read(key, text)
-        elif not command.composes or (near and key not in GROUPS):
+        elif not command.composes or (near and key not in folders.groups()):
             raise ConfigError(unknown_key(key, known, name))
         else:
             others.append(word)
@@ -443,68 +418,3 @@ COMMANDS = {
         _random_checkpoint, examples=("random-checkpoint architecture=dream folder=small",),
     ),
 }  # fmt: skip
-
-
-def print_help(folders: Folders) -> None:
-    """What can be composed: groups with their options, common settings, commands, examples."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-
-    def say(text: str = "", style: str = "") -> None:
-        console.print(Text(text, style=style), soft_wrap=True)
-
-    say(f"{PROGRAM} [-m] [--config-dir FOLDER] [group=option ...] [setting=value ...]", "bold")
-    say(f"{PROGRAM} command [setting=value ...] (each has its own --help)\n", "bold")
-    say(
-        "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one\n"
-        "result file per task and prints the table. -m runs every combination of values that\n"
-        "are separated by commas. --config-dir adds options of your own.\n"
-    )
-    groups = {group: f"{text}\n{_options(folders, group)}" for group, text in GROUPS.items()}
-    summaries = {name: command.summary for name, command in COMMANDS.items()}
-    for page, command in list(REPORTS.items())[1:]:
-        summaries["report"] += f"; report {page}: {command.summary}"
-    for title, rows in (
-        ("groups", groups),
-        ("settings", common_settings()),
-        ("commands", summaries),
-    ):
-        say(title, "bold")
-        console.print(_rows(rows))
-    say("examples", "bold")
-    for number, (line, text) in enumerate(EXAMPLES, 1):
-        say(f"  {number}. {text}")
-        say(f"     {PROGRAM} {line}", "cyan")
-    say(
-        "\nAny setting inside a group can be given too, as in quant.weight_bits=3. --cfg job\n"
-        "prints the composed configuration without running it; --hydra-help is Hydra's own help."
-    )
-
-
-def common_settings() -> dict[str, str]:
-    """`name=default` and the comment of every top-level setting of config.yaml."""
-    text = (config_folder() / "config.yaml").read_text(encoding="utf-8")
-    lines = re.findall(r"^(\w+): (\S+) +# (.+)$", text, flags=re.MULTILINE)
-    return {f"{name}={default}": comment for name, default, comment in lines}
-
-
-def _options(folders: Folders, group: str) -> str:
-    """A group's options, ours first, a user's marked as theirs."""
-    ours = sorted(Folders().options(group))
-    theirs = sorted(set(folders.options(group)) - set(ours))
-    yours = f"\nyours: {', '.join(theirs)}" if theirs else ""
-    return ", ".join(ours) + yours
-
-
-def _rows(rows: Mapping[str, str]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
-    for left, right in rows.items():
-        table.add_row(Text(left), Text(right))
-    return table

@@ -171,11 +171,13 @@ def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Pa
     """
     line = Overrides.read(words)
     if line.touches(*CHOSEN):
-        (word, *_), names = line.touching(*CHOSEN), line.within(*CHOSEN).names
-        raise ConfigError(f"{word}: figures decide their own {names[0]}; leave it out")
+        found = line.within(*CHOSEN)
+        raise ConfigError(
+            f"{found.texts[0]}: figures decide their own {found.names[0]}; leave it out"
+        )
     if line.touches(*UNREAD):
-        (word, *_), names = line.touching(*UNREAD), line.within(*UNREAD).names
-        raise ConfigError(f"{word}: no figure reads {names[0]}; leave it out")
+        found = line.within(*UNREAD)
+        raise ConfigError(f"{found.texts[0]}: no figure reads {found.names[0]}; leave it out")
     model = _composed(config_folder, words)["model"]
     embedded, decodes = bool(model["embedded"]), model["calibration"]
     defaults = {

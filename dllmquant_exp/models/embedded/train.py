@@ -310,8 +310,12 @@ def train_model(
     """
     if name not in RECIPES:
         raise Refusal(f"model={name} has no recipe; there are: {', '.join(RECIPES)}")
-    given = {"steps": steps, "seed": seed}
-    recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
+    usual = RECIPES[name]
+    recipe = replace(
+        usual,
+        steps=usual.steps if steps is None else steps,
+        seed=usual.seed if seed is None else seed,
+    )
     logging.basicConfig(format="%(asctime)s %(message)s")
     logger.setLevel(logging.INFO)
     torch.set_num_threads(threads)

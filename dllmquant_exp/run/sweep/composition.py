@@ -171,7 +171,8 @@ def _missing(compose: Callable[[list[str]], DictConfig], line: Overrides) -> dic
 
 def _absent(config: DictConfig, name: str) -> str | None:
     """Why a configuration has no such key; None where it has it."""
-    node, where = config, ""
+    node: Any = config
+    where = ""
     for key in name.split("."):
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{where} holds no settings here, so not {name}"
