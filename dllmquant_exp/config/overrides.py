@@ -23,7 +23,7 @@ from dllmquant_exp.store.schema import unknown_key
 MULTIRUN = ("-m", "--multirun")
 # Words about a sweep as a whole; all others reach its jobs alone.
 _OF_SWEEPS = ("hydra", "sweep", "runs_dir", "launcher", "table", "models")
-_HELD = "hydra.sweeper.words"
+_SWEEPER = "hydra.sweeper"
 CONTROLS = "controls"  # `controls=on`, see `tables`
 
 
@@ -83,12 +83,15 @@ class Overrides:
         flags: of Hydra, as `--cfg job`, without -m.
         multirun: -m was given.
         folders: where options are looked for.
+        beside_others: a call has further lines, for which a word may be meant that no job of this
+            one has a use for.
     """
 
     words: tuple[Word, ...] = ()
     flags: tuple[str, ...] = ()
     multirun: bool = False
     folders: Folders = field(default_factory=Folders)
+    beside_others: bool = False
 
     @classmethod
     def read(cls, line: Sequence[str]) -> "Overrides":
@@ -173,7 +176,9 @@ class Overrides:
             flags = (*self.flags, *(MULTIRUN[:1] if self.multirun else ()))
             return [*flags, *self.folders.words, *self.texts]
         held = self.without("hydra").texts
-        return [MULTIRUN[0], *self.of_sweep(), f"{_HELD}=[{','.join(map(_quoted, held))}]"]
+        words = f"{_SWEEPER}.words=[{','.join(map(_quoted, held))}]"
+        others = f"{_SWEEPER}.beside_others={str(self.beside_others).lower()}"
+        return [MULTIRUN[0], *self.of_sweep(), words, others]
 
     def check_names(self) -> None:
         """Refuse what no group and no top-level setting is called, before anything is imported.

@@ -6,6 +6,7 @@ for the other tables (`leaves: [seed, limit]`).
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -28,11 +29,11 @@ def sweeps(line: Overrides) -> list[Overrides]:
     """
     switch = line.values(CONTROLS)
     lines = list(_per_table(line.without(CONTROLS)))
-    if switch in ((), ("off",)):
-        return lines
-    if switch != ("on",):
+    if switch not in ((), ("off",), ("on",)):
         raise ConfigError(f"{' '.join(line.touching(CONTROLS))}: controls is on or off")
-    return lines + _controls(lines)
+    if switch == ("on",):
+        lines += _controls(lines)
+    return [replace(found, beside_others=len(lines) > 1) for found in lines]
 
 
 def _per_table(line: Overrides) -> Iterator[Overrides]:

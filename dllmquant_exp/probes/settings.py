@@ -233,7 +233,9 @@ def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
     head), where it runs and in which precision, and where the checkpoint lies (its digest says
     which one it is).
     """
-    words = [word for word in probe.words if word.startswith("model=")]
+    line = Overrides.read(probe.words)
+    chosen = [f"model={name}" for name in line.values("model")]
+    words = [*line.folders.words, *chosen]
     usual = read_probe({}, words, probe.config_folder)
     read = probe.reads(figure) - {"prompts", "prompt", "layer", "head"}
     own, default = (
@@ -257,8 +259,8 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def _group(word: str) -> str:
-    """The first name of a word, as `quant` of `+quant.weight_bits=4`."""
-    return word.lstrip("+~").partition("=")[0].partition(".")[0]
+    """The first name of a word, as `quant` of `+quant.weight_bits=4`; a plain name as it is."""
+    return Overrides.read([word]).names[0] if "=" in word else word
 
 
 def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:

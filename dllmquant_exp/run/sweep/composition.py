@@ -30,6 +30,7 @@ from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
 
 NAMED_JOBS = 4  # of those that have one problem in common
+NEAR = "did you mean"  # see `schema.unknown_key`
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +50,16 @@ class _Unused:
     reasons: list[str] = field(default_factory=list)
     jobs: list[int] = field(default_factory=list)
 
+    @property
+    def reason(self) -> str:
+        """The one that knows a near name, or says most, knows best what was meant."""
+        return max(self.reasons, key=lambda text: (NEAR in text, len(text)))
+
+    @property
+    def refusal(self) -> str:
+        words = " ".join(self.words)
+        return self.reason if words in self.reason else f"{words}: {self.reason}"
+
 
 def compose_jobs(line: Overrides) -> list[Experiment]:
     """Every job of a command line, in order.
@@ -61,7 +72,8 @@ def compose_jobs(line: Overrides) -> list[Experiment]:
         try:
             if line.sweeps:
                 config = loader.load_configuration("config", line.of_sweep(), RunMode.MULTIRUN)
-                jobs = sweep_jobs(config, loader, line.without("hydra").texts)
+                words, others = line.without("hydra").texts, line.beside_others
+                jobs = sweep_jobs(config, loader, words, beside_others=others)
                 return [job.experiment for job in jobs]
             texts = [*line.folders.words, *line.texts]
             config = loader.load_configuration("config", texts, RunMode.RUN)
@@ -84,12 +96,15 @@ def experiment_of(config: DictConfig, hydra: Any = None) -> Experiment:
     return resolve(to_mapping(config), [*folders, *given.task])
 
 
-def sweep_jobs(config: DictConfig, loader: ConfigLoader, words: Sequence[str]) -> list[Job]:
+def sweep_jobs(
+    config: DictConfig, loader: ConfigLoader, words: Sequence[str], *, beside_others: bool = False
+) -> list[Job]:
     """Every job of a sweep, with the words that it has a use for. Jobs that are alike are one.
 
     Args:
         config: the composed configuration of the sweep as a whole, with Hydra's part.
         words: of the command line, but for Hydra's own.
+        beside_others: the call has further sweeps, which may have a use for what this one has not.
 
     Raises:
         ConfigError: all jobs that cannot run, and why; or words that none has a use for.
@@ -113,7 +128,13 @@ def sweep_jobs(config: DictConfig, loader: ConfigLoader, words: Sequence[str]) -
             found = unused.setdefault(name, _Unused(given.touching(name) or [text]))
             found.reasons.append(reason)
             found.jobs.append(number)
-    _refuse_or_say(lines, unused, problems)
+    for found in unused.values():
+        nowhere = len(found.jobs) == len(lines)
+        if nowhere and (NEAR in found.reason or not beside_others):
+            problems.setdefault(found.refusal, found.jobs)
+    if problems:
+        raise ConfigError(_all_problems(lines, problems))
+    _say(lines, unused)
     return list(jobs.values())
 
 
@@ -183,22 +204,8 @@ def _absent(config: DictConfig, name: str) -> str | None:
     return None
 
 
-def _refuse_or_say(
-    lines: Sequence[Sequence[str]],
-    unused: Mapping[str, _Unused],
-    problems: Mapping[str, Sequence[int]],
-) -> None:
-    """Raise every problem of a sweep, or log the words that some of its jobs go without."""
-    refused = dict(problems)
-    for name, found in unused.items():
-        if len(found.jobs) == len(lines):
-            # The reason that got furthest knows best what was meant.
-            reason = max(found.reasons, key=lambda text: ("did you mean" in text, len(text)))
-            words = " ".join(found.words)
-            text = reason if name in reason else f"{words}: {reason}"
-            refused.setdefault(text, list(range(len(lines))))
-    if refused:
-        raise ConfigError(_all_problems(lines, refused))
+def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, _Unused]) -> None:
+    """Log the words that some jobs go without."""
     names = _distinguished(lines)
     for found in unused.values():
         logger.warning(

@@ -7,6 +7,7 @@ import pytest
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.overrides import Overrides
+from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.sweep.composition import compose_jobs
 
@@ -109,6 +110,19 @@ def test_jobs_that_a_missing_setting_makes_alike_are_one() -> None:
 def test_what_no_job_has_a_use_for_is_refused(line: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         jobs(line)
+
+
+def test_words_of_several_tables_may_be_meant_for_some_of_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def found(word: str) -> list[int]:
+        lines = sweeps(Overrides.read(["table=table3,table6", word]))
+        return [len(compose_jobs(line)) for line in lines]
+
+    assert found("method.gptq.act_order=true") == [4, 4]
+    assert "method.gptq.act_order=true is left out of 4 of 4 jobs" in caplog.text
+    with pytest.raises(ConfigError, match="did you mean 'act_order'"):
+        found("method.gptq.act_ordr=true")
 
 
 def test_problems_name_the_jobs_that_have_them() -> None:

@@ -20,16 +20,21 @@ class UnfinishedSweeper(BasicSweeper):
     says what is missing.
 
     Args:
-        words: of the command line, held back: jobs alone are composed of them, see `composition`.
+        words, beside_others: of the command line, held back: jobs alone are composed of them, see
+            `composition`.
     """
 
     def __init__(
-        self, max_batch_size: int | None, params: dict[str, str] | None, words: Sequence[str]
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None,
+        words: Sequence[str],
+        beside_others: bool,
     ) -> None:
         from dllmquant_exp.config.overrides import held_words
 
         super().__init__(max_batch_size, params)
-        self.words = held_words(words)
+        self.words, self.beside_others = held_words(words), beside_others
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -60,7 +65,7 @@ class UnfinishedSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         folder = Path(self.config.hydra.sweep.dir)
         try:
-            jobs = sweep_jobs(self.config, loader, self.words)
+            jobs = sweep_jobs(self.config, loader, self.words, beside_others=self.beside_others)
             check_sweep(self.config, [job.experiment for job in jobs])
             submitted, finished = to_submit(jobs)
         except ConfigError as error:
