@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,12 +37,13 @@ from dllmquant_exp.config.task_config import (
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.settings import QuantSettings
 from dllmquant_exp.store.results import FIGURES_FOLDER
-from dllmquant_exp.store.schema import read, unknown_key
+from dllmquant_exp.store.schema import AtLeast, read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
+Positive = Annotated[int, AtLeast(1)]
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 # Choose options of other groups, how jobs are started or what is reported; no job reads them.
 PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
@@ -56,16 +57,16 @@ class CommonSettings:
     sweep: str
     runs_dir: str
     data_root: str | None
-    limit: int | None
-    seed: int
+    limit: Positive | None
+    seed: Annotated[int, AtLeast(0)]
     device: str
     dtype: Dtype
     execution: Execution
-    batch_size: int
-    threads: int | None
+    batch_size: Positive
+    threads: Positive | None
     save: str | None = None
     export: Export | None = None
-    shards: int = 1
+    shards: Positive = 1
     shard: int | None = None
 
     def __post_init__(self) -> None:
@@ -77,12 +78,6 @@ class CommonSettings:
             )
         if self.sweep == FIGURES_FOLDER:
             problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
-        for name in ("limit", "batch_size", "threads", "shards"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name} = {value} must be at least 1")
-        if self.seed < 0:
-            problems.append(f"seed = {self.seed} must not be negative")
         if self.shard is not None and not 0 <= self.shard < self.shards:
             problems.append(
                 f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "

@@ -87,7 +87,9 @@ def one_seed_each(words: Sequence[str]) -> list[list[str]]:
     line = Overrides.read(words)
     seeds = line.values("seed")
     if len(set(seeds)) < len(seeds) or len(line.touching("seed")) > 1:
-        raise ConfigError(f"{' '.join(line.touching('seed'))}: give each seed once, as seed=0,1,2")
+        raise ConfigError(
+            f"{' '.join(line.touching('seed'))}: give each seed once, as in seed=0,1,2"
+        )
     others = [*line.folders.words, *line.without("seed").texts]
     return [[*others, f"seed={seed}"] for seed in seeds] or [others]
 

@@ -204,7 +204,7 @@ def set_in(config: dict[str, Any], path: str, value: Any) -> None:
         ("limit", 0, "limit = 0 must be at least 1"),
         ("limit", 2.5, "config.limit = 2.5 is not a whole number .null is possible too"),
         ("batch_size", None, "config.batch_size = None is not a whole number"),
-        ("seed", -1, "seed = -1 must not be negative"),
+        ("seed", -1, "seed = -1 must be at least 0"),
         ("seed", True, "config.seed = True is not a whole number"),
         ("dtype", "float8", "config.dtype = 'float8' is not one of: float32, float64, bfloat16"),
         ("sweep", "../up", "sweep = '../up' must be a plain folder name"),

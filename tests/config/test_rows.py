@@ -1,16 +1,20 @@
 """Which row a job is: the one that was chosen, the one whose choices hold, or none of them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.folder import Folders, config_folder
-from dllmquant_exp.config.overrides import NoUse
+from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.config.rows import Row
+from dllmquant_exp.config.rows import row_of as find_row
+from dllmquant_exp.config.saved_model import described
 from dllmquant_exp.reporting.rows import row_of
 
 CONF = config_folder()
@@ -73,6 +77,14 @@ def test_rows_are_told_apart_by_what_they_state(words: str, name: str) -> None:
     experiment = made(*words.split())
     assert experiment.row.name == name
     assert (name if name in ROWS else None) == recognized(experiment)
+
+
+@pytest.mark.parametrize("row", ["quarot_tmas_mask", "dllmquant_plus", "rtn"])
+def test_a_saved_model_is_of_the_row_that_it_was_made_as(row: str) -> None:
+    experiment = made(f"row={row}")
+    saved = replace(experiment, saved=SimpleNamespace(made=described(experiment)))
+    config = to_mapping(compose("config"))
+    assert find_row(saved, config, Overrides.read(["model=saved"])) == experiment.row
 
 
 def test_a_users_row_has_its_own_label(tmp_path: Path) -> None:
