@@ -4,71 +4,20 @@ A command's settings are declared once, in `COMMANDS`. What a command runs is im
 so that help and refusals come at once.
 """
 
-import argparse
 import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dllmquant_exp
+from dllmquant_exp.config.command import PROGRAM, Command, Given, Setting
 from dllmquant_exp.config.folder import Folders, config_folder, split_folders
 from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.store.schema import unknown_key
 
-Given = SimpleNamespace  # settings by name; None where nothing is given
-PROGRAM = "python -m dllmquant_exp"
 HELP_FLAGS = ("-h", "--help")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting of a command, written name=value."""
-
-    help: str
-    default: Any = None  # None: left to the command
-    kind: type = str
-    choices: tuple[str, ...] = ()
-    needed: bool = False
-
-    def read(self, name: str, text: str) -> Any:
-        """The value that a text stands for.
-
-        Raises:
-            ConfigError: it stands for none.
-        """
-        if self.choices and text not in self.choices:
-            raise ConfigError(f"{name} = {text!r} is not one of: {', '.join(self.choices)}")
-        try:
-            return self.kind(text)
-        except ValueError as error:
-            wanted = "whole number" if self.kind is int else "number"
-            raise ConfigError(f"{name} = {text!r} is not a {wanted}") from error
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand.
-
-    Attributes:
-        summary: for the list of commands.
-        text: of its own help.
-        run: called with the settings by name, the other words and the folders of options; returns
-            the exit status.
-        composes: other words are those of an experiment, as in `model=... -m`.
-        examples: command lines without the program.
-    """
-
-    summary: str
-    text: str
-    settings: Mapping[str, Setting]
-    run: Callable[[Given, list[str], Folders], int]
-    composes: bool = False
-    examples: tuple[str, ...] = field(default=())
 
 
 def dispatch(words: Sequence[str]) -> int | None:
@@ -89,7 +38,7 @@ def dispatch(words: Sequence[str]) -> int | None:
         summaries = {name: command.summary for name, command in COMMANDS.items()}
         more = [f"report {page}: {REPORTS[page].summary}" for page in list(REPORTS)[1:]]
         summaries["report"] = "; ".join([summaries["report"], *more])
-        print_help(PROGRAM, folders, summaries)
+        print_help(folders, summaries)
         return 0
     if rest == ["--version"]:
         print(f"dllmquant-exp {dllmquant_exp.__version__}")
@@ -113,13 +62,7 @@ def _run_command(words: Sequence[str], folders: Folders) -> int:
         if page not in REPORTS:
             raise ConfigError(f"there is no report {page!r} (there are: {', '.join(REPORTS)})")
         name, command, rest = f"report {page}", REPORTS[page], rest[len(pages) :]
-    try:
-        given = _parser(name, command).parse_intermixed_args(rest)
-    except SystemExit as end:  # argparse has printed help, or what is wrong
-        return int(end.code or 0)
-    values, others = _read_words(name, command, given.words, folders)
-    flags = ["-m"] if command.composes and given.multirun else []
-    return command.run(SimpleNamespace(**values), [*flags, *others], folders)
+    return command.call(name, rest, folders)
 
 
 def _names_a_table(words: Sequence[str]) -> bool:
@@ -128,101 +71,50 @@ def _names_a_table(words: Sequence[str]) -> bool:
     return bool(difflib.get_close_matches("table", names, n=1, cutoff=0.8))
 
 
-def _parser(name: str, command: Command) -> argparse.ArgumentParser:
-    lines = [f"{key}={'...' if s.default is None else s.default}" for key, s in
-             command.settings.items()]  # fmt: skip
-    width = max((len(line) for line in lines), default=0) + 2
-    listed = [
-        f"  {line:{width}}{setting.help}"
-        + (f" ({', '.join(setting.choices)})" if setting.choices else "")
-        for line, setting in zip(lines, command.settings.values(), strict=True)
-    ]
-    examples = [f"  {PROGRAM} {example}" for example in command.examples]
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} {name}",
-        usage="%(prog)s [--config-dir FOLDER] [setting=value ...]",
-        description=command.text,
-        epilog="\n".join(["settings:", *listed, "", *examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("words", nargs="*", metavar="setting=value", help=argparse.SUPPRESS)
-    if command.composes:
-        parser.add_argument("-m", "--multirun", action="store_true", help="as without the command")
-    return parser
+def _settings(given: Given) -> dict[str, Any]:
+    """The settings that have a value."""
+    own = {name: value for name, value in vars(given).items() if value is not None}
+    return {name: value for name, value in own.items() if name not in ("words", "folders")}
 
 
-def _read_words(
-    name: str, command: Command, words: Sequence[str], folders: Folders
-) -> tuple[dict[str, Any], list[str]]:
-    """A command's settings by name, defaults included, and the words that are an experiment's.
-
-    Raises:
-        ConfigError: a word that is no setting, is given twice, or is missing.
-    """
-    values: dict[str, Any] = {}
-    others: list[str] = []
-    known = command.settings
-    for word in words:
-        key, equals, text = word.partition("=")
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if not equals and not (command.composes and word.startswith("~")):
-            raise ConfigError(f"{word!r} is not setting=value, see {PROGRAM} {name} --help")
-        if key in values:
-            raise ConfigError(f"{key} is given twice")
-        if key in known:
-            values[key] = known[key].read(key, text)
-        elif not command.composes or (near and key not in folders.groups()):
-            raise ConfigError(unknown_key(key, known, name))
-        else:
-            others.append(word)
-    missing = [key for key, setting in known.items() if setting.needed and key not in values]
-    if missing:
-        raise ConfigError(f"{name} needs {' and '.join(f'{key}=...' for key in missing)}")
-    return {key: setting.default for key, setting in known.items()} | values, others
-
-
-def _present(given: Given) -> dict[str, Any]:
-    return {name: value for name, value in vars(given).items() if value is not None}
-
-
-def _plan(given: Given, words: list[str], folders: Folders) -> int:
-    line = _experiment_words(words, folders)
+def _plan(given: Given) -> int:
+    line = _line(given)
     from dllmquant_exp.run.plan.command import plan
 
     return plan(line, given.on, given.utilisation, given.throughput)
 
 
-def _figures(given: Given, words: list[str], folders: Folders) -> int:
-    line = _experiment_words(words, folders)
+def _figures(given: Given) -> int:
+    line = _line(given)
     from dllmquant_exp.probes.command import figures
 
-    return figures(_present(given), [*folders.words, *line.texts], config_folder())
+    return figures(_settings(given), [*given.folders.words, *line.texts], config_folder())
 
 
-def _experiment_words(words: list[str], folders: Folders) -> Any:
+def _line(given: Given) -> Any:
+    """The words of an experiment, checked as far as that is quick."""
     from dllmquant_exp.config.overrides import Overrides
 
-    line = Overrides.read([*folders.words, *words])
+    line = Overrides.read([*given.folders.words, *given.words])
     line.check_names()
     return line
 
 
-def _train(given: Given, words: list[str], folders: Folders) -> int:
+def _train(given: Given) -> int:
     from dllmquant_exp.models.embedded.train import train_model
 
     return train_model(given.model, given.folder, given.threads, steps=given.steps, seed=given.seed)
 
 
-def _random_checkpoint(given: Given, words: list[str], folders: Folders) -> int:
+def _random_checkpoint(given: Given) -> int:
     from dllmquant_exp.models.checkpoints import random_checkpoint
 
-    folder = random_checkpoint(**_present(given))
+    folder = random_checkpoint(**_settings(given))
     print(f"wrote {folder}")
     return 0
 
 
-def _report_sweep(given: Given, words: list[str], folders: Folders) -> int:
+def _report_sweep(given: Given) -> int:
     from dllmquant_exp.reporting.cells import of_models, read_sweep
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
     from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
@@ -253,25 +145,25 @@ def _report_sweep(given: Given, words: list[str], folders: Folders) -> int:
     return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
 
 
-def _report_table(given: Given, words: list[str], folders: Folders) -> int:
+def _report_table(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_tables
 
-    folder, tracking = _report_folder(given), _tracking(folders, given.tracking)
-    runs_dir, presets = Path(given.runs_dir), _presets(folders)
+    folder, tracking = _report_folder(given), _tracking(given.folders, given.tracking)
+    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
     return report_tables(
         given.table, runs_dir, given.sweep, folder, given.format, presets, tracking, _models(given)
     )
 
 
-def _report_claims(given: Given, words: list[str], folders: Folders) -> int:
+def _report_claims(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_claims
 
-    runs_dir, presets = Path(given.runs_dir), _presets(folders)
+    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
     folder = _report_folder(given)
     return report_claims(runs_dir, given.sweep, folder, given.format, presets, _models(given))
 
 
-def _report_audit(given: Given, words: list[str], folders: Folders) -> int:
+def _report_audit(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_audit
 
     return report_audit(_report_folder(given))
@@ -370,8 +262,8 @@ COMMANDS = {
         "Trains an embedded model by its recipe. A killed training goes on where it stopped.",
         {"model": Setting("which recipe", "micro_llada"),
          "folder": Setting("where it is written (default: runs/train/<model>)"),
-         "threads": Setting("of the CPU", 2, int),
-         "steps": Setting("of training (default: the recipe's)", kind=int),
+         "threads": Setting("of the CPU", 2, int, least=1),
+         "steps": Setting("of training (default: the recipe's)", kind=int, least=1),
          "seed": Setting("(default: the recipe's)", kind=int)},
         _train, examples=("train model=micro_dream",),
     ),
@@ -397,7 +289,7 @@ COMMANDS = {
          "steps": Setting("of the decodes (default: as for calibration)", kind=int),
          "blocks": Setting("of the decodes (default: 4)", kind=int),
          "prompt": Setting("whose decode and attention figures 3 to 5 show (default: 0)", kind=int),
-         "layer": Setting("of figure 3 (default: -1, the middle one)", kind=int),
+         "layer": Setting("of figure 3 (default: -1, the middle one)", kind=int, least=-1),
          "head": Setting("of figures 3 and 5 (default: 0)", kind=int),
          "noise": Setting("figure 4's, as a share of the RMS of a block's output (default: 0.5)",
                           kind=float),
@@ -411,9 +303,9 @@ COMMANDS = {
         {"architecture": Setting("its layout", needed=True, choices=("llada", "dream")),
          "folder": Setting("where it is written", needed=True),
          "seed": Setting("of the weights", 0, int),
-         "d_model": Setting("width", 64, int),
-         "n_layers": Setting("blocks", 2, int),
-         "max_length": Setting("tokens", 2048, int),
+         "d_model": Setting("width", 64, int, least=1),
+         "n_layers": Setting("blocks", 2, int, least=1),
+         "max_length": Setting("tokens", 2048, int, least=1),
          "tokenizer_from": Setting("a checkpoint (default: a small tokenizer of its own)")},
         _random_checkpoint, examples=("random-checkpoint architecture=dream folder=small",),
     ),

@@ -101,6 +101,7 @@ def test_figures_and_formats_are_those_of_their_rooms() -> None:
         ("report tabel=table1", "did you mean 'table'"),
         ("report format=pdf", "format = 'pdf' is not one of: table, csv"),
         ("random-checkpoint seed=x", "seed = 'x' is not a whole number"),
+        ("random-checkpoint d_model=-1", "d_model = -1 must be at least 1"),
         ("plann", "did you mean 'plan'"),
         ("plan --config-dir nowhere", "nowhere is not a folder of options"),
     ],

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dllmquant_exp.config.command import PROGRAM
 from dllmquant_exp.config.folder import Folders, config_folder
 
 EXAMPLES = (
@@ -23,7 +24,7 @@ EXAMPLES = (
 )  # fmt: skip
 
 
-def print_help(program: str, folders: Folders, commands: Mapping[str, str]) -> None:
+def print_help(folders: Folders, commands: Mapping[str, str]) -> None:
     """What can be composed: groups with their options, common settings, commands, examples.
 
     Args:
@@ -34,8 +35,8 @@ def print_help(program: str, folders: Folders, commands: Mapping[str, str]) -> N
     def say(text: str = "", style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
-    say(f"{program} [-m] [--config-dir FOLDER] [group=option ...] [setting=value ...]", "bold")
-    say(f"{program} command [setting=value ...] (each has its own --help)\n", "bold")
+    say(f"{PROGRAM} [-m] [--config-dir FOLDER] [group=option ...] [setting=value ...]", "bold")
+    say(f"{PROGRAM} command [setting=value ...] (each has its own --help)\n", "bold")
     say(
         "Runs a diffusion language model, quantized or not, on a suite of tasks, writes one\n"
         "result file per task and prints the table. -m runs every combination of values that\n"
@@ -52,7 +53,7 @@ def print_help(program: str, folders: Folders, commands: Mapping[str, str]) -> N
     say("examples", "bold")
     for number, (line, text) in enumerate(EXAMPLES, 1):
         say(f"  {number}. {text}")
-        say(f"     {program} {line}", "cyan")
+        say(f"     {PROGRAM} {line}", "cyan")
     say(
         "\nAny setting inside a group can be given too, as in quant.weight_bits=3. --cfg job\n"
         "prints the composed configuration without running it; --hydra-help is Hydra's own help."
