@@ -29,7 +29,7 @@ def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
     speed = {} if task.speed is None else {"speed": describe(task.speed)}
     return {
         "model": _model(experiment),
-        **_sections(experiment),
+        **{name: experiment.describe(name) for name in _SECTIONS},
         "task": {"name": task.name, "kind": task.kind, "settings": settings, **speed},
         "data_root": common.data_root if experiment.reads_data_root(task) else None,
         "limit": common.limit if scored else None,
@@ -54,34 +54,29 @@ def cell_name(experiment: "Experiment", task: Task) -> str:
 
 def method_label(model: QuantizedModel) -> str:
     """The method and its components, as in `quarot+tmas+cgq`."""
-    tmas = model.calibration is not None and model.calibration.name == "tmas"
-    parts = {"tmas": tmas, "cgq": model.cgq is not None, "iaaq": model.iaaq is not None}
+    calibration = model.describe("calibration")
+    tmas = calibration is not None and calibration.get("name") == "tmas"
+    parts = {"tmas": tmas, **{name: model.describe(name) is not None for name in ("cgq", "iaaq")}}
     return "+".join([model.method.name, *(name for name, on in parts.items() if on)])
 
 
-def calibration_key(experiment: "Experiment") -> dict[str, Any]:
-    """What decides a calibration set."""
-    common, calibration, cgq = experiment.common, experiment.calibration, experiment.cgq
+def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a cell's configuration decides its calibration set."""
+    calibration, cgq = config["calibration"], config["cgq"]
     # Every sampler but random texts asks the model anyway, and keeps its confidences.
-    unscored = calibration is not None and calibration.name == "random"
-    return {
-        "model": _model(experiment),
-        "calibration": _described(calibration),
-        "scores": unscored and cgq is not None and cgq.score,
-        **{name: getattr(common, name) for name in ("seed", "device", "dtype", "threads")},
-    }
+    scores = bool(cgq and cgq["score"] and calibration and calibration["name"] == "random")
+    names = ("model", "calibration", "seed", "device", "dtype", "threads")
+    return {name: config[name] for name in names} | {"scores": scores}
 
 
-def weights_key(experiment: "Experiment") -> dict[str, Any]:
-    """What decides rounded weights. Attention is quantized while a model runs, so not by it."""
-    sections = _sections(experiment)
-    quant = {name: value for name, value in sections["quant"].items() if name != "attention"}
-    return {
-        **calibration_key(experiment),
-        "method": sections["method"],
-        "cgq": sections["cgq"],
-        "quant": quant,
-    }
+def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a cell's configuration decides its rounded weights, beside the calibration set.
+
+    Attention is quantized while a model runs, and its bits round no weight.
+    """
+    quant = {name: value for name, value in config["quant"].items() if name != "attention"}
+    names = ("model", "method", "cgq", "device", "dtype")
+    return {name: config[name] for name in names} | {"quant": quant}
 
 
 def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
@@ -99,8 +94,7 @@ def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
         collects = experiment.calibration is not None and not experiment.model.embedded
         settings = ("seed", "device", "dtype", "threads", "export")
         parts = {
-            "model": describe(experiment.model),
-            **_sections(experiment),
+            **{name: experiment.describe(name) for name in ("model", *_SECTIONS)},
             **{name: getattr(common, name) for name in settings},
             "checkpoint": digest,
             "data_root": common.data_root if collects else None,
@@ -111,7 +105,7 @@ def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
 
 def forward_key(experiment: "Experiment", digest: str) -> str:
     """What decides the numbers that a full-precision model computes here, as a hash."""
-    outliers = _described(experiment.model.outliers)
+    outliers = _model(experiment)["outliers"]
     common = {name: getattr(experiment.common, name) for name in ("dtype", "device")}
     return config_hash({"outliers": outliers, **common, **circumstances(digest)})
 
@@ -126,11 +120,3 @@ def _model(experiment: "Experiment") -> dict[str, Any]:
     found = describe(experiment.model)
     names = ("name", "architecture", "checkpoint", "revision", "outliers")
     return {name: found[name] for name in names}
-
-
-def _sections(model: QuantizedModel) -> dict[str, Any]:
-    return {name: _described(getattr(model, name)) for name in _SECTIONS}
-
-
-def _described(value: Any) -> Mapping[str, Any] | None:
-    return None if value is None else describe(value)

@@ -20,7 +20,7 @@ from dllmquant_exp.quantization.pipeline import needs_calibration
 from dllmquant_exp.quantization.quantizers import OFF
 from dllmquant_exp.quantization.saving import SavedModel
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.schema import describe, read
 
 T = TypeVar("T")
 DEFAULT_QUANT = "w4a4"
@@ -60,6 +60,11 @@ class QuantizedModel:
     cgq: CgqSettings | None
     iaaq: IaaqSettings | None
     saved: SavedModel | None  # where it is read from; None where it is made
+
+    def describe(self, section: str) -> Mapping[str, Any] | None:
+        """What a section is identified by."""
+        value = getattr(self, section)
+        return None if value is None else describe(value)
 
 
 def read_model(config: Mapping[str, Any]) -> ModelSettings:

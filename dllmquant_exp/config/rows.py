@@ -74,9 +74,10 @@ def _differences(
 ) -> list[str]:
     """What a row states or leaves at its default, and the job has otherwise."""
     found = [name for name in COMPONENTS if (row.choices.get(name) == _ON) != _is_on(model, name)]
-    if model.calibration is not None and not _is_on(model, "tmas"):
+    sampler = _sampler(model)
+    if sampler is not None and not _is_on(model, "tmas"):
         usual = row.choices.get("calibration", _defaults()["calibration"])
-        found += ["calibration"] if model.calibration.name != usual else []
+        found += ["calibration"] if sampler != usual else []
     static = model.quant is not None and model.quant.static
     if static and "quant" not in row.choices:
         found.append("quant")
@@ -96,9 +97,9 @@ def _unknown(
 ) -> Row:
     """A name for what is no row: method and components, and what keeps it from being one."""
     parts = [method_label(model)]
-    calibration = model.calibration
-    if calibration is not None and calibration.name not in ("tmas", _defaults()["calibration"]):
-        parts.append(calibration.name)
+    sampler = _sampler(model)
+    if sampler not in (None, "tmas", _defaults()["calibration"]):
+        parts.append(str(sampler))
     if model.quant is not None and model.quant.static:
         parts.append("static")
     actual = _flat(_settings(model, config))
@@ -116,8 +117,13 @@ def _settings(model: QuantizedModel, config: Mapping[str, Any]) -> Mapping[str, 
 
 def _is_on(model: QuantizedModel, component: str) -> bool:
     if component == "tmas":
-        return model.calibration is not None and model.calibration.name == component
-    return getattr(model, component) is not None
+        return _sampler(model) == component
+    return model.describe(component) is not None
+
+
+def _sampler(model: QuantizedModel) -> str | None:
+    calibration = model.describe("calibration")
+    return None if calibration is None else calibration["name"]
 
 
 def _name(config: Mapping[str, Any], group: str) -> Any:

@@ -213,7 +213,8 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
 
 def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
     """Where rounded blocks are kept: named by everything that decides them, code included."""
-    key = identity.weights_key(experiment) | identity.circumstances(digest)
-    key["states"] = calibration.digest
+    config = experiment.cell_config(experiment.tasks[0])
+    key = identity.weights_identity(config) | identity.circumstances(digest)
+    key["calibration"] = calibration.digest
     root = Path(experiment.common.runs_dir) / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

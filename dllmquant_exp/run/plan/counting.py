@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import calibration_key, method_label, weights_key
+from dllmquant_exp.config.identity import calibration_identity, method_label, weights_identity
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME
 from dllmquant_exp.models.checkpoints import load_tokenizer
@@ -141,7 +141,14 @@ def _prepare(
     if calibration is not None and job.calibration is not None:
         peak = loaded + activation_bytes(config, plain, calibration.load)
         of = f"{job.calibration.name}, {calibration.states} states"
-        add(calibration_key(job), "calibration", of, calibration.work, peak, calibration.disk)
+        add(
+            calibration_identity(_config(job)),
+            "calibration",
+            of,
+            calibration.work,
+            peak,
+            calibration.disk,
+        )
     if job.quant is not None:
         states = None if calibration is None else calibration.as_load
         rounding = quantize_work(config, job.method, job.quant, how, states)
@@ -151,7 +158,7 @@ def _prepare(
             peaks.append(peak)
         else:
             of, disk = method_label(job).removesuffix("+iaaq"), weights_disk(config, job.quant)
-            add(weights_key(job), "weights", of, rounding, peak, disk)
+            add(_weights_key(job), "weights", of, rounding, peak, disk)
     return _Prepared(how, max(peaks), tuple(stages), machine.seconds(work))
 
 
@@ -167,6 +174,14 @@ def _calibration(
         embedded=job.model.embedded,
         needs_scores=job.cgq is not None and job.cgq.score,
     )
+
+
+def _config(job: Experiment) -> dict[str, Any]:
+    return job.cell_config(job.tasks[0])
+
+
+def _weights_key(job: Experiment) -> dict[str, Any]:
+    return calibration_identity(_config(job)) | weights_identity(_config(job))
 
 
 def _demand_key(job: Experiment, task: Task) -> str:

@@ -7,8 +7,9 @@ for is refused.
 
 import difflib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
@@ -40,6 +41,13 @@ class Job:
 
     words: list[str]
     experiment: Experiment
+    uses_seed: bool = True  # a setting beside `seed` itself depends on it
+
+    def with_seed(self, word: str) -> "Job":
+        """The same job with another seed, as in `seed=1`."""
+        words = [word if text.startswith("seed=") else text for text in self.words]
+        common = replace(self.experiment.common, seed=int(word.removeprefix("seed=")))
+        return replace(self, words=words, experiment=replace(self.experiment, common=common))
 
 
 @dataclass
@@ -113,25 +121,32 @@ def sweep_jobs(
     jobs: dict[tuple[str, ...], Job] = {}
     unused: dict[str, _Unused] = {}
     problems: dict[str, list[int]] = {}
-    given = Overrides.read(words)
+    given, compose = Overrides.read(words), partial(loader.load_sweep_config, config)
+    known: dict[tuple[str, ...], tuple[Job, dict[str, str]]] = {}  # by words but for the seed
     for number, line in enumerate(lines):
-        fitted = Overrides.read(line)
         left_out: dict[str, str] = {}
+        seeds = [word for word in line if re.fullmatch(r"seed=\d+", word)]
+        others = tuple(word for word in line if word not in seeds)
         try:
-            experiment, fitted = _fit(partial(loader.load_sweep_config, config), fitted, left_out)
+            if seeds and others in known:  # composing takes most of the time of a plan
+                job, left_out = known[others]
+                job = job.with_seed(seeds[-1])
+            else:
+                job = _fit(compose, Overrides.read(line), left_out)
         except (ConfigError, HydraException) as error:
             problems.setdefault(explain(error), []).append(number)
         else:
-            jobs.setdefault(tuple(fitted.texts), Job(fitted.texts, experiment))
+            jobs.setdefault(tuple(job.words), job)
+            if not job.uses_seed:
+                known[others] = job, left_out
         for text, reason in left_out.items():
             name = Overrides.read([text]).words[0].name
             found = unused.setdefault(name, _Unused(given.touching(name) or [text]))
             found.reasons.append(reason)
             found.jobs.append(number)
-    for found in unused.values():
-        nowhere = len(found.jobs) == len(lines)
-        if nowhere and (NEAR in found.reason or not beside_others):
-            problems.setdefault(found.refusal, found.jobs)
+    nowhere = [found for found in unused.values() if len(found.jobs) == len(lines)]
+    refused = [found for found in nowhere if NEAR in found.reason or not beside_others]
+    problems |= {found.refusal: found.jobs for found in refused}
     if problems:
         raise ConfigError(_all_problems(lines, problems))
     _say(lines, unused)
@@ -152,8 +167,8 @@ def combinations(config: DictConfig, loader: ConfigLoader, words: Sequence[str])
 
 def _fit(
     compose: Callable[[list[str]], DictConfig], line: Overrides, left_out: dict[str, str]
-) -> tuple[Experiment, Overrides]:
-    """The experiment of a line, and the line without the words that it has no use for.
+) -> Job:
+    """The job of a line, without the words that it has no use for.
 
     Args:
         left_out: gets these words, and why.
@@ -163,7 +178,9 @@ def _fit(
     """
     while True:
         try:
-            return experiment_of(compose(line.texts)), line
+            composed = compose(line.texts)
+            uses_seed = "${seed}" in str(OmegaConf.to_container(composed, resolve=False))
+            return Job(line.texts, experiment_of(composed), uses_seed)
         except NoUse as error:
             found = {text: str(error) for text in line.touching(*error.names)}
             if not found:

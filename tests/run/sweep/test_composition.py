@@ -9,6 +9,7 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.run.sweep import composition
 from dllmquant_exp.run.sweep.composition import compose_jobs
 
 TASK = "task=micro_arc"
@@ -81,6 +82,25 @@ def test_settings_reach_the_jobs_that_they_fit() -> None:
     calibrated = jobs("-m method=fp,awq calibration.samples=8")
     assert calibrated["fp"].calibration is None
     assert calibrated["awq"].calibration and calibrated["awq"].calibration.samples == 8
+
+
+def test_seeds_are_composed_once_unless_a_setting_depends_on_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed = []
+    whole = composition.experiment_of
+    monkeypatch.setattr(
+        composition, "experiment_of", lambda config: composed.append(1) or whole(config)
+    )
+    words = ["-m", "method=gptq,rtn", "seed=0,1,2", TASK]
+    for more, n in (([], 2), (["save=kept/${method.name}-${seed}"], 6)):
+        composed.clear()
+        found = compose_jobs(Overrides.read([*words, *more]))
+        assert [job.common.seed for job in found] == [0, 1, 2] * 2
+        assert [(job.method.name, job.common.save) for job in found[3:]] == [
+            ("rtn", f"kept/rtn-{seed}" if more else None) for seed in (0, 1, 2)
+        ]
+        assert len(composed) == n
 
 
 def test_jobs_that_a_missing_setting_makes_alike_are_one() -> None:
