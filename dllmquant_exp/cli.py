@@ -1,7 +1,7 @@
 """Help and subcommands: everything on the command line that is not a composition for Hydra.
 
-A command's settings are declared once, in `COMMANDS`. What a command runs is imported when it runs,
-so that help and refusals come at once.
+A command's settings are declared once, in `COMMANDS`. Each command imports the code that it runs
+when it runs, so help and refusals come at once.
 """
 
 import difflib
@@ -271,7 +271,7 @@ COMMANDS = {
     "figures": Command(
         "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
         "Measures a model for each figure, keeps the numbers under <runs_dir>/figures and\n"
-        "draws them as PNG and PDF. What is recorded already is drawn again without measuring.\n"
+        "draws them as PNG and PDF. A recorded figure is drawn again without measuring.\n"
         "Figures 1 to 6 are the paper's; 7 (ablation) and 8 (paper and ours) are drawn from the\n"
         "results of a sweep; 9 is the sensitivity of each layer.\n\n"
         "All other words are those of an experiment (model, runs_dir, device, threads, ...). A\n"

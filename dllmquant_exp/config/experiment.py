@@ -107,7 +107,7 @@ class Experiment(QuantizedModel):
         return Path(self.common.runs_dir) / self.common.sweep
 
     def cell_config(self, task: Task) -> dict[str, Any]:
-        """What can change the cell's result, and nothing else; see `identity`."""
+        """Everything that can change the cell's result, and nothing else; see `identity`."""
         return identity.configuration(self, task)
 
     def cell_name(self, task: Task) -> str:
@@ -203,7 +203,7 @@ def _check_groups(config: Mapping[str, Any], line: Overrides) -> None:
 
 
 def _read_all(readers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What every section says, or all of their problems in one message (ConfigError)."""
+    """Read every section; report the problems of all of them in one message (ConfigError)."""
     found, problems = {}, []
     for name, reader in readers.items():
         try:

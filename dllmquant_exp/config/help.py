@@ -1,4 +1,4 @@
-"""What `--help` prints: what a command line can be composed of."""
+"""The text of `--help`: everything that a command line can be composed of."""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ EXAMPLES = (
 
 
 def print_help(folders: Folders, commands: Mapping[str, str]) -> None:
-    """What can be composed: groups with their options, common settings, commands, examples.
+    """Print the groups with their options, common settings, commands and examples.
 
     Args:
         commands: their summaries by name.

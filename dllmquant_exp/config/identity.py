@@ -1,7 +1,7 @@
-"""What a cell is, said once: its configuration, hash and folder, and the keys of what it shares.
+"""The one description of a cell: its configuration, hash and folder, and the keys of its caches.
 
-Equal descriptions mean equal work. What is described is settings alone; `circumstances` adds what
-else decides bits, for caches that outlive a call.
+Equal descriptions mean equal work. They hold settings alone; `circumstances` adds everything else
+that decides bits, for caches that outlive a call.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _SECTIONS = ("method", "quant", "calibration", "cgq", "iaaq")
 
 
 def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
-    """What can change a cell's result, and nothing else; its hash names the cell."""
+    """Everything that can change a cell's result, and nothing else; its hash names the cell."""
     settings = describe(task.settings)
     del settings["source"]  # says where the values come from
     common, scored = experiment.common, task.kind != SPEED
@@ -61,7 +61,7 @@ def method_label(model: QuantizedModel) -> str:
 
 
 def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a cell's configuration decides its calibration set."""
+    """The part of a cell's configuration that decides its calibration set."""
     calibration, cgq = config["calibration"], config["cgq"]
     # Every sampler but random texts asks the model anyway, and keeps its confidences.
     scores = bool(cgq and cgq["score"] and calibration and calibration["name"] == "random")
@@ -70,7 +70,7 @@ def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a cell's configuration decides its rounded weights, beside the calibration set.
+    """The part of a cell's configuration that decides its rounded weights, beside the states.
 
     Attention is quantized while a model runs, and its bits round no weight.
     """
@@ -80,7 +80,7 @@ def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
-    """What decides a saved model, as a short hash of each part: refusals name what differs.
+    """Everything that decides a saved model, a short hash of each part: refusals name the parts.
 
     Threads count as they are set: left open, they are those of whichever machine makes the model.
 
@@ -104,14 +104,14 @@ def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
 
 
 def forward_key(experiment: "Experiment", digest: str) -> str:
-    """What decides the numbers that a full-precision model computes here, as a hash."""
+    """Hash of everything that decides the numbers of a full-precision model on this machine."""
     outliers = _model(experiment)["outliers"]
     common = {name: getattr(experiment.common, name) for name in ("dtype", "device")}
     return config_hash({"outliers": outliers, **common, **circumstances(digest)})
 
 
 def circumstances(digest: str) -> dict[str, Any]:
-    """What decides the bits of results beside settings: checkpoint, threads and this code."""
+    """Everything beside settings that decides the bits of results."""
     threads, code = torch.get_num_threads(), provenance.code_digest()
     return {"checkpoint": digest, "threads": threads, "code": code}
 

@@ -167,7 +167,7 @@ class Overrides:
         return self.multirun or (bool(table) and table != ("null",))
 
     def of_sweep(self) -> list[str]:
-        """What a sweep as a whole is composed of, where jobs may differ in all other settings."""
+        """The words that a sweep as a whole is composed of; jobs may differ in all others."""
         return [*self.folders.words, *self.within(*_OF_SWEEPS).texts]
 
     def command_line(self) -> list[str]:
@@ -194,7 +194,7 @@ class Overrides:
 
 
 def _quoted(text: str) -> str:
-    """A text in a list of Hydra's. What stands for a value in every job, ${...}, must not here."""
+    """A text for one of Hydra's lists, where ${...} must not be replaced yet."""
     plain = text.replace("%", "%25").replace("$", "%24")
     return QuotedString(plain, Quote.single).with_quotes()
 

@@ -1,4 +1,4 @@
-"""Which model is evaluated: a checkpoint, the method that quantizes it, and what is calibrated on.
+"""The model that is evaluated: its checkpoint, method, bits, calibration and components.
 
 Each section of the configuration is read by one function. TMAS, CGQ and IA-AQ are groups that the
 defaults lack: `+tmas=on` adds one, `+tmas=off` or its absence leaves it out.
@@ -30,7 +30,7 @@ TMAS_DECODES = ("texts", "gen_length", "steps", "tokens")  # settings that every
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which checkpoint, and which of a task's published settings belong to it."""
+    """A checkpoint, and the kind of published task settings that belong to it."""
 
     name: str
     architecture: Architecture
@@ -62,7 +62,7 @@ class QuantizedModel:
     saved: SavedModel | None  # where it is read from; None where it is made
 
     def describe(self, section: str) -> Mapping[str, Any] | None:
-        """What a section is identified by."""
+        """The settings that identify a section; None where it is absent."""
         value = getattr(self, section)
         return None if value is None else describe(value)
 

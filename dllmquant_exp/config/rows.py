@@ -1,4 +1,4 @@
-"""Which row of the tables a job is: an option of conf/row, or of a user's own folder.
+"""The row of the tables that a job belongs to: an option of conf/row or of a user's folder.
 
 A row states choices (its method, tmas, cgq, ...) and settings. It holds for a job that has them,
 whether or not `row=` was said. A row that leaves a group open takes the default: random texts to
@@ -25,7 +25,7 @@ Settings = dict[str, Any]  # by dotted names
 
 @dataclass(frozen=True)
 class Row:
-    """What a result calls the row that it is part of: a name for files, a label for tables."""
+    """A row as results record it: a name for files, a label for tables."""
 
     name: str
     label: str
@@ -72,7 +72,7 @@ def row_of(model: QuantizedModel, config: Mapping[str, Any], line: Overrides) ->
 def _differences(
     row: _Stated, telling: set[str], model: QuantizedModel, config: Mapping[str, Any]
 ) -> list[str]:
-    """What a row states or leaves at its default, and the job has otherwise."""
+    """Choices and settings in which a job differs from a row."""
     found = [name for name in COMPONENTS if (row.choices.get(name) == _ON) != _is_on(model, name)]
     sampler = _sampler(model)
     if sampler is not None and not _is_on(model, "tmas"):

@@ -16,7 +16,7 @@ from dllmquant_exp.quantization.saving import read_saved
 from dllmquant_exp.store.schema import read
 
 SAVED = "saved"  # the option of the group `model`
-# What a saved model brings along, and what would therefore be ignored beside it.
+# A saved model brings these along; words about them would be ignored.
 _BROUGHT = ("method", "quant", "calibration", "row", "table", "models", *COMPONENTS)
 
 
@@ -27,7 +27,7 @@ def is_saved(config: Mapping[str, Any]) -> bool:
 
 
 def saved_model(section: Mapping[str, Any], line: Overrides) -> QuantizedModel:
-    """What a saved model says about itself.
+    """Read a saved model's description of itself.
 
     Raises:
         ConfigError: no folder, or one that cannot be used.
@@ -75,7 +75,7 @@ def saved_model(section: Mapping[str, Any], line: Overrides) -> QuantizedModel:
 
 
 def described(quantized: QuantizedModel) -> dict[str, Any]:
-    """What a saved model keeps beside its layout, for `saved_model` to read back."""
+    """The description that a saved model keeps beside its layout, for `saved_model` to read."""
     sections = ("model", "calibration", "cgq")
     found = {name: getattr(quantized, name) for name in sections}
     plain = {name: None if value is None else asdict(value) for name, value in found.items()}

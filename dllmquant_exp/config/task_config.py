@@ -14,13 +14,13 @@ from dllmquant_exp.speed.settings import SpeedError, SpeedSettings
 from dllmquant_exp.store.schema import read
 
 SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
-# What a measurement of speed does not read.
+# Settings that a measurement of speed does not read.
 IGNORED = ("dtype", "limit", "batch_size", "data_root", "shards", "shard")
 
 
 @dataclass(frozen=True)
 class DecodingOverrides:
-    """What replaces the published settings of every task; None keeps what was published."""
+    """Replacements of every task's published settings; None keeps the published value."""
 
     name: str
     gen_length: int | None = None
@@ -117,7 +117,7 @@ def check_effects(line: Overrides, tasks: Sequence[Task]) -> None:
 
 
 def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -> SpeedSettings:
-    """What is measured with models of a kind.
+    """Read the speed settings for models of a kind.
 
     Args:
         measure: the task's section of that name, by kinds of models.

@@ -1,4 +1,4 @@
-"""Which row a job is: the one that was chosen, the one whose choices hold, or none of them."""
+"""The row of a job: the one that was chosen, the one whose choices hold, or none."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -76,7 +76,7 @@ def calibration_of(model: str) -> dict[str, Any]:
     "model", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "saved"]
 )
 def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
-    """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
+    """The size of TMAS's set is known beforehand: the quotas of all cells that a decode passes."""
     config = calibration_of(model)
     length, llada = config["calibration"]["gen_length"], config["architecture"] == "llada"
     tmas = TmasSettings(blocks=config["tmas"]["blocks"], samples=config["tmas"]["samples"])
@@ -145,7 +145,7 @@ def _composed(loader: ConfigLoader, *words: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def every_cell() -> Iterator[set[Cell]]:
-    """Of table=all models=embedded_all controls=on."""
+    """The cells of table=all models=embedded_all controls=on."""
     cells = set()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

@@ -1,7 +1,7 @@
-"""What frames a call of Hydra: checks before it writes anything, the table and exit status after.
+"""The frame of a call of Hydra: checks before it writes anything, table and exit status after.
 
-A job tells its launcher nothing but its exit, and only some launchers run in this process. So each
-job leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
+A job tells its launcher nothing but its exit, and only some launchers run in this process. Each
+job therefore leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
 """
 
 import functools

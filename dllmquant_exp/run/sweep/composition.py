@@ -280,7 +280,7 @@ def explain(error: Exception) -> str:
 
 
 def _wrong_key(error: OmegaConfBaseException) -> str:
-    """What a key should have been, where Hydra proposes to add it as it is."""
+    """Name the key that was meant, where Hydra proposes to add it as it is."""
     key, parent = str(error.key), error.parent_node
     if not isinstance(parent, DictConfig):
         return str(error).splitlines()[0]

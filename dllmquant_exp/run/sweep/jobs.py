@@ -1,4 +1,4 @@
-"""Which jobs of a sweep have something left to do; found out before any is submitted."""
+"""The jobs of a sweep that have something left to do, known before any is submitted."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ class Submission:
 
 
 def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
-    """What is left of jobs, one per shard where there are shards, and the finished cells.
+    """List the jobs that are left, one per shard where there are shards, and the finished cells.
 
     A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
 

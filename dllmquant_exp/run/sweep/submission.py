@@ -1,4 +1,4 @@
-"""What a call needs beside its configuration: folders to save in, this machine, a way to fail.
+"""Needs of a call beside its configuration: folders to save in, this machine, a way to fail.
 
 A job can wait for hours in a queue, or behind the others; whatever can be known of it without
 loading a model is known when the call is made.
@@ -71,7 +71,7 @@ def _check_saving(experiments: Sequence[Experiment]) -> None:
 
 
 def _check_machine(experiments: Sequence[Experiment], remote: bool) -> None:
-    """What this machine has to have; leaves no folder behind where it has not (ConfigError)."""
+    """Check this machine; leave no folder behind where it lacks something (ConfigError)."""
     folders = {experiment.sweep_folder for experiment in experiments}
     paths = {path for folder in folders for path in (folder, *folder.parents)}
     missing = sorted((path for path in paths if not Path(path).exists()), reverse=True)
