@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dllmquant_exp import cli
-from dllmquant_exp.config.all_tables import sweeps
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.allocator import keep_freed_memory
+
+if TYPE_CHECKING:
+    from dllmquant_exp.config.overrides import Overrides
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -22,11 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
-    status = cli.dispatch(words, config_folder())
+    status = cli.dispatch(words)
     if status is not None:
         return status
+    from dllmquant_exp.config.overrides import Overrides
+    from dllmquant_exp.config.tables import sweeps
+
     try:
-        lines = sweeps(words, config_folder())
+        lines = sweeps(Overrides.read(words))
+        for line in lines:
+            line.check_names()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -57,17 +65,14 @@ def _offer_plugins() -> None:
         Plugins.instance().register(plugin)
 
 
-def _compose(words: list[str]) -> int:
+def _compose(line: "Overrides") -> int:
     _offer_plugins()
     import hydra
 
     from dllmquant_exp.run.sweep.callbacks import run_job
     from dllmquant_exp.run.sweep.submission import report_error
 
-    # Hydra reads sys.argv, and its parser takes overrides in one piece only: -m goes first.
-    flags = [word for word in words if word in ("-m", "--multirun")][:1]
-    rest = [word for word in words if word not in ("-m", "--multirun")]
-    program, sys.argv = sys.argv, [sys.argv[0], *flags, *rest]
+    program, sys.argv = sys.argv, [sys.argv[0], *line.command_line()]  # which Hydra reads
     raw = os.environ.get(RAW_ERRORS)
     os.environ[RAW_ERRORS] = "1"  # errors are ours to report
     try:

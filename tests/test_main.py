@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hydra import compose, initialize_config_dir
 
 from dllmquant_exp import cli
 from dllmquant_exp.__main__ import config_folder, main
-from dllmquant_exp.command_help import HELP
+from dllmquant_exp.config import help
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
-from dllmquant_exp.probes.arguments import arguments
+from dllmquant_exp.config.overrides import Overrides
+from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.reporting.writers import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,35 +62,127 @@ def test_help_teaches_every_group_option_setting_and_command(call: Call) -> None
     assert out.count("python -m dllmquant_exp ") >= 5
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
-def test_every_command_has_help(call: Call, command: str) -> None:
-    if command == "train":  # argparse's
-        with pytest.raises(SystemExit, match="0"):
-            call(command, "--help")
-        return
-    status, out, err = call(command, "--help")
+PAGES = [*cli.COMMANDS, *(f"report {page}" for page in cli.REPORTS)]
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_every_command_has_help_with_its_settings(call: Call, command: str) -> None:
+    status, out, err = call(*command.split(), "--help")
     assert (status, err) == (0, "")
-    assert out.startswith(f"python -m dllmquant_exp {command} ")
+    name, _, page = command.partition(" ")
+    assert out.startswith(f"usage: python -m dllmquant_exp {name} ")
+    settings = (cli.REPORTS[page] if page else cli.COMMANDS[name]).settings
+    for key, setting in settings.items():
+        assert f"  {key}=" in out and setting.help in out
 
 
-def test_the_help_of_commands_names_their_settings() -> None:
-    for word in (*cli._PAPER_REPORT, *FORMATS, "format=", "tracking=", "table="):
-        assert word in HELP["report"]
-    for word in arguments():
-        assert word in HELP["figures"]
+def test_figures_and_formats_are_those_of_their_rooms() -> None:
+    assert all(kind in cli.REPORTS["table"].settings["format"].help for kind in FORMATS)
+    assert cli.COMMANDS["random-checkpoint"].settings["architecture"].choices == get_args(
+        Architecture
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("figures figur=1", "did you mean 'figure'"),
+        ("figures figure", "'figure' is not setting=value"),
+        ("figures prompts=1 prompts=2", "prompts is given twice"),
+        ("figures prompts=few", "prompts = 'few' is not a whole number"),
+        ("figures modle=micro_llada", "did you mean 'model'"),
+        ("plan limt=3", "did you mean 'limit'"),
+        ("plan utilization=1", "did you mean 'utilisation'"),
+        ("train model=nope", "there are: micro_llada, micro_dream"),
+        ("train step=3", "did you mean 'steps'"),
+        ("report tabel=table1", "did you mean 'table'"),
+        ("report format=pdf", "format = 'pdf' is not one of: table, csv"),
+        ("random-checkpoint seed=x", "seed = 'x' is not a whole number"),
+        ("random-checkpoint d_model=-1", "d_model = -1 must be at least 1"),
+        ("plann", "did you mean 'plan'"),
+        ("plan --config-dir nowhere", "nowhere is not a folder of options"),
+    ],
+)
+def test_commands_refuse_what_they_do_not_know(call: Call, line: str, message: str) -> None:
+    status, _, err = call(*line.split())
+    assert status == 2 and message in err
+
+
+def test_refusals_and_help_import_nothing_heavy() -> None:
+    """Their time is that of their imports."""
+    code = (
+        "import sys; from dllmquant_exp.__main__ import main; status = main({line!r}.split()); "
+        "sys.exit(bool({{'torch', 'pandas', 'transformers'}} & set(sys.modules)) or status not in "
+        "(0, 2))"
+    )
+    for line in (
+        "--help",
+        "limt=3",
+        "-m metod=fp,rtn",
+        "plan limt=3",
+        "figures promts=1",
+        "train x=1",
+        "report swep=x",
+        "report tabel=1",
+        "random-checkpoint x=1",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(line=line)], capture_output=True, cwd=REPOSITORY
+        )
+        assert done.returncode == 0, (line, done.stderr)
+
+
+def test_options_of_a_users_folder_are_offered_and_planned(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for group in ("row", "tracking", "models"):
+        (tmp_path / "mine" / group).mkdir(parents=True)
+    (tmp_path / "mine" / "row" / "mild.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /method: rtn\n  - override /quant: w8a8\n"
+        "row: {name: mild, label: RTN at 8}\n"
+    )
+    (tmp_path / "mine" / "tracking" / "none.yaml").write_text(
+        "mode: 'off'\nproject: p\nentity: null\n"
+    )
+    status, out, _ = call("--help", "--config-dir", "mine")
+    assert status == 0 and "yours: mild" in out and "yours: none" in out
+    assert "yours" not in call("--help")[1]
+    words = ("row=mild", "task=micro_arc", "limit=1", "throughput=1e12")
+    for given in (["--config-dir", "mine"], ["hydra.searchpath=[mine]"]):
+        status, out, err = call("plan", *words, *given)
+        assert status == 0, err
+        assert "rtn w8a8" in out
+    report = ("report", "table=table1", "tracking=none", "--config-dir", "mine")
+    assert "no sweep 'tables' in runs" in call(*report)[2]
+
+
+def test_a_users_row_runs_and_is_recorded(call: Call, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "row").mkdir(parents=True)
+    (tmp_path / "mine" / "row" / "mild.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /method: rtn\n  - override /quant: w8a8\n"
+        "row: {name: mild, label: RTN at 8}\n"
+    )
+    words = small(checkpoint, "task=micro_piqa", "--config-dir", "mine")
+    for line in (["row=mild"], ["-m", "row=rtn,mild", "method.gptq.damp=1"]):
+        call(*line, *words)
+    status, _, err = call("-m", "row=rtn,mild", *words)
+    assert status == 0, err
+    results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
+    assert sorted(r["row"]["label"] for r in results) == ["RTN", "RTN at 8"]
 
 
 def test_every_setting_of_config_yaml_is_in_the_help() -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = to_mapping(compose("config"))
-    named = {line.partition("=")[0] for line in cli.common_settings(config_folder())}
+    named = {line.partition("=")[0] for line in help.common_settings()}
     assert named == set(config) - {*GROUPS, "models"}
 
 
 def test_the_five_worked_commands_compose() -> None:
-    assert len(cli.EXAMPLES) == 5
+    assert len(help.EXAMPLES) == 5
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for line, _ in cli.EXAMPLES:
+        for line, _ in help.EXAMPLES:
             words = [word for word in line.split() if word != "-m"]
             if words[0] in cli.COMMANDS:
                 continue
@@ -147,7 +241,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
     ("words", "message"),
     [
         (["method=foo"], "Available options in 'method':"),
-        (["limt=3"], "Could not override 'limt'"),
+        (["limt=3"], "did you mean 'limit'"),
         (["+limt=3"], "did you mean 'limit'"),
         (["task=micro_gsm8k", "decoding.block_length=7"], "block_length = 7 does not divide"),
         (["model.checkpoint=nowhere"], "neither a folder that exists nor a hub id"),
@@ -254,14 +348,14 @@ def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatc
     lines: list[list[str]] = []
     statuses = iter([0, 1, 0, 0, 0, 0])
 
-    def compose_one(words: list[str]) -> int:
-        lines.append(words)
+    def compose_one(line: Overrides) -> int:
+        lines.append(line.texts)
         return next(statuses)
 
     monkeypatch.setattr("dllmquant_exp.__main__._compose", compose_one)
     assert main(["table=all", "limit=5", "seed=0,1"]) == 1
-    seeds = [[] if n == 4 else ["seed=0,1"] for n in range(1, 7)]  # of speed, one is enough
-    assert lines == [[f"table=table{n}", "limit=5", *seeds[n - 1]] for n in range(1, 7)]
+    own = [[] if n == 4 else ["limit=5", "seed=0,1"] for n in range(1, 7)]  # speed has no items
+    assert lines == [[f"table=table{n}", *own[n - 1]] for n in range(1, 7)]
     statuses = iter([0, 130])
     assert main(["table=all"]) == 130, "an interruption ends them all"
 

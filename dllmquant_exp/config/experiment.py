@@ -5,43 +5,48 @@ that says which setting, what it is and what would work.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dllmquant_exp.config.components import COMPONENTS
-from dllmquant_exp.config.making import (
-    DEFAULT_QUANT,
-    Making,
-    ModelSettings,
-    check_saving,
-    is_saved,
-    resolve_making,
+from dllmquant_exp.config import identity
+from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.quantized_model import (
+    COMPONENTS,
+    QuantizedModel,
+    quantized_model,
+    read_method,
+    read_model,
+    read_quant,
 )
-from dllmquant_exp.config.speed_config import check_speed
+from dllmquant_exp.config.rows import Row, row_of
+from dllmquant_exp.config.saved_model import check_saving, is_saved, saved_model
 from dllmquant_exp.config.task_config import (
     SPEED,
     DecodingOverrides,
     Task,
     check_effects,
+    check_speed,
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.results import FIGURES_FOLDER, config_hash
-from dllmquant_exp.store.schema import read, unknown_key
+from dllmquant_exp.quantization.settings import QuantSettings
+from dllmquant_exp.store.results import FIGURES_FOLDER
+from dllmquant_exp.store.schema import AtLeast, read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
+Positive = Annotated[int, AtLeast(1)]
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
-# Choose options of other groups, or how jobs are started; read by Hydra and its plugins alone.
-PRESETS = ("row", "models", "table", "launcher")
+# Choose options of other groups, how jobs are started or what is reported; no job reads them.
+PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
@@ -52,16 +57,16 @@ class CommonSettings:
     sweep: str
     runs_dir: str
     data_root: str | None
-    limit: int | None
-    seed: int
+    limit: Positive | None
+    seed: Annotated[int, AtLeast(0)]
     device: str
     dtype: Dtype
     execution: Execution
-    batch_size: int
-    threads: int | None
+    batch_size: Positive
+    threads: Positive | None
     save: str | None = None
     export: Export | None = None
-    shards: int = 1
+    shards: Positive = 1
     shard: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,12 +78,6 @@ class CommonSettings:
             )
         if self.sweep == FIGURES_FOLDER:
             problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
-        for name in ("limit", "batch_size", "threads", "shards"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                problems.append(f"{name} = {value} must be at least 1")
-        if self.seed < 0:
-            problems.append(f"seed = {self.seed} must not be negative")
         if self.shard is not None and not 0 <= self.shard < self.shards:
             problems.append(
                 f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "
@@ -94,9 +93,10 @@ class CommonSettings:
 
 
 @dataclass(frozen=True)
-class Experiment(Making):
+class Experiment(QuantizedModel):
     """One job: a model, a method and a seed over the tasks of a suite."""
 
+    row: Row
     tasks: tuple[Task, ...]
     decoding: DecodingOverrides
     tracking: TrackingSettings
@@ -107,63 +107,20 @@ class Experiment(Making):
         return Path(self.common.runs_dir) / self.common.sweep
 
     def cell_config(self, task: Task) -> dict[str, Any]:
-        """What can change the cell's result, and nothing else; its hash names the cell."""
-        settings = asdict(task.settings)
-        del settings["source"]  # says where the values come from
-        if settings["include_path"] is None:  # our own tasks' cells keep their names
-            del settings["include_path"]
-        common, scored = self.common, task.kind != SPEED
-        return {
-            "model": {
-                "name": self.model.name,
-                "architecture": self.model.architecture,
-                "checkpoint": self.model.checkpoint,
-                "revision": self.model.revision,
-                "outliers": None if self.model.outliers is None else asdict(self.model.outliers),
-            },
-            "method": asdict(self.method),
-            "quant": None if self.quant is None else asdict(self.quant),
-            "calibration": self.describe("calibration"),
-            "cgq": self.describe("cgq"),
-            "iaaq": None if self.iaaq is None else asdict(self.iaaq),
-            "task": {"name": task.name, "kind": task.kind, "settings": settings}
-            | ({} if task.source is None else {"source": task.source})
-            | ({} if task.speed is None else {"speed": asdict(task.speed)}),
-            "data_root": common.data_root if self.reads_data_root(task) else None,
-            "limit": common.limit if scored else None,
-            "seed": common.seed,
-            "device": common.device,
-            "dtype": common.dtype if scored else None,
-            "execution": None if self.quant is None else common.execution,
-            "batch_size": common.batch_size if scored else None,
-            "threads": common.threads,
-            # Absent otherwise: results from before there were saved models keep their names.
-            **({} if self.saved is None else {"saved": self.saved.digest[7:23]}),
-        }
+        """Everything that can change the cell's result, and nothing else; see `identity`."""
+        return identity.configuration(self, task)
+
+    def cell_name(self, task: Task) -> str:
+        return identity.cell_name(self, task)
+
+    def cell_folder(self, task: Task) -> Path:
+        return self.sweep_folder / self.cell_name(task)
 
     def reads_data_root(self, task: Task) -> bool:
         if task.kind == SPEED:
             return False
         collects = self.calibration is not None and self.saved is None
         return task.kind == "official" or (collects and not self.model.embedded)
-
-    @property
-    def row(self) -> str:
-        """The method and its components, as in `quarot+tmas+cgq`."""
-        calibration = self.describe("calibration")
-        tmas = calibration is not None and calibration.get("name") == "tmas"
-        cgq = self.describe("cgq") is not None
-        parts = {"tmas": tmas, "cgq": cgq, "iaaq": self.iaaq is not None}
-        return "+".join([self.method.name, *(name for name, on in parts.items() if on)])
-
-    def cell_name(self, task: Task) -> str:
-        """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
-        quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
-        parts = (self.model.name, self.row, quant, task.name, f"s{self.common.seed}")
-        return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
-
-    def cell_folder(self, task: Task) -> Path:
-        return self.sweep_folder / self.cell_name(task)
 
 
 def to_mapping(config: DictConfig) -> dict[str, Any]:
@@ -177,75 +134,85 @@ def to_mapping(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def resolve(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> Experiment:
+def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     """Check a composed configuration and make an experiment of it.
 
-    Touches no file but the config.json of a saved model.
+    Touches no file but options of conf/row and the config.json of a saved model.
 
     Args:
         config: see `to_mapping`.
-        overrides: the command line's, such as `decoding.gen_length=64`: a decoding setting that
-            was asked for by name must matter to at least one task.
+        words: of the command line, such as `decoding.gen_length=64`: what was asked for by name
+            must matter.
 
     Raises:
         ConfigError: all problems of all sections; where there is none, the first conflict between
             sections.
+        NoUse: words that would change nothing.
     """
-    names = {field.name for field in fields(CommonSettings)}
-    known = {*GROUPS, *COMPONENTS, *PRESETS, *names}
-    problems = [unknown_key(key, known, "config") for key in config if key not in known]
-    problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
-    if problems:
-        raise ConfigError("; ".join(problems))
-    chosen = {word.partition("=")[0] for word in overrides}
-    if "models" in chosen and "table" not in chosen:
-        raise ConfigError(
-            "models=... says what a table spans and has no effect without table=...; for one "
-            "model use model=..."
-        )
-    _check_sections(config)
-    common = read(CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS))
-    making = resolve_making(config, overrides)
-    if making.quant is not None and common.execution == "packed":
-        _check_packed(common, making.quant)
-    check_saving(making, common.dtype, common.save, common.export)
-    decoding = read(DecodingOverrides, config["decoding"], "decoding")
-    tasks = resolve_tasks(config["task"], making.model, decoding)
-    check_effects(overrides, tasks)
+    line = Overrides.read(words)
+    _check_groups(config, line)
+    saved = is_saved(config)
+    readers: dict[str, Callable[[], Any]] = {
+        "common": lambda: read(
+            CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS)
+        ),
+    }
+    sections = {"model": read_model, "method": read_method, "quant": read_quant}
+    if not saved:
+        readers |= {name: partial(reader, config) for name, reader in sections.items()}
+    readers |= {
+        "decoding": lambda: read(DecodingOverrides, config["decoding"], "decoding"),
+        "tracking": lambda: read(TrackingSettings, config["tracking"], "tracking"),
+    }
+    found = _read_all(readers)
+    common, decoding = found["common"], found["decoding"]
+    if saved:
+        model = saved_model(config["model"], line)
+    else:
+        model = quantized_model(config, line, *(found[name] for name in sections))
+    if model.quant is not None and common.execution == "packed":
+        _check_packed(common, model.quant)
+    check_saving(model, common.dtype, common.save, common.export)
+    tasks = resolve_tasks(config["task"], model.model, decoding)
+    check_effects(line, tasks)
     if any(task.kind == SPEED for task in tasks):
-        fake = making.quant is not None and common.execution == "fake"
-        saved = making.saved is not None
-        check_speed(overrides, device=common.device, fake=fake, saved=saved)
-        if all(task.kind == SPEED for task in tasks):
-            common = replace(common, shards=1, shard=None)  # meant for the scores of table=all
+        fake = model.quant is not None and common.execution == "fake"
+        check_speed(line, device=common.device, fake=fake, saved=saved)
     return Experiment(
-        **vars(making),
+        **vars(model),
+        row=row_of(model, config, line),
         tasks=tasks,
         decoding=decoding,
-        tracking=read(TrackingSettings, config["tracking"], "tracking"),
+        tracking=found["tracking"],
         common=common,
     )
 
 
-def _check_sections(config: Mapping[str, Any]) -> None:
-    """Every problem of every section in one message (ConfigError)."""
-    problems = []
-    sections: list[tuple[type, Any, str, Sequence[str]]] = [
-        (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
-        (MethodSettings, config["method"], "method", []),
-        (QuantSettings, config["quant"], "quant", ["name"]),
-        (DecodingOverrides, config["decoding"], "decoding", []),
-        (TrackingSettings, config["tracking"], "tracking", []),
-    ]
-    if not is_saved(config["model"]):
-        sections.insert(1, (ModelSettings, config["model"], "model", ["calibration"]))
-    for cls, section, where, ignore in sections:
+def _check_groups(config: Mapping[str, Any], line: Overrides) -> None:
+    known = {*GROUPS, *COMPONENTS, *PRESETS, *(field.name for field in fields(CommonSettings))}
+    problems = [unknown_key(key, known, "config") for key in config if key not in known]
+    problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    if line.touches("models") and not line.touches("table"):
+        raise NoUse(
+            "models=... says what a table spans and has no effect without table=...; for one "
+            "model use model=...",
+            "models",
+        )
+
+
+def _read_all(readers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Read every section; report the problems of all of them in one message (ConfigError)."""
+    found, problems = {}, []
+    for name, reader in readers.items():
         try:
-            read(cls, section, where, ignore=ignore)
+            found[name] = reader()
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("; ".join(problems))
+    return found
 
 
 def _check_packed(common: CommonSettings, quant: QuantSettings) -> None:

@@ -1,12 +1,11 @@
-"""The configuration of tasks and of their decoding: what config.py asks about them."""
+"""The tasks of an experiment, how they are decoded, and what a speed task measures."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dllmquant_exp.config.making import ModelSettings
-from dllmquant_exp.config.speed_config import resolve_speed
+from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.quantized_model import ModelSettings
 from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
@@ -15,11 +14,13 @@ from dllmquant_exp.speed.workload import SpeedSettings
 from dllmquant_exp.store.schema import read
 
 SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
+# Settings that a measurement of speed does not read.
+IGNORED = ("dtype", "limit", "batch_size", "data_root", "shards", "shard")
 
 
 @dataclass(frozen=True)
 class DecodingOverrides:
-    """What replaces the published settings of every task; None keeps what was published."""
+    """Replacements of every task's published settings; None keeps the published value."""
 
     name: str
     gen_length: int | None = None
@@ -113,18 +114,79 @@ def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
     ).validate(architecture)
 
 
-def check_effects(overrides: Sequence[str], tasks: Sequence[Task]) -> None:
-    """Refuse a decoding setting of the command line that no task would follow (ConfigError)."""
+def check_effects(line: Overrides, tasks: Sequence[Task]) -> None:
+    """Refuse a decoding setting of the command line that no task would follow (NoUse)."""
     effective = {"guidance", "name"}
     for task in tasks:
         likelihood = task.settings.variant == "likelihood"
         every = {field.name for field in fields(DecodingOverrides)}
         effective |= {"mc_num"} if likelihood else every - {"mc_num"}
-    for override in overrides:
-        match = re.fullmatch(r"[+]{0,2}decoding\.(\w+)=.*", override, flags=re.DOTALL)
-        if match and match[1] not in effective:
-            variants = {task.settings.variant for task in tasks}
-            raise ConfigError(
-                f"{override} would change nothing: the chosen tasks are all evaluated by "
-                f"{' and '.join(variants)}"
-            )
+    idle = [f.name for f in fields(DecodingOverrides) if f.name not in effective]
+    names = [f"decoding.{name}" for name in idle]
+    if line.touches(*names):
+        variants = {task.settings.variant for task in tasks}
+        raise NoUse(
+            f"{' '.join(line.touching(*names))} would change nothing: the chosen tasks are all "
+            f"evaluated by {' and '.join(variants)}",
+            *names,
+        )
+
+
+def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -> SpeedSettings:
+    """Read the speed settings for models of a kind.
+
+    Args:
+        measure: the task's section of that name, by kinds of models.
+        kind: the model's `settings` key.
+        settings: how responses are decoded.
+        where: the task's place in the configuration, for messages.
+
+    Raises:
+        ConfigError: nothing for this kind, values that make no sense, or responses that may end
+            early.
+    """
+    if not isinstance(measure, Mapping) or kind not in measure:
+        known = ", ".join(map(str, measure)) if isinstance(measure, Mapping) else "nothing"
+        raise ConfigError(f"{where}.measure has nothing for models of kind {kind!r}: {known}")
+    if settings.variant != "generation" or not settings.suppress_eos:
+        raise ConfigError(
+            f"{where}: tokens per second are measured on whole responses; set variant to "
+            "generation and suppress_eos to true"
+        )
+    try:
+        return read(SpeedSettings, measure[kind], f"{where}.measure.{kind}")
+    except SpeedError as error:
+        raise ConfigError(f"{where}.measure.{kind}: {error}") from error
+
+
+def check_speed(line: Overrides, *, device: str, fake: bool, saved: bool) -> None:
+    """Refuse what a measurement of speed cannot do, or would ignore.
+
+    Args:
+        fake: quantized layers would run in floating point.
+        saved: the model is a saved one.
+
+    Raises:
+        ConfigError: what cannot be, and what would work.
+        NoUse: settings that it does not read.
+    """
+    if device != "cpu":
+        raise ConfigError(f"device = {device}: speed is measured on the CPU; use device=cpu")
+    if fake:
+        raise ConfigError(
+            "execution = fake quantizes in floating point, whose speed means nothing; use "
+            "execution=packed with task=speed"
+        )
+    if saved:
+        raise ConfigError(
+            "model=saved with task=speed: speed is measured beside full precision, which a saved "
+            "model does not hold, and the values of weights do not change it; choose the model, "
+            "method and quant that it was made with"
+        )
+    if line.touches(*IGNORED):
+        raise NoUse(
+            f"{' '.join(line.touching(*IGNORED))} would change nothing in task=speed, which takes "
+            "the fastest type of each side, has no items and is measured in one process; "
+            "task.tasks.speed.measure says what it decodes at once",
+            *IGNORED,
+        )

@@ -13,8 +13,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.probes.arguments import ProbeError, split_words
+from dllmquant_exp.probes.arguments import ProbeError
 from dllmquant_exp.probes.probe import (
     Probe,
     architecture_of,
@@ -37,11 +38,6 @@ if TYPE_CHECKING:
     from dllmquant_exp.probes.decodes import Subject
 
 
-def main(words: Sequence[str], config_folder: Path) -> int:
-    """Read the command's words, and run it."""
-    return figures(*split_words(words), config_folder)
-
-
 def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> int:
     """Print the path of every picture. Returns 0, or 1 where results for one are missing.
 
@@ -53,8 +49,9 @@ def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path
         ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
     """
     given = dict(values)
-    names = wanted(given.pop("figure", "all"))
-    check_read(names, [*given, *words], architecture_of(words, config_folder))
+    names = wanted(given.pop("figure"))
+    asked = [*given, *Overrides.read(words).texts]
+    check_read(names, asked, architecture_of(words, config_folder))
     sweep = given.pop("sweep", TABLES_SWEEP)
     probes = [read_probe(given, chosen, config_folder) for chosen in one_seed_each(words)]
     probe = probes[0]
@@ -140,11 +137,13 @@ def one_seed_each(words: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: a seed that is there twice.
     """
-    given = [word.removeprefix("seed=") for word in words if word.startswith("seed=")]
-    seeds = [seed.strip() for text in given for seed in text.split(",")]
-    if len(set(seeds)) < len(seeds) or len(given) > 1:
-        raise ConfigError(f"seed={','.join(seeds)}: give each seed once, as in seed=0,1,2")
-    others = [word for word in words if not word.startswith("seed=")]
+    line = Overrides.read(words)
+    seeds = line.values("seed")
+    if len(set(seeds)) < len(seeds) or len(line.touching("seed")) > 1:
+        raise ConfigError(
+            f"{' '.join(line.touching('seed'))}: give each seed once, as in seed=0,1,2"
+        )
+    others = [*line.folders.words, *line.without("seed").texts]
     return [[*others, f"seed={seed}"] for seed in seeds] or [others]
 
 

@@ -109,7 +109,7 @@ def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Pa
         "prompts": PROMPTS[embedded],
         "gen_length": decodes["gen_length"],
         "steps": decodes["steps"],
-    } | {name: _number(text) for name, text in given.items() if name != "task"}
+    } | {name: value for name, value in given.items() if name != "task"}
     chosen = (*words, f"task={given.get('task', TASKS[embedded])}")
     settings = read(ProbeSettings, values, "figures")
     experiment = resolve(_composed(config_folder, [*chosen, "row=fp"]))

@@ -10,7 +10,7 @@ behind the blocks that it had rounded. The folder can be deleted at any time.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.calibration.collect import collect
 from dllmquant_exp.calibration.states import CalibrationSet, batches
 from dllmquant_exp.calibration.weighting import batch_weights
+from dllmquant_exp.config import identity
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.models.checkpoints import (
     CheckpointError,
@@ -189,21 +190,11 @@ def _collect(
     settings, common = experiment.calibration, experiment.common
     if settings is None:
         return None
-    outliers = experiment.model.outliers
     return collect(
         settings,
         model,
         tokenizer,
-        model_key=config_hash(
-            {
-                "checkpoint": digest,
-                "outliers": None if outliers is None else asdict(outliers),
-                "dtype": common.dtype,
-                "device": common.device,
-                "threads": torch.get_num_threads(),
-                "code": provenance.code_digest(),
-            }
-        ),
+        model_key=identity.forward_key(experiment, digest),
         embedded=experiment.model.embedded,
         data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
         seed=common.seed,
@@ -232,28 +223,10 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
     }
 
 
-def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a cell's configuration decides its calibration set."""
-    calibration, cgq = config["calibration"], config["cgq"]
-    scores = bool(cgq and cgq["score"] and calibration and calibration["name"] == "random")
-    names = ("model", "calibration", "seed", "device", "dtype", "threads")
-    return {name: config[name] for name in names} | {"scores": scores}
-
-
-def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a cell's configuration decides its rounded weights, beside the calibration set."""
-    quant = {name: value for name, value in config["quant"].items() if name != "attention"}
-    names = ("model", "method", "cgq", "device", "dtype")
-    return {name: config[name] for name in names} | {"quant": quant}
-
-
 def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
     """Where rounded blocks are kept: named by everything that decides them, code included."""
-    key = weights_identity(experiment.cell_config(experiment.tasks[0])) | {
-        "checkpoint": digest,
-        "calibration": calibration.digest,
-        "threads": torch.get_num_threads(),
-        "code": provenance.code_digest(),
-    }
+    config = experiment.cell_config(experiment.tasks[0])
+    key = identity.weights_identity(config) | identity.circumstances(digest)
+    key["calibration"] = calibration.digest
     root = Path(experiment.common.runs_dir) / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

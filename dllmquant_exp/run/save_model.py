@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dllmquant_exp.config import identity
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.making import described
+from dllmquant_exp.config.saved_model import described
 from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
@@ -15,8 +16,6 @@ from dllmquant_exp.quantization.saved_files import CONFIG_FILE
 from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
-from dllmquant_exp.store.results import config_hash
-from dllmquant_exp.store.schema import describe
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
             method=experiment.method,
             quant=quant,
             iaaq=experiment.iaaq,
-            made=_made(experiment, prepared) | {"identity": identity(experiment, digest)},
+            made=_made(experiment, prepared, digest),
             tokenizer=prepared.tokenizer,
         )
     except CheckpointError:
@@ -79,7 +78,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
     if stored is None:
         check_target(folder, overwrite=False)
         return False
-    wanted = identity(experiment, digest)
+    wanted = identity.saved_parts(experiment, digest)
     names = [name for name in {**wanted, **stored} if stored.get(name) != wanted.get(name)]
     if names:
         raise CheckpointError(
@@ -99,14 +98,16 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
     return True
 
 
-def _made(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
+def _made(experiment: Experiment, prepared: Prepared, digest: str | None) -> dict[str, Any]:
     """How the model was made; of one that was read from a folder, what that folder says."""
+    parts = {"identity": identity.saved_parts(experiment, digest)}
     if experiment.saved is not None:
-        return dict(experiment.saved.made)
+        return {**experiment.saved.made, **parts}
     common, source = experiment.common, provenance.source()
     commit = source["commit"] and source["commit"] + ("+" if source["modified"] else "")
     version = f"dllmquant-exp {provenance.versions()['dllmquant_exp']}"
     return described(experiment) | {
+        **parts,
         "by": f"{version}, commit {commit}" if commit else version,
         "seed": common.seed,
         "device": common.device,
@@ -115,32 +116,6 @@ def _made(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
         "report": dict(prepared.report),
         "calibration_report": prepared.calibration,
     }
-
-
-def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
-    """What decides a saved model, as a short hash of each part: refusals name what differs.
-
-    Threads count as they are set: left open, they are those of whichever machine makes the model.
-
-    Args:
-        digest: see `save_model`.
-    """
-    common, calibration = experiment.common, experiment.calibration
-    if experiment.saved is not None:
-        parts: dict[str, Any] = {"saved": experiment.saved.digest, "export": common.export}
-    else:
-        sections = ("model", "method", "quant", "calibration", "cgq", "iaaq")
-        found = {name: getattr(experiment, name) for name in sections}
-        collects = calibration is not None and not experiment.model.embedded
-        settings = ("seed", "device", "dtype", "threads", "export")
-        parts = {
-            **{name: None if part is None else describe(part) for name, part in found.items()},
-            **{name: getattr(common, name) for name in settings},
-            "checkpoint": digest,
-            "data_root": common.data_root if collects else None,
-            "code": provenance.code_digest(),
-        }
-    return {name: config_hash({name: part})[:16] for name, part in parts.items()}
 
 
 def _identity_in(folder: Path) -> Mapping[str, str] | None:

@@ -19,8 +19,8 @@ from dllmquant_exp.config.experiment import (
     resolve,
     to_mapping,
 )
-from dllmquant_exp.config.speed_config import check_speed
-from dllmquant_exp.config.task_config import DecodingOverrides
+from dllmquant_exp.config.overrides import Overrides
+from dllmquant_exp.config.task_config import DecodingOverrides, check_speed
 from dllmquant_exp.diffusion.settings import REMASKING
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.settings import OVERRIDES
@@ -204,7 +204,7 @@ def set_in(config: dict[str, Any], path: str, value: Any) -> None:
         ("limit", 0, "limit = 0 must be at least 1"),
         ("limit", 2.5, "config.limit = 2.5 is not a whole number .null is possible too"),
         ("batch_size", None, "config.batch_size = None is not a whole number"),
-        ("seed", -1, "seed = -1 must not be negative"),
+        ("seed", -1, "seed = -1 must be at least 0"),
         ("seed", True, "config.seed = True is not a whole number"),
         ("dtype", "float8", "config.dtype = 'float8' is not one of: float32, float64, bfloat16"),
         ("sweep", "../up", "sweep = '../up' must be a plain folder name"),
@@ -386,25 +386,9 @@ def test_what_a_measurement_of_speed_would_ignore_or_cannot_do(word: str, messag
         speed(word)
 
 
-def test_what_is_meant_for_other_tables_does_not_matter_to_table_4() -> None:
-    def cell(*words: str) -> str:
-        every = ["table=table4", "row=quarot", "task=speed", *words]
-        (task,) = (experiment := resolve(composed(*every), every)).tasks
-        return experiment.cell_name(task)
-
-    assert cell() == cell("limit=5", "dtype=bfloat16", "batch_size=4")
-
-
 def test_speed_of_a_saved_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="choose the model, method and quant that it was made"):
-        check_speed([], device="cpu", fake=False, saved=True)
-
-
-def test_speed_is_one_job_where_other_tables_have_shards() -> None:
-    words = ["table=table4", "row=quarot", "task=speed", "shards=4"]
-    assert resolve(composed(*words), words).common.shards == 1
-    scored = ["table=table1", "row=quarot", "task=micro_arc", "shards=4"]
-    assert resolve(composed(*scored), scored).common.shards == 4
+        check_speed(Overrides(), device="cpu", fake=False, saved=True)
 
 
 def test_full_precision_alone_needs_no_packed_execution() -> None:

@@ -10,6 +10,7 @@ import pytest
 from made_experiments import option, small_config
 
 from dllmquant_exp.config.experiment import Experiment, resolve
+from dllmquant_exp.config.identity import saved_parts
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.quantization import kernels
@@ -17,7 +18,6 @@ from dllmquant_exp.reporting.cells import read_result
 from dllmquant_exp.reporting.tables import build_tables
 from dllmquant_exp.run import prepare as preparation
 from dllmquant_exp.run.job import run
-from dllmquant_exp.run.save_model import identity
 from dllmquant_exp.store import provenance
 
 TASK = "micro_piqa"
@@ -113,12 +113,14 @@ def test_a_published_models_calibration_depends_on_the_data(make: Any, tmp_path:
     model = make("gptq", save="m", data_root="a")
     published = replace(model.model, embedded=False, outliers=None)
     found = [
-        identity(replace(model, model=published, common=replace(model.common, data_root=root)), "d")
+        saved_parts(
+            replace(model, model=published, common=replace(model.common, data_root=root)), "d"
+        )
         for root in ("a", "b", "a")
     ]
     assert found[0] == found[2]
     assert [name for name in found[0] if found[0][name] != found[1][name]] == ["data_root"]
-    assert identity(model, "d") == identity(make("gptq", save="m", data_root="b"), "d")
+    assert saved_parts(model, "d") == saved_parts(make("gptq", save="m", data_root="b"), "d")
 
 
 @pytest.mark.parametrize("export", [None, "compressed-tensors"])

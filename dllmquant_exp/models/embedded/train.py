@@ -11,14 +11,12 @@ continues where it was and ends with the same weights. Responses of the generati
 with end-of-text up to `world.GEN_LENGTH`, the length that evaluation decodes.
 """
 
-import argparse
 import csv
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.checkpoints import load_model, save_checkpoint
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, HARDER_BUCKETS, make_batch, row_losses
@@ -295,31 +294,30 @@ def write_curve(folder: Path, curve: list[dict]) -> None:
     plt.close(figure)
 
 
-def main(argv: Sequence[str]) -> int:
-    """`train model=micro_llada [steps=N] [seed=N] [folder=DIR] [threads=N]`."""
-    settings = {"model": "micro_llada", "folder": "", "threads": "2", "steps": "", "seed": ""}
-    parser = argparse.ArgumentParser(
-        prog="python -m dllmquant_exp train",
-        description=(
-            "Train an embedded model; a killed run continues. Settings are key=value: "
-            f"model (one of {', '.join(RECIPES)}), folder (default runs/train/<model>), "
-            "threads (2), steps and seed (the recipe's)."
-        ),
+def train_model(
+    name: str,
+    folder: str | None,
+    threads: int,
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> int:
+    """Train by a recipe, with other steps or another seed where these are given.
+
+    Raises:
+        Refusal: no such recipe.
+    """
+    if name not in RECIPES:
+        raise Refusal(f"model={name} has no recipe; there are: {', '.join(RECIPES)}")
+    usual = RECIPES[name]
+    recipe = replace(
+        usual,
+        steps=usual.steps if steps is None else steps,
+        seed=usual.seed if seed is None else seed,
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    for word in parser.parse_args(list(argv)).settings:
-        key, _, value = word.partition("=")
-        if key not in settings or not value:
-            parser.error(f"{word!r} is not one of: {', '.join(f'{k}=...' for k in settings)}")
-        settings[key] = value
-    if settings["model"] not in RECIPES:
-        parser.error(f"model={settings['model']} has no recipe; there are: {', '.join(RECIPES)}")
-    recipe = RECIPES[settings["model"]]
-    numbers = {k: int(settings[k]) for k in ("steps", "seed") if settings[k]}
-    recipe = Recipe(**{**asdict(recipe), **numbers})
     logging.basicConfig(format="%(asctime)s %(message)s")
     logger.setLevel(logging.INFO)
-    torch.set_num_threads(int(settings["threads"]))
-    final = train(recipe, Path(settings["folder"] or f"runs/train/{recipe.name}"))
+    torch.set_num_threads(threads)
+    final = train(recipe, Path(folder or f"runs/train/{name}"))
     print(f"finished: {final}\nuse it with model.checkpoint={final}")
     return 0

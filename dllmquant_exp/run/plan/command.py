@@ -2,72 +2,46 @@
 
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import torch
-from hydra import initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from dllmquant_exp.config.all_tables import sweeps
-from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.overrides import Overrides
+from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.config.task_config import SPEED
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.plan.cells import Cell, Plan, make_plan
 from dllmquant_exp.run.plan.forward import GPUS, HERE, Place
-from dllmquant_exp.run.sweep.submission import explain, sweep_jobs
+from dllmquant_exp.run.sweep.composition import compose_jobs
 
-UTILISATION = 0.4  # of a GPU's dense peak, where nothing else is stated
-HELP = f"""python -m dllmquant_exp plan [-m] [group=option ...] [setting=value ...]
+def plan(
+    line: Overrides, on: str | None, utilisation: float, slowdown: float, throughput: float | None
+) -> int:
+    """Print the plan of a sweep's command line.
 
-Prints what the same command without `plan` would do, and runs none of it: the cells, which of them
-are finished, what they share, and an estimate of time, memory and disk. Token-forwards are counted
-from the requests. One forward costs what finished cells of the same row took; where there are none,
-what a part of the model takes now, or what is stated. Nothing is downloaded. Its own settings:
-
-  on=here          the sweep runs on this machine; or on a named GPU: {", ".join(GPUS)}
-                   (default: here, and a100 where device=cuda and this machine has no GPU)
-  utilisation={UTILISATION:g}  of a named GPU's dense peak
-  slowdown=1       time of a quantized forward on a named GPU over one in full precision
-  throughput=X     FLOP/s, as in 1.2e14, in place of what is measured or a GPU's peak
-
-  python -m dllmquant_exp plan -m row=fp,rtn,awq limit=100
-  python -m dllmquant_exp plan table=table1 models=paper device=cuda dtype=bfloat16 on=h100"""
-_OWN = {"on": "", "utilisation": f"{UTILISATION:g}", "throughput": "", "slowdown": "1"}
-SWEEP_FLAGS = ("-m", "--multirun")
-
-
-def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
-    """Print the plan of a sweep's command line; see `HELP`.
+    Args:
+        on: `here`, or a named GPU; None chooses by the sweep's device.
+        utilisation: of a named GPU's dense peak.
+        slowdown: time of a quantized forward on a named GPU over one in full precision.
+        throughput: FLOP/s in place of what is measured or a GPU's peak.
 
     Raises:
         ConfigError: settings of the plan or of the sweep that cannot be.
     """
-    if {"-h", "--help"} & set(words):
-        console.print(HELP, markup=False, highlight=False, soft_wrap=True)
-        return 0
-    own, rest = _split(words)
-    everything = [
-        j for line in sweeps(rest, config_folder) for j in compose_jobs(line, config_folder)
-    ]
+    console = Console()
+    everything = [job for one in sweeps(line) for job in compose_jobs(one)]
     jobs = [job for job in everything if all(task.kind != SPEED for task in job.tasks)]
     if not jobs:
         raise ConfigError("task=speed measures for as long as it says; there is nothing to plan")
     common = jobs[0].common
     if common.threads is not None:
         torch.set_num_threads(common.threads)
-    place = _place(own, common.device)
+    place = _place(on, common.device, utilisation, slowdown, throughput)
     logging.getLogger("dllmquant_exp").setLevel(logging.WARNING)
     with console.status("counting") as status:
         found = make_plan(jobs, place, lambda what: status.update(f"counting {what}"))
@@ -77,80 +51,23 @@ def plan(words: Sequence[str], config_folder: Path, console: Console) -> int:
     return 0
 
 
-def compose_jobs(words: Sequence[str], config_folder: Path) -> list[Experiment]:
-    """Every job of a command line, in order, composed as Hydra does it.
-
-    Raises:
-        ConfigError: words that Hydra refuses, or a job that cannot run.
-    """
-    overrides = [word for word in words if word not in SWEEP_FLAGS]
-    asked = len(overrides) < len(words)
-    with initialize_config_dir(str(config_folder), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            config = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
-            swept = asked or config.hydra.mode == RunMode.MULTIRUN
-            jobs = sweep_jobs(config, loader) if swept else [overrides]
-            return _experiments(config, loader, jobs)
-        except HydraException as error:
-            raise ConfigError(explain(error)) from error
-
-
-def _experiments(
-    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]
-) -> list[Experiment]:
-    """Jobs that differ in their seed alone are composed once, which takes most of a plan's time."""
-    known: dict[tuple[str, ...], Experiment] = {}
-    found = []
-    for words in jobs:
-        seed = next((word[5:] for word in words if re.fullmatch(r"seed=\d+", word)), None)
-        others = tuple(word for word in words if word != f"seed={seed}")
-        if seed is not None and others in known:
-            job = known[others]
-            found.append(replace(job, common=replace(job.common, seed=int(seed))))
-            continue
-        composed = loader.load_sweep_config(config, list(words))
-        found.append(resolve(to_mapping(composed), list(composed.hydra.overrides.task)))
-        if "${seed}" not in str(OmegaConf.to_container(composed, resolve=False)):
-            known[others] = found[-1]
-    return found
-
-
-def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The plan's own settings, and the sweep's words."""
-    own, rest = dict(_OWN), []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if equals and key in own:
-            own[key] = value
-        else:
-            rest.append(word)
-    return own, rest
-
-
-def _place(own: dict[str, str], device: str) -> Place:
+def _place(
+    on: str | None, device: str, utilisation: float, slowdown: float, throughput: float | None
+) -> Place:
     """Where the sweep is to run (ConfigError)."""
     no_gpu = device.startswith("cuda") and not torch.cuda.is_available()
-    name = own["on"] or ("a100" if no_gpu else HERE)
+    name = on or ("a100" if no_gpu else HERE)
     if name not in (HERE, *GPUS):
         raise ConfigError(f"on = {name!r} is not one of: {', '.join((HERE, *GPUS))}")
-    utilisation, slowdown = _number(own, "utilisation"), _number(own, "slowdown")
+    numbers = {"utilisation": utilisation, "slowdown": slowdown, "throughput": throughput}
+    for setting, value in numbers.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{setting} = {value:g} must be a number above 0")
     if utilisation > 1:
         raise ConfigError(f"utilisation = {utilisation:g} must be in (0, 1]")
-    throughput = _number(own, "throughput") if own["throughput"] else None
     if name == HERE:
         check_device(device)
     return Place(name, device, utilisation, slowdown, throughput)
-
-
-def _number(own: Mapping[str, str], name: str) -> float:
-    try:
-        value = float(own[name])
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise ConfigError(f"{name} = {own[name]!r} must be a number above 0")
-    return value
 
 
 def print_plan(found: Plan, console: Console) -> None:

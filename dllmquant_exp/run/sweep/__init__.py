@@ -1,1 +1,1 @@
-"""What belongs to a sweep as a whole rather than to one cell."""
+"""Sweeps: from a command line to jobs, their launchers, and the end of a call."""

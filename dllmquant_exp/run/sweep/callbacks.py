@@ -1,7 +1,7 @@
-"""What frames a call of Hydra: checks before it writes anything, the table and exit status after.
+"""The frame of a call of Hydra: checks before it writes anything, table and exit status after.
 
-A job tells its launcher nothing but its exit, and only some launchers run in this process. So each
-job leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
+A job tells its launcher nothing but its exit, and only some launchers run in this process. Each
+job therefore leaves an `outcome.json` in its own Hydra folder, and the end of the call reads them.
 """
 
 import functools
@@ -26,7 +26,7 @@ from dllmquant_exp.store.results import write_json
 logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
-LOCAL = "launcher=local"
+LOCAL = "local"  # the option of the group `launcher`
 
 
 def run_job(config: DictConfig) -> None:
@@ -34,20 +34,19 @@ def run_job(config: DictConfig) -> None:
 
     A single run stops at bad input before anything is written; a sweep records it and goes on.
     """
-    from dllmquant_exp.config import experiment as configuration
-    from dllmquant_exp.run import job as experiment
+    from dllmquant_exp.run import job
     from dllmquant_exp.run.allocator import keep_freed_memory
     from dllmquant_exp.run.machine import check_surroundings, explain_unwritten
+    from dllmquant_exp.run.sweep.composition import experiment_of
 
     keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
     try:
-        overrides = list(hydra.overrides.task)
-        resolved = configuration.resolve(configuration.to_mapping(config), overrides)
-        check_surroundings(resolved.common, resolved.tracking)
+        experiment = experiment_of(config, hydra)
+        check_surroundings(experiment.common, experiment.tracking)
         keep_going = hydra.mode == RunMode.MULTIRUN
-        for cell in experiment.run(resolved, keep_going=keep_going):
+        for cell in job.run(experiment, keep_going=keep_going):
             outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
     except Refusal as error:
         outcome["error"] = str(error)
@@ -81,25 +80,18 @@ class RunReport(Callback):
     @_never_silent
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a configuration that cannot run, before Hydra makes a folder."""
-        from dllmquant_exp.config.experiment import resolve, to_mapping
+        from dllmquant_exp.config.overrides import Overrides
         from dllmquant_exp.run.machine import check_surroundings
+        from dllmquant_exp.run.sweep.composition import experiment_of
 
-        words = list(config.hydra.overrides.task)
-        placed = [word for word in words if word.startswith("launcher=") and word != LOCAL]
-        if placed:
+        place = Overrides.read(list(config.hydra.overrides.task)).value("launcher")
+        if place not in (None, LOCAL):
             raise ConfigError(
-                f"{placed[0]} places the jobs of a sweep, and this is one job, which runs here: "
-                "add -m, or leave it out"
+                f"launcher={place} places the jobs of a sweep, and this is one job, which runs "
+                "here: add -m, or leave it out"
             )
-        experiment = resolve(to_mapping(config), words)
+        experiment = experiment_of(config)
         check_surroundings(experiment.common, experiment.tracking)
-
-    @_never_silent
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep of which any job cannot run, before Hydra makes a folder."""
-        from dllmquant_exp.run.sweep.submission import check_sweep
-
-        check_sweep(config)
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which jobs of a sweep have something left to do; found out before any is submitted."""
+"""The jobs of a sweep that have something left to do, known before any is submitted."""
 
 import json
 import logging
@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig
-
-from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.run.finished import local_digest, unfinished_tasks
 from dllmquant_exp.run.save_model import is_kept
 from dllmquant_exp.run.sweep.callbacks import OUTCOME_FILE
+from dllmquant_exp.run.sweep.composition import Job
 from dllmquant_exp.store.results import write_whole
 
 FINISHED = "finished"  # the folder of what was not submitted
@@ -22,28 +20,25 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """The words of a job's command line, and the folders of its cells."""
+class Submission:
+    """The words of a job's command line, and the folders of the cells that are left to it."""
 
     words: list[str]
     cells: list[Path]
 
 
-def to_submit(
-    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]
-) -> tuple[list[Job], list[Path]]:
-    """The jobs that are left, one per shard where there are shards, and the finished cells.
+def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
+    """List the jobs that are left, one per shard where there are shards, and the finished cells.
 
     A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
 
     Raises:
-        ConfigError: a job that cannot run, or would save where something else is.
+        ConfigError: a job that would save where something else is.
     """
-    submitted: list[Job] = []
+    submitted: list[Submission] = []
     finished: list[Path] = []
-    for words in jobs:
-        composed = loader.load_sweep_config(config, list(words))
-        experiment = resolve(to_mapping(composed), list(composed.hydra.overrides.task))
+    for job in jobs:
+        experiment, words = job.experiment, job.words
         left = [experiment.cell_folder(task).resolve() for task in unfinished_tasks(experiment)]
         cells = [experiment.cell_folder(task).resolve() for task in experiment.tasks]
         finished += [cell for cell in cells if cell not in left]
@@ -53,7 +48,8 @@ def to_submit(
         common = experiment.common
         whole = common.shards == 1 or common.shard is not None
         shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
-        submitted += [Job([*words, shard], left) for shard in shards] or [Job([*words], left)]
+        lines = [[*words, shard] for shard in shards] or [words]
+        submitted += [Submission(line, left) for line in lines]
     return submitted, finished
 
 
@@ -66,7 +62,7 @@ def _has_to_save(experiment: Experiment) -> bool:
         raise ConfigError(str(error)) from error
 
 
-def announce(folder: Path, submitted: Sequence[Job], finished: Sequence[Path]) -> None:
+def announce(folder: Path, submitted: Sequence[Submission], finished: Sequence[Path]) -> None:
     """Write down what is expected of every job, so that a lost one is missed at the end."""
     if finished:
         _write(folder / FINISHED, finished, "skipped", None)

@@ -5,10 +5,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.store.schema import Above, AtLeast
 
+Positive = Annotated[int, AtLeast(1)]
+NotNegative = Annotated[int, AtLeast(0)]
 SECONDS_BETWEEN_LOOKS = 1.0  # for result files
 SECONDS_BETWEEN_CHECKS = 30.0  # with the cluster, for jobs that were lost
 logger = logging.getLogger(__name__)
@@ -18,16 +21,14 @@ logger = logging.getLogger(__name__)
 class LocalSettings:
     """See conf/launcher/submitit_local.yaml."""
 
-    processes: int
-    timeout_min: int
-    requeues: int
-    signal_delay_s: int
-    gpus_per_node: int
+    processes: Positive
+    timeout_min: Positive
+    requeues: NotNegative
+    signal_delay_s: Positive
+    gpus_per_node: NotNegative
 
     def __post_init__(self) -> None:
         _check_times(self.timeout_min, self.signal_delay_s)
-        _at_least(1, processes=self.processes)
-        _at_least(0, requeues=self.requeues, gpus_per_node=self.gpus_per_node)
         if self.requeues > 5:
             raise ValueError(f"requeues = {self.requeues}, but submitit starts a job 6 times here")
 
@@ -48,13 +49,13 @@ class LocalSettings:
 class SlurmSettings:
     """See conf/launcher/slurm.yaml."""
 
-    timeout_min: int
-    cpus_per_task: int
-    gpus_per_node: int
-    array_parallelism: int
-    requeues: int
-    signal_delay_s: int
-    mem_gb: float | None = None
+    timeout_min: Positive
+    cpus_per_task: Positive
+    gpus_per_node: NotNegative
+    array_parallelism: Positive
+    requeues: NotNegative
+    signal_delay_s: Positive
+    mem_gb: Annotated[float, Above(0)] | None = None
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -64,10 +65,6 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         _check_times(self.timeout_min, self.signal_delay_s)
-        _at_least(1, cpus_per_task=self.cpus_per_task, array_parallelism=self.array_parallelism)
-        _at_least(0, requeues=self.requeues, gpus_per_node=self.gpus_per_node)
-        if self.mem_gb is not None and self.mem_gb <= 0:
-            raise ValueError(f"mem_gb = {self.mem_gb} must be positive")
 
     def check_machine(self) -> None:
         """Raise ConfigError where no jobs can be submitted from."""
@@ -103,18 +100,11 @@ class SlurmSettings:
 
 
 def _check_times(timeout_min: int, signal_delay_s: int) -> None:
-    _at_least(1, timeout_min=timeout_min, signal_delay_s=signal_delay_s)
     if signal_delay_s >= 60 * timeout_min:
         raise ValueError(
             f"signal_delay_s = {signal_delay_s} is not before the end of timeout_min = "
             f"{timeout_min} minutes"
         )
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} = {value} must be at least {least}")
 
 
 def wait_for(

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.run.plan.cells import Plan, calibration_forwards, make_plan
-from dllmquant_exp.run.plan.command import compose_jobs
 from dllmquant_exp.run.plan.forward import Place
 from dllmquant_exp.run.plan.requests import demand
+from dllmquant_exp.run.sweep.composition import compose_jobs
 
 Call = Callable[..., tuple[int, str, str]]
 A100 = Place("a100", "cuda", 0.4, 1.0, None)
@@ -35,8 +36,12 @@ def call(
     return run
 
 
+def composed(*words: str) -> list[Experiment]:
+    return compose_jobs(Overrides.read(words))
+
+
 def planned(*words: str, place: Place = A100) -> Plan:
-    return make_plan(compose_jobs(words, config_folder()), place)
+    return make_plan(composed(*words), place)
 
 
 def test_the_cells_of_table_1_and_what_they_share() -> None:
@@ -111,16 +116,14 @@ def test_answers_that_are_kept_are_not_counted_again(
 def test_seeds_are_composed_and_counted_once() -> None:
     """And are the jobs that Hydra composes one by one."""
     words = ["-m", "task=micro_piqa", "row=fp,awq_tmas", "seed=0,1"]
-    jobs = compose_jobs(words, config_folder())
+    jobs = composed(*words)
     alone = [
-        compose_jobs([*words[:2], f"row={row}", f"seed={seed}"], config_folder())[0]
+        composed(*words[:2], f"row={row}", f"seed={seed}")[0]
         for row in ("fp", "awq_tmas")
         for seed in (0, 1)
     ]
     assert jobs == alone
-    saved = compose_jobs(
-        [*words[:2], "row=rtn,quarot", words[3], "save='kept/${seed}'"], config_folder()
-    )
+    saved = composed(*words[:2], "row=rtn,quarot", words[3], "save='kept/${seed}'")
     assert [job.common.save for job in saved] == ["kept/0", "kept/1"] * 2
     demand.cache_clear()
     found = make_plan(jobs, A100)
@@ -135,7 +138,7 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
     steps = [SimpleNamespace(passes=2), SimpleNamespace(passes=0)]
     assert calibration_forwards(decoded, steps) == 2 * 4 * 8
     assert calibration_forwards(decoded, [*steps, object()]) is None
-    job = compose_jobs(["task=micro_piqa", "method=gptq", "+tmas=on"], config_folder())[0]
+    job = composed("task=micro_piqa", "method=gptq", "+tmas=on")[0]
     assert job.calibration is not None
     found = make_plan([job], A100)
     (cell,) = found.cells.values()
@@ -148,8 +151,8 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
     ("words", "message"),
     [
         (["on=tpu"], "on = 'tpu' is not one of: here, a100, h100, a6000"),
-        (["throughput=fast"], "throughput = 'fast' must be a number above 0"),
-        (["slowdown=0"], "slowdown = '0' must be a number above 0"),
+        (["throughput=fast"], "throughput = 'fast' is not a number"),
+        (["slowdown=0"], "slowdown = 0 must be a number above 0"),
         (["utilisation=1.5"], "utilisation = 1.5 must be in (0, 1]"),
         (["method=foo"], "foo"),
         (["task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
@@ -165,5 +168,5 @@ def test_bad_input(call: Call, words: list[str], message: str) -> None:
 def test_help(call: Call) -> None:
     status, out, _ = call("plan", "--help")
     assert status == 0
-    for word in ("on=here", "throughput=X", "utilisation=0.4", "slowdown=1", "a100, h100, a6000"):
+    for word in ("on=here", "throughput=...", "utilisation=0.4", "slowdown=1.0", "a100, h100, a6000"):
         assert word in out

@@ -1,4 +1,4 @@
-"""What of a sweep is submitted, and what becomes of it, from the command line."""
+"""The jobs that a sweep submits, and their ends, from the command line."""
 
 import json
 import shutil

@@ -15,7 +15,7 @@ from dllmquant_exp.run.job import LOCK_FILE
 from dllmquant_exp.store.locks import locked
 from dllmquant_exp.store.results import load_json
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 Sweep = Callable[..., tuple[int, str, str]]
 
 

@@ -83,7 +83,7 @@ def test_settings_become_sbatch_options_and_what_is_null_is_left_out() -> None:
     [
         ({"signal_delay_s": 3600}, "is not before the end of timeout_min = 60"),
         ({"requeues": -1}, "requeues = -1 must be at least 0"),
-        ({"mem_gb": 0.0}, "mem_gb = 0.0 must be positive"),
+        ({"mem_gb": 0.0}, "mem_gb = 0.0 must be above 0"),
         ({"partiton": "gpu"}, "did you mean 'partition'"),
     ],
 )

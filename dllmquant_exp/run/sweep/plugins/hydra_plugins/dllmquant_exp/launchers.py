@@ -98,7 +98,7 @@ class _SubmititLauncher(Launcher):
         )
 
     def checkpoint(self, *arguments: Any) -> Any:
-        """What to run when the job is queued again: the same, which goes on where it was."""
+        """Run the same again when the job is queued again; it goes on where it was."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, *arguments)

@@ -1,6 +1,7 @@
 """Every combination of values, without those that are finished, and with shards as jobs."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,23 @@ class UnfinishedSweeper(BasicSweeper):
 
     A job that is lost, or a launcher that gives up, does not end the call: the table at its end
     says what is missing.
+
+    Args:
+        words, beside_others: of the command line, held back: jobs alone are composed of them, see
+            `composition`.
     """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None,
+        words: Sequence[str],
+        beside_others: bool,
+    ) -> None:
+        from dllmquant_exp.config.overrides import held_words
+
+        super().__init__(max_batch_size, params)
+        self.words, self.beside_others = held_words(words), beside_others
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -37,18 +54,20 @@ class UnfinishedSweeper(BasicSweeper):
             _leave(str(error))
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Submit what is left to do, and wait for it."""
+        """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
         from dllmquant_exp.errors import ConfigError
+        from dllmquant_exp.run.sweep.composition import sweep_jobs
         from dllmquant_exp.run.sweep.jobs import announce, to_submit
-        from dllmquant_exp.run.sweep.submission import sweep_jobs
+        from dllmquant_exp.run.sweep.submission import check_sweep
 
         assert self.config is not None and self.hydra_context is not None
         assert self.launcher is not None
         loader = self.hydra_context.config_loader
         folder = Path(self.config.hydra.sweep.dir)
         try:
-            jobs = sweep_jobs(self.config, loader)
-            submitted, finished = to_submit(self.config, loader, jobs)
+            jobs = sweep_jobs(self.config, loader, self.words, beside_others=self.beside_others)
+            check_sweep(self.config, [job.experiment for job in jobs])
+            submitted, finished = to_submit(jobs)
         except ConfigError as error:
             _leave(str(error))
         announce(folder, submitted, finished)

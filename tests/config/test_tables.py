@@ -13,22 +13,30 @@ from omegaconf import DictConfig
 
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.calibration.tmas import Tmas
-from dllmquant_exp.config.all_tables import CONTROLS, sweeps
 from dllmquant_exp.config.experiment import Experiment, to_mapping
+from dllmquant_exp.config.overrides import Overrides
+from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
 from dllmquant_exp.reporting.presets import read_presets
 from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
 from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
-from dllmquant_exp.run.plan.command import compose_jobs
-from dllmquant_exp.run.sweep.submission import sweep_jobs
+from dllmquant_exp.run.sweep.composition import combinations, compose_jobs
 from dllmquant_exp.store.schema import build
 
 CONF = config_folder()
 EMBEDDED = ("micro_llada", "micro_llada_1_5", "micro_dream")
 SIZES = {"micro_llada": 512, "micro_llada_1_5": 512, "micro_dream": 182}  # of TMAS' sets
 Cell = tuple[str, str, str, int | None]  # model, row, column, samples of its calibration set
+
+
+def lines_of(line: str) -> list[list[str]]:
+    return [found.texts for found in sweeps(Overrides.read(line.split()))]
+
+
+def jobs_of(*words: str) -> list[Experiment]:
+    return compose_jobs(Overrides.read(words))
 
 
 def by_folder(jobs: list[Experiment]) -> dict[Path, str | None]:
@@ -47,14 +55,14 @@ def test_controls_are_the_cells_that_were_run_by_hand(
     table: str, rows: str, suite: str, n: int
 ) -> None:
     """The same folders, whose names hold the configurations' hashes: results are found again."""
-    own, controls = sweeps([f"table={table}", "controls=on", "limit=150"], CONF)
+    own, controls = lines_of(f"table={table} controls=on limit=150")
     assert own == [f"table={table}", "limit=150"]
-    jobs = compose_jobs(controls, CONF)
+    jobs = jobs_of(*controls)
     by_hand = f"-m row={rows} task={suite} calibration.samples=512 sweep=tables limit=150"
     cells = by_folder(jobs)
-    assert cells == by_folder(compose_jobs(by_hand.split(), CONF)) and len(cells) == n
+    assert cells == by_folder(jobs_of(*by_hand.split())) and len(cells) == n
     assert set(cells.values()) == set(rows.split(",")), "variants of the rows, under their names"
-    usual = {job.row for job in jobs if usual_size(job.cell_config(job.tasks[0]))}
+    usual = {job.row.name for job in jobs if usual_size(job.cell_config(job.tasks[0]))}
     assert len(usual) == (table == "table6"), "uniform time has as many as TMAS already"
 
 
@@ -68,7 +76,7 @@ def calibration_of(model: str) -> dict[str, Any]:
     "model", [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "saved"]
 )
 def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
-    """What TMAS collects is known beforehand: the quotas of all cells that a decode passes."""
+    """The size of TMAS's set is known beforehand: the quotas of all cells that a decode passes."""
     config = calibration_of(model)
     tmas = build(config["tmas"], Tmas, "tmas")
     states = sum(tmas.quotas[interval] for _, interval in tmas.visits(config["architecture"]))
@@ -77,17 +85,32 @@ def test_controls_are_as_large_as_tmas_sets(model: str) -> None:
 
 
 def test_controls_of_each_model_have_its_own_size() -> None:
-    (own,) = sweeps(["table=table6", "models=embedded_all", "controls=on"], CONF)[1:]
-    sizes = {(job.model.name, job.calibration.samples) for job in compose_jobs(own, CONF)}
+    (own,) = lines_of("table=table6 models=embedded_all controls=on")[1:]
+    sizes = {(job.model.name, job.calibration.samples) for job in jobs_of(*own)}
     assert sizes == set(SIZES.items())
 
 
 def test_controls_of_all_tables_come_last() -> None:
-    lines = sweeps(["table=all", "controls=on", "seed=0,1"], CONF)
-    assert lines[:6] == sweeps(["table=all", "seed=0,1"], CONF)
-    assert [line[0] for line in lines[6:]] == [f"table={table}" for table in CONTROLS]
+    lines = lines_of("table=all controls=on seed=0,1")
+    assert lines[:6] == lines_of("table=all seed=0,1")
+    assert [line[0] for line in lines[6:]] == [f"table=table{n}" for n in (1, 2, 5, 6)]
     assert all("seed=0,1" in line for line in lines[6:])
-    assert sweeps(["table=table3", "controls=off"], CONF) == [["table=table3"]]
+    assert lines_of("table=table3 controls=off") == [["table=table3"]]
+
+
+def test_table_4_leaves_the_other_tables_their_settings() -> None:
+    lines = lines_of("table=table3,table4 limit=5 seed=0,1 dtype=bfloat16 shards=4 threads=2")
+    assert lines[0] == [
+        "table=table3", "limit=5", "seed=0,1", "dtype=bfloat16", "shards=4", "threads=2"
+    ]  # fmt: skip
+    assert lines[1] == ["table=table4", "threads=2"]
+    with pytest.raises(ConfigError, match="limit=5 would change nothing in task=speed"):
+        jobs_of("table=table4", "limit=5")
+
+
+def test_settings_of_table_4s_measurement_can_be_given() -> None:
+    (task,) = jobs_of("table=table4", "task.tasks.speed.measure.micro.rounds=3")[0].tasks
+    assert task.speed is not None and task.speed.rounds == 3
 
 
 @pytest.mark.parametrize(
@@ -103,7 +126,7 @@ def test_controls_that_would_change_nothing_are_refused(
     line: str, error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ConfigError):
-        sweeps(line.split(), CONF)
+        lines_of(line)
     for words in (line.split(), ["plan", *line.split()]):
         assert main(words) == 2
         assert error in capsys.readouterr().err
@@ -115,7 +138,7 @@ def _composed(loader: ConfigLoader, *words: str) -> DictConfig:
 
 @pytest.fixture(scope="module")
 def every_cell() -> Iterator[set[Cell]]:
-    """Of table=all models=embedded_all controls=on."""
+    """The cells of table=all models=embedded_all controls=on."""
     cells = set()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -123,8 +146,8 @@ def every_cell() -> Iterator[set[Cell]]:
             suite: [task.label for task in _composed(loader, f"task={suite}").task.tasks.values()]
             for suite in ("micro_nine", "micro_generation", "speed")
         }
-        for line in sweeps(["table=all", "models=embedded_all", "controls=on"], CONF):
-            for job in sweep_jobs(_composed(loader, *line), loader):
+        for line in sweeps(Overrides.read(["table=all", "models=embedded_all", "controls=on"])):
+            for job in combinations(_composed(loader, *line.of_sweep()), loader, line.texts):
                 word = dict(text.split("=") for text in job)
                 control = "calibration.samples" in word
                 size = SIZES[word["model"]] if control else None
@@ -167,6 +190,7 @@ def test_reports_miss_models_of_the_usual_options_only() -> None:
 
 def test_tables_that_are_not_there_are_named_beside_all_of_them() -> None:
     with pytest.raises(ConfigError, match=r"no option 'table8' \(there are: table1, .*, all\)"):
-        sweeps(["table=table1,table8"], CONF)
-    for word in ("table=null", "table=table1,table2", "table=choice(table1,table2)"):
-        assert sweeps([word], CONF) == [[word]]
+        lines_of("table=table1,table8")
+    assert lines_of("table=null") == [["table=null"]]
+    for word in ("table=table1,table2", "table=choice(table1,table2)"):
+        assert lines_of(word) == [["table=table1"], ["table=table2"]]

@@ -1,0 +1,291 @@
+"""The jobs of a command line, each composed and checked, and none of them run.
+
+A sweep as a whole is composed of its folder, table and launcher alone; every other word reaches its
+jobs. A job that has no use for a word goes without it, which is said; a word that no job has a use
+for is refused.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.folder import SEARCH_PATH, config_folder
+from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.quantized_model import COMPONENTS
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.store.schema import unknown_key
+
+NAMED_JOBS = 4  # of those that have one problem in common
+NEAR = "did you mean"  # see `schema.unknown_key`
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The words of a job's command line, and what they stand for."""
+
+    words: list[str]
+    experiment: Experiment
+    uses_seed: bool = True  # a setting beside `seed` itself depends on it
+
+    def with_seed(self, word: str) -> "Job":
+        """The same job with another seed, as in `seed=1`."""
+        words = [word if text.startswith("seed=") else text for text in self.words]
+        common = replace(self.experiment.common, seed=int(word.removeprefix("seed=")))
+        return replace(self, words=words, experiment=replace(self.experiment, common=common))
+
+
+@dataclass
+class _Unused:
+    """A setting that some jobs have no use for."""
+
+    words: list[str]  # that give it a value
+    reasons: list[str] = field(default_factory=list)
+    jobs: list[int] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """The one that knows a near name, or says most, knows best what was meant."""
+        return max(self.reasons, key=lambda text: (NEAR in text, len(text)))
+
+    @property
+    def refusal(self) -> str:
+        words = " ".join(self.words)
+        return self.reason if words in self.reason else f"{words}: {self.reason}"
+
+
+def compose_jobs(line: Overrides) -> list[Experiment]:
+    """Every job of a command line, in order.
+
+    Raises:
+        ConfigError: words that Hydra refuses, or a job that cannot run.
+    """
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            if line.sweeps:
+                config = loader.load_configuration("config", line.of_sweep(), RunMode.MULTIRUN)
+                words, others = line.without("hydra").texts, line.beside_others
+                jobs = sweep_jobs(config, loader, words, beside_others=others)
+                return [job.experiment for job in jobs]
+            texts = [*line.folders.words, *line.texts]
+            config = loader.load_configuration("config", texts, RunMode.RUN)
+            return [experiment_of(config)]
+        except HydraException as error:
+            raise ConfigError(explain(error)) from error
+
+
+def experiment_of(config: DictConfig, hydra: Any = None) -> Experiment:
+    """The experiment of a job that Hydra composed.
+
+    Args:
+        hydra: Hydra's part of the configuration, where it was taken out.
+
+    Raises:
+        ConfigError: it cannot run.
+    """
+    given = (hydra or config.hydra).overrides
+    folders = [word for word in given.hydra if word.startswith(f"{SEARCH_PATH}=")]
+    return resolve(to_mapping(config), [*folders, *given.task])
+
+
+def sweep_jobs(
+    config: DictConfig, loader: ConfigLoader, words: Sequence[str], *, beside_others: bool = False
+) -> list[Job]:
+    """Every job of a sweep, with the words that it has a use for. Jobs that are alike are one.
+
+    Args:
+        config: the composed configuration of the sweep as a whole, with Hydra's part.
+        words: of the command line, but for Hydra's own.
+        beside_others: the call has further sweeps, which may have a use for what this one has not.
+
+    Raises:
+        ConfigError: all jobs that cannot run, and why; or words that none has a use for.
+    """
+    lines = combinations(config, loader, words)
+    jobs: dict[tuple[str, ...], Job] = {}
+    unused: dict[str, _Unused] = {}
+    problems: dict[str, list[int]] = {}
+    given, compose = Overrides.read(words), partial(loader.load_sweep_config, config)
+    known: dict[tuple[str, ...], tuple[Job, dict[str, str]]] = {}  # by words but for the seed
+    for number, line in enumerate(lines):
+        left_out: dict[str, str] = {}
+        seeds = [word for word in line if re.fullmatch(r"seed=\d+", word)]
+        others = tuple(word for word in line if word not in seeds)
+        try:
+            if seeds and others in known:  # composing takes most of the time of a plan
+                job, left_out = known[others]
+                job = job.with_seed(seeds[-1])
+            else:
+                job = _fit(compose, Overrides.read(line), left_out)
+        except (ConfigError, HydraException) as error:
+            problems.setdefault(explain(error), []).append(number)
+        else:
+            jobs.setdefault(tuple(job.words), job)
+            if not job.uses_seed:
+                known[others] = job, left_out
+        for text, reason in left_out.items():
+            name = Overrides.read([text]).words[0].name
+            found = unused.setdefault(name, _Unused(given.touching(name) or [text]))
+            found.reasons.append(reason)
+            found.jobs.append(number)
+    nowhere = [found for found in unused.values() if len(found.jobs) == len(lines)]
+    refused = [found for found in nowhere if NEAR in found.reason or not beside_others]
+    problems |= {found.refusal: found.jobs for found in refused}
+    if problems:
+        raise ConfigError(_all_problems(lines, problems))
+    _say(lines, unused)
+    return list(jobs.values())
+
+
+def combinations(config: DictConfig, loader: ConfigLoader, words: Sequence[str]) -> list[list[str]]:
+    """Every combination of values that are separated by commas, as Hydra's basic sweeper has it."""
+    params = config.hydra.sweeper.get("params") or {}
+    texts = [*(f"{name}={value}" for name, value in params.items()), *words]
+    try:
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+        (found,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+    return found
+
+
+def _fit(
+    compose: Callable[[list[str]], DictConfig], line: Overrides, left_out: dict[str, str]
+) -> Job:
+    """The job of a line, without the words that it has no use for.
+
+    Args:
+        left_out: gets these words, and why.
+
+    Raises:
+        ConfigError, HydraException: what no such word explains.
+    """
+    while True:
+        try:
+            composed = compose(line.texts)
+            uses_seed = "${seed}" in str(OmegaConf.to_container(composed, resolve=False))
+            return Job(line.texts, experiment_of(composed), uses_seed)
+        except NoUse as error:
+            found = {text: str(error) for text in line.touching(*error.names)}
+            if not found:
+                raise
+        except HydraException:
+            found = _missing(compose, line)
+            if not found:
+                raise
+        left_out |= found
+        line = line.without(*(Overrides.read([text]).words[0].name for text in found))
+
+
+def _missing(compose: Callable[[list[str]], DictConfig], line: Overrides) -> dict[str, str]:
+    """The words whose settings do not exist in a job's options, and what is there instead."""
+    inside = [word for word in line.words if word.changes and "." in word.name]
+    if not inside:
+        return {}
+    options = compose([word.text for word in line.words if "." not in word.name])
+    found = {}
+    for word in inside:
+        reason = _absent(options, word.name)
+        if reason is not None:
+            found[word.text] = reason
+    return found
+
+
+def _absent(config: DictConfig, name: str) -> str | None:
+    """Why a configuration has no such key; None where it has it."""
+    node: Any = config
+    where = ""
+    for key in name.split("."):
+        if not isinstance(node, DictConfig) or node._is_none():
+            return f"{where} holds no settings here, so not {name}"
+        if key not in node:
+            return unknown_key(key, [str(known) for known in node if known != "hydra"], where)
+        where = f"{where}.{key}".lstrip(".")
+        node = node._get_node(key)
+    return None
+
+
+def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, _Unused]) -> None:
+    """Log the words that some jobs go without."""
+    names = _distinguished(lines)
+    for found in unused.values():
+        logger.warning(
+            "%s is left out of %d of %d jobs, %s: %s",
+            " ".join(found.words),
+            len(found.jobs),
+            len(lines),
+            _which(names, found.jobs),
+            "; ".join(dict.fromkeys(found.reasons)),
+        )
+
+
+def _all_problems(jobs: Sequence[Sequence[str]], problems: Mapping[str, Sequence[int]]) -> str:
+    """One problem of all jobs as it is; else each with the words that make its jobs differ."""
+    everywhere = [text for text, numbers in problems.items() if len(numbers) == len(jobs)]
+    if everywhere:
+        return "\n".join(everywhere)
+    wrong = len({number for numbers in problems.values() for number in numbers})
+    lines = [f"{wrong} of {len(jobs)} jobs of this sweep cannot run, so none was started"]
+    names = _distinguished(jobs)
+    lines += [f"  {_which(names, numbers)}: {problem}" for problem, numbers in problems.items()]
+    return "\n".join(lines)
+
+
+def _distinguished(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Each job's words that not all jobs have."""
+    varied = [len(set(column)) > 1 for column in zip(*jobs, strict=True)]
+    return [[word for word, varies in zip(job, varied, strict=True) if varies] for job in jobs]
+
+
+def _which(names: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
+    """Some of the jobs by what they alone have in common, or else by name."""
+    common = [word for word in names[numbers[0]] if all(word in names[n] for n in numbers)]
+    alike = [number for number, words in enumerate(names) if set(common) <= set(words)]
+    if common and alike == list(numbers):
+        return " ".join(common) + (f" ({len(numbers)} jobs)" if len(numbers) > 1 else "")
+    more = [f"and {len(numbers) - NAMED_JOBS} more"] if len(numbers) > NAMED_JOBS else []
+    return "; ".join([" ".join(names[number]) for number in numbers[:NAMED_JOBS]] + more)
+
+
+def explain(error: Exception) -> str:
+    """A refusal of Hydra's in one paragraph that says what to do; other messages as they are."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        near = difflib.get_close_matches(option, error.options, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        known = ", ".join(error.options)
+        return f"{group} has no option {option!r}{hint}. Available options in {group!r}: {known}"
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        return f"{str(error).splitlines()[0].rstrip('.')}: {_wrong_key(cause)}"
+    if isinstance(error, HydraException):
+        return " ".join(str(error).replace("--multirun", "-m").split())
+    return str(error)
+
+
+def _wrong_key(error: OmegaConfBaseException) -> str:
+    """Name the key that was meant, where Hydra proposes to add it as it is."""
+    key, parent = str(error.key), error.parent_node
+    if not isinstance(parent, DictConfig):
+        return str(error).splitlines()[0]
+    where = parent._get_full_key("") or "config"
+    if where == "config" and key in COMPONENTS:
+        return f"{key} is off; switch it on with +{key}=on"
+    known = {str(name) for name in parent if name != "hydra"}
+    return unknown_key(key, known | ({*COMPONENTS} if where == "config" else set()), where)
