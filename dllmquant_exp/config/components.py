@@ -13,11 +13,12 @@ from dllmquant_exp.calibration.collect import CalibrationSettings
 from dllmquant_exp.calibration.tmas import TmasSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.attention_settings import IaaqSettings, require_compatible
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.pipeline import needs_calibration
-from dllmquant_exp.quantization.quantizers import OFF
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.quantizers import QuantizationError
+from dllmquant_exp.store.schema import TARGET, build, read
 
 T = TypeVar("T")
 COMPONENTS = ("tmas", "cgq", "iaaq")
@@ -27,10 +28,10 @@ TMAS_DECODES = ("texts", "gen_length", "steps", "tokens")  # settings that every
 def resolve_components(
     config: Mapping[str, Any],
     overrides: Sequence[str],
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings | None,
     architecture: Architecture,
-) -> tuple[CalibrationSettings | None, CgqSettings | None, IaaqSettings | None]:
+) -> tuple[CalibrationSettings | None, CgqSettings | None, Iaaq | None]:
     """What to calibrate on (None where nothing is), CGQ's and IA-AQ's settings (None where off).
 
     Args:
@@ -41,16 +42,16 @@ def resolve_components(
     Raises:
         ConfigError: wrong settings, or a component that would change nothing.
     """
-    cgq = _component(CgqSettings, config, "cgq")
-    iaaq = _component(IaaqSettings, config, "iaaq")
-    tmas = _component(TmasSettings, config, "tmas", ignore=TMAS_DECODES)
+    cgq = component(CgqSettings, config, "cgq")
+    iaaq = component(Iaaq, config, "iaaq")
+    tmas = component(TmasSettings, config, "tmas", ignore=TMAS_DECODES)
     chosen = _calibration(config, tmas, architecture)
     calibration = chosen if needs_calibration(method, quant, iaaq) else None
     _check_components(overrides, method, quant, calibration, tmas, cgq, iaaq)
     return calibration, cgq, iaaq
 
 
-def _component(
+def component(
     cls: type[T], config: Mapping[str, Any], name: str, ignore: Sequence[str] = ()
 ) -> T | None:
     """The settings of a component that is on; None where it is off or absent."""
@@ -64,7 +65,10 @@ def _component(
         if idle:
             raise ConfigError(f"{name} is off, so {name}.{idle[0]} would have no effect")
         return None
-    return read(cls, section, name, ignore=["enabled", *ignore])
+    ignore = ["enabled", *ignore]
+    if TARGET in section:
+        return build(section, cls, name, ignore=ignore)
+    return read(cls, section, name, ignore=ignore)
 
 
 def _calibration(
@@ -87,12 +91,12 @@ def _calibration(
 
 def _check_components(
     overrides: Sequence[str],
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings | None,
     calibration: CalibrationSettings | None,
     tmas: TmasSettings | None,
     cgq: CgqSettings | None,
-    iaaq: IaaqSettings | None,
+    iaaq: Iaaq | None,
 ) -> None:
     """Refuse a component that would change nothing (ConfigError)."""
     if tmas is not None and calibration is None:
@@ -106,26 +110,16 @@ def _check_components(
         )
     if tmas is not None and any(word.startswith("calibration") for word in overrides):
         raise ConfigError("tmas takes the place of calibration=...; choose one of them")
-    solves = method.awq or method.gptq is not None
-    if quant is not None and quant.weight_bits == OFF and solves:
-        raise ConfigError(
-            f"method={method.name} is about rounding weights, and quant.weight_bits = 16 leaves "
-            "them as they are; quantize the weights, or use method=rtn"
-        )
-    weighted = quant is not None and quant.weight_bits != OFF and (method.awq or method.gptq)
+    weighted = quant is not None and method.calibrates(quant)
     if cgq is not None and not weighted:
         raise ConfigError(
-            f"cgq weights the tokens of GPTQ's and AWQ's objectives, and method={method.name} has "
-            "neither; use awq, gptq or quarot, or leave cgq off"
-        )
-    if iaaq is None:
-        return
-    if quant is None or quant.attention is None:
-        raise ConfigError(
-            "iaaq searches the scale of quantized values, and here V is not quantized; use a "
-            "method and a quant option that do, or leave iaaq off"
+            f"cgq weights the tokens of an objective such as GPTQ's and AWQ's, and method="
+            f"{method.name} has none; use awq, gptq or quarot, or leave cgq off"
         )
     try:
-        require_compatible(quant.attention, iaaq)
-    except ValueError as error:
+        if quant is not None:
+            method.check_work(quant)
+        if iaaq is not None:
+            iaaq.check(None if quant is None else quant.attention)
+    except QuantizationError as error:
         raise ConfigError(str(error)) from error

@@ -7,6 +7,7 @@ that says which setting, what it is and what would work.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,9 +32,10 @@ from dllmquant_exp.config.task_config import (
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.method import describe_method, read_method
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.results import FIGURES_FOLDER, config_hash
-from dllmquant_exp.store.schema import read, unknown_key
+from dllmquant_exp.store.schema import describe, read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
 
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -119,11 +121,11 @@ class Experiment(Making):
                 "revision": self.model.revision,
                 "outliers": None if self.model.outliers is None else asdict(self.model.outliers),
             },
-            "method": asdict(self.method),
+            "method": describe_method(self.method),
             "quant": None if self.quant is None else asdict(self.quant),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "cgq": None if self.cgq is None else asdict(self.cgq),
-            "iaaq": None if self.iaaq is None else asdict(self.iaaq),
+            "iaaq": None if self.iaaq is None else describe(self.iaaq),
             "task": {"name": task.name, "kind": task.kind, "settings": settings}
             | ({} if task.speed is None else {"speed": asdict(task.speed)}),
             "data_root": common.data_root if self.reads_data_root(task) else None,
@@ -227,16 +229,17 @@ def _check_sections(config: Mapping[str, Any]) -> None:
     problems = []
     sections: list[tuple[type, Any, str, Sequence[str]]] = [
         (CommonSettings, config, "config", (*GROUPS, *COMPONENTS, *PRESETS)),
-        (MethodSettings, config["method"], "method", []),
         (QuantSettings, config["quant"], "quant", ["name"]),
         (DecodingOverrides, config["decoding"], "decoding", []),
         (TrackingSettings, config["tracking"], "tracking", []),
     ]
     if not is_saved(config["model"]):
         sections.insert(1, (ModelSettings, config["model"], "model", ["calibration"]))
-    for cls, section, where, ignore in sections:
+    readers = [partial(read, cls, section, where, ignore=ignore)
+               for cls, section, where, ignore in sections]  # fmt: skip
+    for reader in [*readers, partial(read_method, config["method"])]:
         try:
-            read(cls, section, where, ignore=ignore)
+            reader()
         except ConfigError as error:
             problems.append(str(error))
     if problems:

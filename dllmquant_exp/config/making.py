@@ -11,16 +11,17 @@ from typing import Any
 
 from dllmquant_exp.calibration.cgq import CgqSettings
 from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.config.components import COMPONENTS, resolve_components
+from dllmquant_exp.config.components import COMPONENTS, component, resolve_components
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.models.embedded.outliers import OutlierSettings
 from dllmquant_exp.models.formats import joined
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
 from dllmquant_exp.quantization.export import unsupported
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method, read_method
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.saving import SavedModel, read_saved
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.store.schema import read
 
 DEFAULT_QUANT = "w4a4"
@@ -54,12 +55,12 @@ class Making:
     """Everything that decides the weights, and what is quantized while they are used."""
 
     model: ModelSettings
-    method: MethodSettings
+    method: Method
     quant_name: str  # empty for full precision
     quant: QuantSettings | None  # None for full precision
     calibration: CalibrationSettings | None  # None where nothing is calibrated
     cgq: CgqSettings | None
-    iaaq: IaaqSettings | None
+    iaaq: Iaaq | None
     saved: SavedModel | None  # where it is read from; None where it is made
 
 
@@ -72,9 +73,9 @@ def resolve_making(config: Mapping[str, Any], overrides: Sequence[str]) -> Makin
     """Check what a composed configuration says about the model; see `config.resolve`."""
     section = config["model"]
     if is_saved(section):
-        return _restored(section, overrides)
+        return _restored(config, overrides)
     model = read(ModelSettings, section, "model", ignore=["calibration"])
-    method = read(MethodSettings, config["method"], "method")
+    method = read_method(config["method"])
     quant = read(QuantSettings, config["quant"], "quant", ignore=["name"])
     used = quant if method.quantizes else None
     calibration, cgq, iaaq = resolve_components(config, overrides, method, used, model.architecture)
@@ -82,29 +83,31 @@ def resolve_making(config: Mapping[str, Any], overrides: Sequence[str]) -> Makin
     return Making(model, method, "" if used is None else name, used, calibration, cgq, iaaq, None)
 
 
-def _restored(section: Mapping[str, Any], overrides: Sequence[str]) -> Making:
+def _restored(config: Mapping[str, Any], overrides: Sequence[str]) -> Making:
     """What a saved model says about itself.
 
     Raises:
         ConfigError: no folder, one that cannot be used, or settings that it would override.
     """
+    section = config["model"]
     folder = section.get("checkpoint")
     if not isinstance(folder, str):
         raise ConfigError("model=saved needs model.checkpoint=FOLDER, a folder that save=... wrote")
     unknown = sorted(set(section) - {"name", "checkpoint", "calibration"})
     if unknown:
         raise ConfigError(f"model.{unknown[0]} is the saved model's own; leave it out")
-    groups = "|".join(_BROUGHT)
+    try:
+        # Steps and searches from outside the package are the user's own, never the folder's.
+        saved = read_saved(folder, read_method(config["method"]), component(Iaaq, config, "iaaq"))
+    except CheckpointError as error:
+        raise ConfigError(f"model=saved: {error}") from error
+    groups = "|".join(name for name in _BROUGHT if name not in saved.from_outside)
     for word in overrides:
         if re.fullmatch(rf"[+~]*({groups})([.@=].*)?", word, flags=re.DOTALL):
             raise ConfigError(
                 f"{word} would change nothing: a saved model is quantized already; leave it out, "
                 "or quantize the checkpoint again with another model option"
             )
-    try:
-        saved = read_saved(folder)
-    except CheckpointError as error:
-        raise ConfigError(f"model=saved: {error}") from error
     where = f"{saved.folder}/config.json, made"
 
     def optional(cls: type[Any], name: str) -> Any:

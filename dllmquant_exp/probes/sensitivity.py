@@ -4,8 +4,6 @@ Round to nearest, so that nothing is calibrated. What suffers is the prediction 
 KL(full precision || quantized) in nats, over states of the decodes at evenly spaced steps.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -20,10 +18,11 @@ from dllmquant_exp.probes.measured import Measured
 from dllmquant_exp.probes.progress import watched
 from dllmquant_exp.probes.settings import Probe, ProbeError
 from dllmquant_exp.probes.subject import StateBatch, Subject, device_of, state_batches
+from dllmquant_exp.quantization.blockwise import replaced
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import quantize_weight
-from dllmquant_exp.quantization.settings import QuantSettings
 
 
 @torch.inference_mode()
@@ -52,7 +51,7 @@ def layer_sensitivity(subject: Subject) -> Measured:
             place = slice(batch.prompts.start, batch.prompts.stop)
             exact = _log_probabilities(model, batch)
             for i, (name, linear) in enumerate(linears.items()):
-                with _replaced(block, name, linear):
+                with replaced(block, {name: linear}):
                     other = _log_probabilities(model, batch)
                 kl = divergence(exact, other)
                 found[layer, i, place] += _by_request(kl, batch) / len(steps)
@@ -99,16 +98,6 @@ def _quantized(block: Block, name: str, settings: QuantSettings) -> nn.Module:
         settings.activation,
         dtype=weight.dtype,
     )
-
-
-@contextmanager
-def _replaced(block: Block, name: str, linear: nn.Module) -> Iterator[None]:
-    before = block.get_submodule(name)
-    setattr(block, name, linear)
-    try:
-        yield
-    finally:
-        setattr(block, name, before)
 
 
 def _log_probabilities(model: Transformer, batch: StateBatch) -> Tensor:

@@ -13,15 +13,15 @@ Then each output channel's weights are clipped at the fraction of their range th
 error; q and k are not (Lin et al. 2024 and its reference code, which is weight-only) unless the
 quantizer has a clip search of its own, which then limits them.
 
-The block is still in full precision afterwards; rounding it is the caller's, on the ranges that
-`as_clipped` measures: all clips have been searched for by then, and the scales are searched for
-without any, as in the reference.
+The block is still in full precision afterwards. The steps that follow measure their ranges without
+a clip search (`as_clipped`): all clips have been searched for by then, and the scales are searched
+for without any, as in the reference.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,8 +34,10 @@ from dllmquant_exp.quantization.awq_clip import (
     limited,
     linear_of,
 )
-from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input
+from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input, replaced
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
+from dllmquant_exp.quantization.method import BlockStep, Report, Step
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
 
 RATIOS = tuple(i / 20 for i in range(20))  # 0 = plain rounding to nearest, ..., 0.95
@@ -47,6 +49,28 @@ _SCALED = (  # the layer that absorbs 1/s, the layers that absorb s
 )
 _CLIPPED = (("v_proj",), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 _UNJUDGED = ("q_proj", "k_proj")  # clipped by the quantizer's own search, if it has one
+
+
+@dataclass(frozen=True)
+class Awq(BlockStep):
+    """The step has no settings: its grids of ratios are the reference's."""
+
+    calibrated: ClassVar[bool] = True
+
+    def has_work(self, quant: QuantSettings) -> bool:
+        return quant.weight is not None
+
+    def transform(
+        self, block: Block, batches: Sequence[BlockBatch], quant: QuantSettings
+    ) -> Report:
+        return asdict(awq_block(block, batches, quant.weight, quant.activation))
+
+    def passed_on(self, quant: QuantSettings) -> QuantSettings:
+        return replace(quant, weight_clip_search=None)
+
+    def check_order(self, before: Sequence[Step]) -> None:
+        if any(step.online for step in before):
+            raise QuantizationError("AWQ scales channels that a rotation mixes: choose one of them")
 
 
 def as_clipped(weight: Quantizer) -> Quantizer:
@@ -149,7 +173,7 @@ def _best_scale(
             if weight is not None:
                 scaled = fake_quantize(scaled, as_clipped(weight))
             quantized[name] = QuantizedLinear(scaled, linear.bias, activation, padding)
-        with _replaced(block, quantized):
+        with replaced(block, quantized):
             for x, expected, batch in zip(inputs, outputs, batches, strict=True):
                 padding.keep = keep_of(batch)
                 error = _inspected(block, layers[0], x / scale, batch) - expected
@@ -217,18 +241,6 @@ def _weighted_sum(error: Tensor, weights: Tensor) -> float:
     keep = weights > 0
     squares = error[keep].to(at_least_float32(error.dtype)).square().sum(-1)
     return float((squares.double() * weights[keep].double()).sum())
-
-
-@contextmanager
-def _replaced(block: Block, modules: dict[str, QuantizedLinear]) -> Iterator[None]:
-    originals = {name: block.get_submodule(name) for name in modules}
-    try:
-        for name, module in modules.items():
-            setattr(block, name, module)
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(block, name, original)
 
 
 def _check(

@@ -1,6 +1,7 @@
-"""What a calibrated method sees: one block, its inputs, and how much each token counts."""
+"""One block, its inputs, and how much each token counts: the view of a calibrated step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,3 +120,16 @@ def linear_inputs(block: nn.Module, name: str, batch: BlockBatch) -> tuple[Tenso
     x = layer_input(block, name, batch)[counts]
     rotation = getattr(block.get_submodule(name), "rotation", None)
     return x if rotation is None else rotation(x), batch.weights[counts]
+
+
+@contextmanager
+def replaced(block: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Other modules in the places of a block's own, by name, while the context lasts."""
+    originals = {name: block.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            setattr(block, name, module)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(block, name, original)

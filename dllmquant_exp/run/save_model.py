@@ -12,11 +12,13 @@ from dllmquant_exp.config.making import described
 from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
+from dllmquant_exp.quantization.method import describe_method
 from dllmquant_exp.quantization.saved_files import CONFIG_FILE
 from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import config_hash
+from dllmquant_exp.store.schema import describe
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
         )
     try:
         if experiment.common.export is None:
-            check_files(read_saved(folder))
+            check_files(read_saved(folder, experiment.method, experiment.iaaq))
         else:
             check_export(folder)
     except CheckpointError as error:
@@ -129,12 +131,14 @@ def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
     if experiment.saved is not None:
         parts: dict[str, Any] = {"saved": experiment.saved.digest, "export": common.export}
     else:
-        sections = ("model", "method", "quant", "calibration", "cgq", "iaaq")
+        sections = ("model", "quant", "calibration", "cgq")
         found = {name: getattr(experiment, name) for name in sections}
         collects = calibration is not None and not experiment.model.embedded
         settings = ("seed", "device", "dtype", "threads", "export")
         parts = {
             **{name: None if part is None else asdict(part) for name, part in found.items()},
+            "method": describe_method(experiment.method),
+            "iaaq": None if experiment.iaaq is None else describe(experiment.iaaq),
             **{name: getattr(common, name) for name in settings},
             "checkpoint": digest,
             "data_root": common.data_root if collects else None,

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.quantization.embeddings import rows_at_once
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.speed.full_precision import native_bfloat16
 
 HALF = torch.bfloat16
-_AT_ONCE = 2**22  # numbers of the head converted at a time: 16 MB in float32
 
 
 class ConvertedEmbedding(nn.Module):
@@ -47,9 +47,7 @@ class HalfHead(nn.Module):
         if native_bfloat16():
             return F.linear(x.to(HALF), self.weight).to(x.dtype)
         y = x.new_empty(*x.shape[:-1], len(self.weight))
-        at_once = max(1, _AT_ONCE // self.weight.shape[1])
-        for start in range(0, len(self.weight), at_once):
-            rows = slice(start, start + at_once)
+        for rows in rows_at_once(self.weight):
             y[..., rows] = F.linear(x, self.weight[rows].to(x.dtype))
         return y
 

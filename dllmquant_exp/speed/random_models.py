@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from dllmquant_exp.models.transformer import Block, RMSNorm, Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention import QuantizedAttention
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.attention import QuantizedAttention, set_attention
+from dllmquant_exp.quantization.embeddings import QuantizedRows, ends
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.linear import Padding
+from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
-from dllmquant_exp.quantization.rotation import RotatedAttention, online_rotations
-from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
-from dllmquant_exp.quantization.settings import QuantSettings, RotationSettings
 from dllmquant_exp.speed.half_ends import HALF
 
 
@@ -42,8 +42,8 @@ def random_full(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
 def random_packed_block(
     config: TransformerConfig,
     settings: QuantSettings,
-    rotation: RotationSettings | None,
-    iaaq: IaaqSettings | None,
+    method: Method,
+    iaaq: Iaaq | None,
     generator: torch.Generator,
 ) -> Block:
     """A block as `quantize` and `pack_model` make it: the same modules, with random numbers, and
@@ -61,27 +61,25 @@ def random_packed_block(
     if activation.granularity == "per_request":
         padding = Padding()
         block.register_forward_pre_hook(padding.read)
-    online = {} if rotation is None else online_rotations(block)
+    method.restore(block, torch.device("cpu"))
     for name in BLOCK_LINEARS:
         linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
+        assert isinstance(linear.weight, torch.Tensor)
         rows, inputs = linear.weight.shape
         weight = _random_numbers(rows, inputs, settings.weight, generator)
         bias = None if linear.bias is None else torch.zeros(rows, dtype=HALF)
-        made = PackedLinear(weight, bias, activation, padding, rotation=online.get(name))
-        setattr(block, name, made)
+        rotation = getattr(linear, "rotation", None)
+        setattr(block, name, PackedLinear(weight, bias, activation, padding, rotation=rotation))
     if settings.attention is not None:
-        block.attention = QuantizedAttention(settings.attention, iaaq)
-    if rotation is not None and rotation.keys:
-        block.attention = RotatedAttention(block.attention, config.head_dim)
+        set_attention(block, QuantizedAttention(settings.attention, iaaq))
     return block.eval()
 
 
 def random_packed(
     config: TransformerConfig,
     settings: QuantSettings,
-    rotation: RotationSettings | None,
-    iaaq: IaaqSettings | None,
+    method: Method,
+    iaaq: Iaaq | None,
     seed: int,
 ) -> Transformer:
     """A whole packed model; see `random_packed_block`. What is not in low bits is in 16."""
@@ -89,17 +87,15 @@ def random_packed(
     with torch.device("meta"):
         model = Transformer(config)
     for n in range(config.n_layers):
-        made = random_packed_block(config, settings, rotation, iaaq, generator)
+        made = random_packed_block(config, settings, method, iaaq, generator)
         model.blocks[n] = made
     _set_norm(model.final_norm)
-    for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
-        quantizer, module = settings.rows(bits), model.get_submodule(name)
-        if quantizer is None:
-            random_full(module, HALF, seed)
-        else:
-            rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
-            made_rows = QuantizedEmbedding if name == "embedding" else QuantizedHead
-            model.set_submodule(name, made_rows(rows, HALF))
+    for name, made_rows, quantizer in ends(settings):
+        rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
+        model.set_submodule(name, made_rows(rows, HALF))
+    for end in (model.embedding, model.head):
+        if not isinstance(end, QuantizedRows):
+            random_full(end, HALF, seed)
     return model.eval()
 
 

@@ -11,10 +11,12 @@ from torch import nn
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.speed.full_precision import dtype_of, prepack
 from dllmquant_exp.speed.half_ends import with_half_ends
 from dllmquant_exp.speed.memory import available_bytes, weight_bytes
@@ -42,9 +44,9 @@ class Subject:
 
     config: TransformerConfig
     load: Callable[[torch.dtype], Transformer] | None
-    method: MethodSettings
+    method: Method
     quant: QuantSettings | None
-    iaaq: IaaqSettings | None
+    iaaq: Iaaq | None
     decoding: DecodingSettings
     settings: SpeedSettings
     seed: int
@@ -73,12 +75,12 @@ class Subject:
             )
 
     @property
-    def runtime_method(self) -> MethodSettings:
-        """The method without what it does to weights before the model runs."""
+    def runtime_method(self) -> Method:
+        """The steps that leave work to be done while the model runs, and rounding to nearest."""
         if not self.method.quantizes:
             return self.method
-        name = "rtn" if self.method.rotation is None else "quarot_rtn"
-        return replace(self.method, name=name, awq=False, gptq=None)
+        online = {key: step for key, step in self.method.steps.items() if step.online}
+        return replace(self.method, steps={**online, "round": Nearest()})
 
     @property
     def rows(self) -> int:
@@ -108,9 +110,8 @@ def low_block(subject: Subject) -> Block:
     """One packed block with random numbers; it computes in the type of its input."""
     assert subject.quant is not None
     generator = torch.Generator().manual_seed(subject.seed)
-    method = subject.method
     return random_packed_block(
-        subject.config, subject.quant, method.rotation, subject.iaaq, generator
+        subject.config, subject.quant, subject.method, subject.iaaq, generator
     )
 
 
@@ -141,7 +142,7 @@ def low_model(subject: Subject, dtype: torch.dtype) -> Transformer:
     needed = low_bytes(subject.config, subject.quant)
     layers = 1 if free is not None and needed > MEMORY_SHARE * free else subject.config.n_layers
     model = random_packed(
-        subject.with_layers(layers), subject.quant, subject.method.rotation, subject.iaaq,
+        subject.with_layers(layers), subject.quant, subject.method, subject.iaaq,
         subject.seed,
     )  # fmt: skip
     return with_half_ends(model, dtype)

@@ -20,11 +20,15 @@ from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.models.checkpoints import CheckpointError, random_model
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.blockwise import TokenBatch
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.quantization.saving import (
     FORMAT_VERSION,
     load_quantized,
@@ -32,16 +36,16 @@ from dllmquant_exp.quantization.saving import (
     read_saved,
     save_quantized,
 )
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
 
 HERE = Path(__file__).parent
 TOKENS = torch.tensor([[1, 5, 9, 2, 15, 7, 0], [3, 3, 8, 11, 4, 14, 14]])
 MASK = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
-GPTQ64 = MethodSettings("gptq", gptq=GptqSettings(dtype="float64"))
-IAAQ = IaaqSettings(mode="static")
-CASES: dict[str, tuple[MethodSettings, QuantSettings, IaaqSettings | None, torch.dtype]] = {
+GPTQ64 = Method("gptq", {"gptq": Gptq(dtype="float64")})
+RTN = Method("rtn", {"round": Nearest()})
+IAAQ = Iaaq(mode="static")
+CASES: dict[str, tuple[Method, QuantSettings, Iaaq | None, torch.dtype]] = {
     "everything": (
-        MethodSettings("quarot", rotation=RotationSettings(keys=True), gptq=GptqSettings()),
+        Method("quarot", {"rotation": Rotation(keys=True), "gptq": Gptq()}),
         QuantSettings(
             activation_granularity="per_tensor", activation_ranges="static",
             attention=AttentionSettings(k_bits=4), head_bits=8, embedding_bits=8,
@@ -50,7 +54,7 @@ CASES: dict[str, tuple[MethodSettings, QuantSettings, IaaqSettings | None, torch
         torch.float32,
     ),
     "numbers": (  # a byte per weight, in several files
-        MethodSettings("rtn"), QuantSettings(weight_bits=8, activation_bits=8), None, torch.bfloat16
+        RTN, QuantSettings(weight_bits=8, activation_bits=8), None, torch.bfloat16
     ),
     "groups": (  # scales in float64
         GPTQ64,
@@ -61,7 +65,7 @@ CASES: dict[str, tuple[MethodSettings, QuantSettings, IaaqSettings | None, torch
         torch.float32,
     ),
     "activations": (  # plain weights
-        MethodSettings("rtn"), QuantSettings(weight_bits=16), None, torch.float32
+        RTN, QuantSettings(weight_bits=16), None, torch.float32
     ),
 }  # fmt: skip
 KEPT = sorted(

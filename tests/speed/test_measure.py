@@ -9,11 +9,15 @@ import torch
 
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.awq import Awq
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.speed import full_precision, half_ends, measure, memory, parts, variants
 from dllmquant_exp.speed.full_precision import MklLinear, PrepackedLinear, candidates, prepack
 from dllmquant_exp.speed.half_ends import with_half_ends
@@ -34,14 +38,15 @@ def test_a_random_packed_model_is_built_as_the_pipeline_builds_one(
     config, subject, architecture, method, granularity
 ):
     shape = config(architecture=architecture, n_kv_heads=4 if architecture == "llada" else 2)
-    rotation = RotationSettings(keys=True) if method == "quarot_rtn" else None
+    rotation = {"rotation": Rotation(keys=True)} if method == "quarot_rtn" else {}
+    method = Method(method, {**rotation, "round": Nearest()})
     settings = replace(
         subject().quant, activation_granularity=granularity, head_bits=8, embedding_bits=8
     )
     made = random_model(shape, seed=0)
-    quantize(made, MethodSettings(method, rotation=rotation), settings, iaaq=IaaqSettings())
+    quantize(made, method, settings, iaaq=Iaaq())
     pack_model(made)
-    random = random_packed(shape, settings, rotation, IaaqSettings(), 0)
+    random = random_packed(shape, settings, method, Iaaq(), 0)
     made, random = (with_half_ends(model, torch.float32) for model in (made, random))
     assert described(random) == described(made)
     sizes, expected = (
@@ -95,9 +100,10 @@ def test_bits_beside_share_the_weights(subject):
 
 
 def test_only_what_is_done_at_run_time_matters(subject):
-    gptq = MethodSettings("quarot", rotation=RotationSettings(), gptq=GptqSettings())
-    assert subject(method=gptq).runtime_method == subject().method
-    assert subject(method=MethodSettings("awq", awq=True)).runtime_method.name == "rtn"
+    gptq = Method("quarot", {"rotation": Rotation(), "gptq": Gptq()})
+    assert subject(method=gptq).runtime_method.steps == subject().method.steps
+    awq = Method("awq", {"awq": Awq(), "round": Nearest()})
+    assert subject(method=awq).runtime_method.steps == {"round": Nearest()}
     static = QuantSettings(activation_ranges="static", activation_granularity="per_tensor")
     with pytest.raises(SpeedError, match="activation_ranges=dynamic"):
         subject(quant=static)
@@ -181,7 +187,7 @@ def test_the_timed_model_holds_what_is_counted(config, subject, dtype, bits, loa
     shape = config(architecture="dream", n_kv_heads=2)
     quant = replace(subject().quant, head_bits=bits[0], embedding_bits=bits[1])
     load = (lambda dtype: random_model(shape, seed=0).to(dtype)) if loaded else None
-    made = subject(config=shape, method=MethodSettings("rtn"), quant=quant, load=load)
+    made = subject(config=shape, method=Method("rtn", {"round": Nearest()}), quant=quant, load=load)
     model = variants.low_model(made, dtype)
     assert held_bytes(model) == weight_bytes(shape, 4, *bits)
     inputs = []
@@ -197,7 +203,7 @@ def test_half_ends_compute_what_wide_ones_do(config, subject, monkeypatch, nativ
     whole = random_model(shape, seed=0)
     for parameter in whole.parameters():  # values that 16 bits hold
         parameter.data = parameter.data.bfloat16().float()
-    quantize(whole, MethodSettings("rtn"), subject().quant)
+    quantize(whole, Method("rtn", {"round": Nearest()}), subject().quant)
     pack_model(whole)
     tokens = torch.arange(10)[None] + 3
     expected = whole(tokens)
@@ -211,7 +217,7 @@ def test_memory_of_blocks_that_are_not_there_is_added(config, subject, monkeypat
     monkeypatch.setattr(memory, "resident_bytes", lambda: next(resident))
     monkeypatch.setattr(memory, "peak_bytes", lambda: next(peaks))
     monkeypatch.setattr(memory, "restart_peak", lambda: True)
-    made = subject(method=MethodSettings("rtn"), settings=SpeedSettings(6, 2, 1))
+    made = subject(method=Method("rtn", {"round": Nearest()}), settings=SpeedSettings(6, 2, 1))
     block = 4 * 48 * 48 + 3 * 48 * 96 + 2 * 48  # parameters
     full = measure._full_variant(made, "float32")
     assert (full.resident, full.peak) == (200 + 2 * block * 4, 600 + 2 * block * 4)
@@ -227,7 +233,7 @@ def test_a_peak_that_could_not_be_restarted_is_not_known(subject, monkeypatch):
 
 def test_shares_of_a_decode_count_every_block(subject, monkeypatch):
     monkeypatch.setattr(variants, "available_bytes", lambda: 1000)
-    made = subject(method=MethodSettings("rtn"))
+    made = subject(method=Method("rtn", {"round": Nearest()}))
     model = variants.low_model(made, torch.float32)
     (block,) = model.blocks
     clock = [0.0]
@@ -246,13 +252,13 @@ def test_a_loaded_model_is_measured_whole(subject, config):
 
 
 def test_full_precision_alone(subject):
-    found = measure.measure_speed(subject(quant=None, method=MethodSettings("fp")))
+    found = measure.measure_speed(subject(quant=None, method=Method("fp")))
     check(found, ["full precision"], 2, [True])
     assert found["low_type"] is None
 
 
 def test_extrapolation_counts_a_block_as_often_as_there_are_blocks(subject, monkeypatch):
-    made = subject(quant=None, method=MethodSettings("fp"))
+    made = subject(quant=None, method=Method("fp"))
     model = variants.full_model(made, "float32")
     assert len(model.blocks) == 1
     clock = [0.0]

@@ -109,7 +109,7 @@ def precision(job: Experiment, dtype: torch.dtype) -> Precision:
         linears=quant.activation is not None,
         attention=quantized,
         alphas=len(job.iaaq.alphas) if job.iaaq is not None and online else 1,
-        rotated=job.method.rotation is not None,
+        rotated=job.method.online,
         packed=job.common.execution == "packed",
     )
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization.awq import RATIOS
 from dllmquant_exp.quantization.awq_clip import CLIP_RATIOS as AWQ_CLIPS
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import CLIP_RATIOS
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 from dllmquant_exp.run.plan.forwards import (
     PASSES_INPUT,
     WIDE,
@@ -56,7 +57,7 @@ def load_work(config: TransformerConfig, itemsize: int, outliers: bool) -> Work:
 
 def quantize_work(
     config: TransformerConfig,
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings,
     how: Precision,
     states: Load | None,
@@ -68,18 +69,20 @@ def quantize_work(
     """
     weights = block_parameters(config)
     work = Work(moved=weights * PASSES_ROUND * WIDE, launches=7 * 60)
-    if method.rotation is not None:
+    if "rotation" in method.steps:
         work += Work(moved=weights * PASSES_ROTATION * FLOAT64, launches=300)
     if quant.weight is not None and quant.weight.clip_search is not None:
         d, kv = config.d_model, config.n_kv_heads * config.head_dim
-        searched = d * d + d * kv if method.awq else weights  # AWQ searches q's and k's only
+        searched = (
+            d * d + d * kv if "awq" in method.steps else weights
+        )  # AWQ searches q's and k's only
         work += _clip_search(searched)
     if states is None:
         return work * config.n_layers
     full = Precision(how.itemsize, rotated=how.rotated)
-    if quant.weight is not None and method.awq:
+    if quant.weight is not None and "awq" in method.steps:
         work += _awq(config, full, quant, states)
-    if quant.weight is not None and method.gptq is not None:
+    if quant.weight is not None and "gptq" in method.steps:
         for group in _groups(config):
             work += block_work(config, full, states) * group.before
             work += _gptq(group, states.tokens)
@@ -136,7 +139,7 @@ def _awq(config: TransformerConfig, how: Precision, quant: QuantSettings, states
 
 
 def quantize_bytes(
-    config: TransformerConfig, method: MethodSettings, how: Precision, states: Load | None
+    config: TransformerConfig, method: Method, how: Precision, states: Load | None
 ) -> float:
     """Memory beside the model: states on their way, second moments, copies of a block's weights."""
     weights = block_parameters(config)
@@ -146,10 +149,10 @@ def quantize_bytes(
     hidden = 2 * states.tokens * d * how.itemsize
     call = states.batch * states.longest * (8 * d + 6 * f) * WIDE
     found = hidden + call
-    if method.gptq is not None:
+    if "gptq" in method.steps:
         widest = max(d, f)
         found = max(found, hidden + WIDE * (6 * widest**2 + 6 * 2 * d * f))
-    if method.awq:
+    if "awq" in method.steps:
         judged = states.tokens * (f + 2 * f) * how.itemsize  # inputs and outputs of one group
         found = max(found, hidden + judged + call + WIDE * 4 * f * f)
     return found

@@ -9,11 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dllmquant_exp.models.published_shapes import DREAM_7B, LLADA_8B
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.kernels import fast_attention
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.run.plan.forwards import (
     Load,
     Precision,
@@ -67,15 +69,13 @@ def test_products_in_full_precision(architecture: Architecture) -> None:
     assert forward_work(model.config, Precision(4), load).flops == counted
 
 
-@pytest.mark.parametrize("iaaq", [None, IaaqSettings()])
-def test_products_when_quantized(
-    iaaq: IaaqSettings | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("iaaq", [None, Iaaq()])
+def test_products_when_quantized(iaaq: Iaaq | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As products of matrices; those of the C kernel of a CPU are not counted by PyTorch."""
     monkeypatch.setattr(fast_attention, "kernels", lambda: None)
     model = model_of(shape("llada"))
     quant = QuantSettings(attention=AttentionSettings())
-    quantize(model, MethodSettings("rtn"), quant, iaaq=iaaq)
+    quantize(model, Method("rtn", {"round": Nearest()}), quant, iaaq=iaaq)
     counted, load = run(model)
     alphas = 1 if iaaq is None else len(iaaq.alphas)
     how = Precision(4, linears=True, attention=True, alphas=alphas)

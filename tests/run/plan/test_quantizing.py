@@ -8,10 +8,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.run.plan.forwards import Load, Precision
 from dllmquant_exp.run.plan.quantizing import quantize_work, weights_disk
 
@@ -39,12 +43,12 @@ STATES = Load(
     longest=LENGTH,
     batch=ROWS,
 )
-GPTQ = GptqSettings(block_size=8)  # passes errors on by products, which are counted
+GPTQ = Gptq(block_size=8)  # passes errors on by products, which are counted
 METHODS = {
-    "awq": MethodSettings("awq", awq=True),
-    "gptq": MethodSettings("gptq", gptq=GPTQ),
-    "awq_gptq": MethodSettings("awq_gptq", awq=True, gptq=GPTQ),
-    "quarot": MethodSettings("quarot", rotation=RotationSettings(), gptq=GPTQ),
+    "awq": Method("awq", {"awq": Awq(), "round": Nearest()}),
+    "gptq": Method("gptq", {"gptq": GPTQ}),
+    "awq_gptq": Method("awq_gptq", {"awq": Awq(), "gptq": GPTQ}),
+    "quarot": Method("quarot", {"rotation": Rotation(), "gptq": GPTQ}),
 }
 
 
@@ -68,7 +72,7 @@ def test_products(name: str) -> None:
 
 
 def test_rounding_to_the_nearest_multiplies_nothing_and_searches_clips() -> None:
-    how, method = Precision(4, linears=True), MethodSettings("rtn")
+    how, method = Precision(4, linears=True), Method("rtn", {"round": Nearest()})
     plain = quantize_work(CONFIG, method, QuantSettings(), how, None)
     searched = quantize_work(CONFIG, method, QuantSettings(weight_clip_search=2.4), how, None)
     assert plain.flops == plain.powers == 0

@@ -1,8 +1,8 @@
 """Token embedding and language-model head with rounded rows, a byte and a share of a scale each.
 
-Weight only: W = diag(s) N with whole numbers N in int8 and one scale s per row (token), and what
-comes in is left alone. In 8 bits an activation would cost one more rounding of every logit, and
-multiplying 8 by 8 bits saves no time on the processors that the kernels are written for.
+Weight only: W = diag(s) N with whole numbers N in int8 and one scale s per row (token); the input
+is left alone. In 8 bits an activation would cost one more rounding of every logit, and multiplying
+8 by 8 bits saves no time on the processors that the kernels are written for.
 
 There is no second, floating-point form of these layers: fake and packed execution run the same
 code on the same bytes, so they agree in every bit. The head multiplies whole numbers and scales the
@@ -10,22 +10,25 @@ sums, as `QuantizedLinear` does, and converts some rows at a time, so that it ne
 of the weight that it replaces.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import at_least_float32
-from dllmquant_exp.quantization.quantizers import QuantizedWeight
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
 
 _AT_ONCE = 2**22  # numbers of the head converted at a time: 16 MB in float32
 
 
-class _Rows(nn.Module):
+class QuantizedRows(nn.Module):
     """Whole numbers and scales of a weight [rows, d_model].
 
     Args:
         weight: with one scale per row.
-        dtype: of the model, and so of what comes out.
+        dtype: the model's, and so the output's.
     """
 
     numbers: Tensor  # int8 [rows, d_model]
@@ -52,7 +55,7 @@ class _Rows(nn.Module):
         return f"{self.numbers.shape[0]}, {self.numbers.shape[1]}"
 
 
-class QuantizedEmbedding(_Rows):
+class QuantizedEmbedding(QuantizedRows):
     """Takes the place of the token embedding."""
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -60,15 +63,29 @@ class QuantizedEmbedding(_Rows):
         return (self.numbers[tokens] * self.scale[tokens]).to(self.dtype)
 
 
-class QuantizedHead(_Rows):
+class QuantizedHead(QuantizedRows):
     """Takes the place of the language-model head."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., d_model] -> [..., vocab_size], in the type of x."""
         y = x.new_empty(*x.shape[:-1], len(self.numbers))
-        at_once = max(1, _AT_ONCE // self.numbers.shape[1])
-        for start in range(0, len(self.numbers), at_once):
-            rows = slice(start, start + at_once)
+        for rows in rows_at_once(self.numbers):
             sums = F.linear(x, self.numbers[rows].to(x.dtype)).to(at_least_float32(x.dtype))
             y[..., rows] = sums.mul_(self.scale[rows, 0])
         return y
+
+
+def rows_at_once(weight: Tensor) -> Iterator[slice]:
+    """Slices of a head's rows [vocab_size, d_model] that are few enough to be converted at once."""
+    size = max(1, _AT_ONCE // weight.shape[1])
+    for start in range(0, len(weight), size):
+        yield slice(start, start + size)
+
+
+def ends(quant: QuantSettings) -> list[tuple[str, type[QuantizedRows], Quantizer]]:
+    """Which of embedding and head are rounded: the name in the model, the class and the grid."""
+    found: list[tuple[str, type[QuantizedRows], Quantizer | None]] = [
+        ("embedding", QuantizedEmbedding, quant.rows(quant.embedding_bits)),
+        ("head", QuantizedHead, quant.rows(quant.head_bits)),
+    ]
+    return [(name, made, grid) for name, made, grid in found if grid is not None]
