@@ -36,7 +36,7 @@ from dllmquant_exp.quantization.awq_clip import (
 )
 from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input, replaced
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
-from dllmquant_exp.quantization.method import BlockStep, Report, Step
+from dllmquant_exp.quantization.method import BlockStep, Report, Step, idle_without_rounding
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
 
@@ -55,10 +55,11 @@ _UNJUDGED = ("q_proj", "k_proj")  # clipped by the quantizer's own search, if it
 class Awq(BlockStep):
     """The step has no settings: its grids of ratios are the reference's."""
 
-    calibrated: ClassVar[bool] = True
+    # For each group: its input, its output, its output at each ratio; and, where clipped, its clips.
+    passes: ClassVar[float | None] = len(_SCALED) * (2 + len(RATIOS)) + len(_CLIPPED)
 
-    def has_work(self, quant: QuantSettings) -> bool:
-        return quant.weight is not None
+    def idle(self, quant: QuantSettings) -> str | None:
+        return idle_without_rounding(quant)
 
     def transform(
         self, block: Block, batches: Sequence[BlockBatch], quant: QuantSettings

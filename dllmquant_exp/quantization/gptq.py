@@ -33,7 +33,7 @@ from torch import Tensor
 
 from dllmquant_exp.models.storage import all_finite
 from dllmquant_exp.quantization.hessian import Hessian
-from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding
+from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding, idle_without_rounding
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
@@ -65,14 +65,14 @@ class Gptq(Rounding):
     block_size: Annotated[int, AtLeast(1)] = 128
     dtype: Literal["float32", "float64"] = "float32"
 
-    calibrated: ClassVar[bool] = True
+    passes: ClassVar[float | None] = 4  # one up to each group of linears that share an input
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
 
-    def has_work(self, quant: QuantSettings) -> bool:
-        return quant.weight is not None
+    def idle(self, quant: QuantSettings) -> str | None:
+        return idle_without_rounding(quant)
 
     def round(
         self, weights: Sequence[Tensor], quantizer: Quantizer, inputs: Inputs

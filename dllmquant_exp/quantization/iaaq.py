@@ -89,9 +89,10 @@ class Iaaq(Settings):
     def check(self, attention: AttentionSettings | None) -> None:
         """Raise QuantizationError where there is nothing to search, or too much."""
         if attention is None or attention.v_bits == OFF:
+            off = "quant.attention = null" if attention is None else "v_bits = 16"
             raise QuantizationError(
-                "IA-AQ searches V's scale, but quant.attention leaves V unquantized; quantize V "
-                "(v_bits: 4) or switch IA-AQ off"
+                f"iaaq searches the scale of quantized values, and {off} leaves V unquantized; use "
+                "a method and a quant option that quantize V, or leave iaaq off"
             )
         fineness = get_args(ValueGranularity).index
         if fineness(self.granularity) > fineness(attention.v_granularity):

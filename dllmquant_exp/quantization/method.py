@@ -47,14 +47,15 @@ class Step(Settings):
     """One thing that a method does to a model; its fields are its settings.
 
     Attributes:
-        calibrated: whether its work reads calibration states, weighted token by token.
+        passes: how often at most all calibration states go through the model for it, for plans;
+            0 where its work reads none, None where nobody knows.
     """
 
-    calibrated: ClassVar[bool] = False
+    passes: ClassVar[float | None] = 0
 
-    def has_work(self, quant: QuantSettings) -> bool:
-        """Whether these settings leave it anything to do; a method with an idle step is refused."""
-        return True
+    def idle(self, quant: QuantSettings) -> str | None:
+        """Why these settings leave it nothing to do (which is refused), or None."""
+        return None
 
     def restore(self, block: Block, device: torch.device) -> None:
         """Put in place what the step leaves to be done while the model runs.
@@ -133,6 +134,13 @@ class Rounding(Step, ABC):
         return []
 
 
+def idle_without_rounding(quant: QuantSettings) -> str | None:
+    """See `Step.idle`: for steps that make rounded weights hurt less."""
+    if quant.weight is not None:
+        return None
+    return "it is about rounding weights, and quant.weight_bits = 16 leaves them as they are"
+
+
 @dataclass(frozen=True)
 class Method:
     """A name, as tables show it, and steps by their keys; full precision has no steps.
@@ -170,7 +178,7 @@ class Method:
 
     def calibrates(self, quant: QuantSettings) -> bool:
         """Whether a step reads calibration states."""
-        return any(step.calibrated and step.has_work(quant) for step in self.steps.values())
+        return any(step.passes != 0 and not step.idle(quant) for step in self.steps.values())
 
     def restore(self, block: Block, device: torch.device) -> None:
         """See `Step.restore`."""
@@ -179,13 +187,12 @@ class Method:
 
     def check_work(self, quant: QuantSettings) -> None:
         """Raise QuantizationError where a step has nothing to do."""
-        idle = [key for key, step in self.steps.items() if not step.has_work(quant)]
-        if idle:
-            raise QuantizationError(
-                f"method={self.name} is about rounding weights, and with quant.weight_bits = "
-                f"{quant.weight_bits} its step {idle[0]} has nothing to do; quantize the weights, "
-                "or choose a method without it"
-            )
+        for key, step in self.steps.items():
+            reason = step.idle(quant)
+            if reason is not None:
+                raise QuantizationError(
+                    f"method={self.name}, {key}: {reason}; change quant, or use a method without it"
+                )
 
     def __post_init__(self) -> None:
         kinds = (ModelStep, BlockStep, Rounding)

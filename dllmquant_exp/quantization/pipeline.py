@@ -166,7 +166,7 @@ def _round_block(
         return {"layers": [], "steps": {}}, {}
     quant, steps = settings, {}
     for key, step in method.block_steps.items():
-        if step.has_work(quant):
+        if not step.idle(quant):
             steps[key] = step.transform(block, batches, quant)
             quant = step.passed_on(quant)
     layers: list[dict[str, Any]] = []

@@ -131,7 +131,7 @@ def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
     if experiment.saved is not None:
         parts: dict[str, Any] = {"saved": experiment.saved.digest, "export": common.export}
     else:
-        sections = ("model", "quant", "calibration", "cgq")
+        sections = ("model", "method", "quant", "calibration", "cgq", "iaaq")
         found = {name: getattr(experiment, name) for name in sections}
         collects = calibration is not None and not experiment.model.embedded
         settings = ("seed", "device", "dtype", "threads", "export")

@@ -41,7 +41,7 @@ class Stretch(BlockStep):
     """The rows of up times a factor, and the columns of down divided by it."""
 
     factor: Annotated[float, Above(0)] = 2.0
-    calibrated: ClassVar[bool] = True
+    passes: ClassVar[float | None] = 1
 
     def transform(self, block, batches, quant):
         block.up_proj.weight.mul_(self.factor)

@@ -9,6 +9,7 @@ import torch
 
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.models.checkpoints import random_model
+from dllmquant_exp.quantization import embeddings
 from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.iaaq import Iaaq
@@ -198,7 +199,7 @@ def test_the_timed_model_holds_what_is_counted(config, subject, dtype, bits, loa
 @pytest.mark.parametrize("native", [False, True])
 def test_half_ends_compute_what_wide_ones_do(config, subject, monkeypatch, native):
     monkeypatch.setattr(half_ends, "native_bfloat16", lambda: native)
-    monkeypatch.setattr(half_ends, "_AT_ONCE", 48 * 7)  # 7 rows of the vocabulary's 101
+    monkeypatch.setattr(embeddings, "_AT_ONCE", 48 * 7)  # 7 rows of the vocabulary's 101
     shape = config(architecture="dream")
     whole = random_model(shape, seed=0)
     for parameter in whole.parameters():  # values that 16 bits hold

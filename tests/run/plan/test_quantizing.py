@@ -66,7 +66,7 @@ def test_products(name: str) -> None:
     quant, method = QuantSettings(), METHODS[name]
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         quantize(model, method, quant, calibration=batches())
-    how = Precision(4, linears=True, rotated=method.rotation is not None)
+    how = Precision(4, linears=True, rotated=method.online)
     work = quantize_work(CONFIG, method, quant, how, STATES)
     assert work.flops + work.wide_flops == pytest.approx(counter.get_total_flops(), rel=0.2)
 
