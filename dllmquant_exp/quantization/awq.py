@@ -6,8 +6,8 @@
     up   -> down
 
 The ratio is the one on a grid whose weighted squared error at the output is least, with weights AND
-activations quantized (Eq. 4), over all calibration batches. The output inspected is that of
-attention for q, k and v, of the feed-forward network for gate and up, of the layer itself for o and
+activations quantized (Eq. 4), over all calibration batches. The output inspected is
+attention's for q, k and v, the feed-forward network's for gate and up, the layer's own for o and
 down. With grouped-query attention v has fewer outputs than o has inputs, and that pair is skipped.
 Then each output channel's weights are clipped at the fraction of their range that gives the least
 error; q and k are not (Lin et al. 2024 and its reference code, which is weight-only) unless the
@@ -55,7 +55,7 @@ _UNJUDGED = ("q_proj", "k_proj")  # clipped by the quantizer's own search, if it
 class Awq(BlockStep):
     """The step has no settings: its grids of ratios are the reference's."""
 
-    # For each group: its input, its output, its output at each ratio; and, where clipped, its clips.
+    # For each group its input, its output, its output at each ratio; then the moments of its clips.
     passes: ClassVar[float | None] = len(_SCALED) * (2 + len(RATIOS)) + len(_CLIPPED)
 
     def idle(self, quant: QuantSettings) -> str | None:
@@ -96,7 +96,7 @@ class AwqScale:
 
 @dataclass(frozen=True)
 class AwqReport:
-    """What AWQ did to one block; `skipped` says which layers could not be scaled, and why."""
+    """The work on one block; `skipped` says which layers could not be scaled, and why."""
 
     scales: tuple[AwqScale, ...]
     clips: tuple[AwqClip, ...]

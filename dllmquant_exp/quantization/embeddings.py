@@ -83,7 +83,7 @@ def rows_at_once(weight: Tensor) -> Iterator[slice]:
 
 
 def ends(quant: QuantSettings) -> list[tuple[str, type[QuantizedRows], Quantizer]]:
-    """Which of embedding and head are rounded: the name in the model, the class and the grid."""
+    """Embedding and head, where they are rounded: name in the model, class and grid."""
     found: list[tuple[str, type[QuantizedRows], Quantizer | None]] = [
         ("embedding", QuantizedEmbedding, quant.rows(quant.embedding_bits)),
         ("head", QuantizedHead, quant.rows(quant.head_bits)),

@@ -15,10 +15,10 @@ A step from outside is a class in a module of its own and such a line:
 
     @dataclass(frozen=True)
     class Coarse(Rounding):
-        factor: Annotated[float, Above(0)] = 2.0
+        bits: Literal[2, 3] = 2
 
         def round(self, weights, quantizer, inputs):
-            coarse = replace(quantizer, bits=2)
+            coarse = replace(quantizer, bits=self.bits)
             return [Rounded(quantize_weight(weight, coarse)) for weight in weights]
 """
 
@@ -130,7 +130,7 @@ class Rounding(Step, ABC):
         """
 
     def notes(self, layers: Sequence[LayerReport]) -> list[str]:
-        """What a reader of the report must know; `layers` are those of the whole model."""
+        """Remarks for readers of the report; `layers` are those of the whole model."""
         return []
 
 

@@ -1,4 +1,4 @@
-"""What is quantized and how: the settings that every method shares."""
+"""The settings that every method shares: bits, grids and granularities."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ ValueGranularity = Literal["per_tensor", "per_head", "per_channel"]  # coarse to
 
 @dataclass(frozen=True)
 class AttentionSettings(Settings):
-    """What is quantized in attention, and how; see attention.py.
+    """Bits, granularities and clips of K, P and V; see attention.py.
 
     Attributes:
         p_bits, v_bits, k_bits: 2 to 8, or 16 for "not quantized".
@@ -83,7 +83,7 @@ class AttentionSettings(Settings):
 
 @dataclass(frozen=True)
 class QuantSettings(Settings):
-    """What is quantized and how; the same for every method, so that methods can be compared.
+    """Bits, grids and granularities; the same for every method, so that methods can be compared.
 
     Attributes:
         weight_bits, activation_bits: those of the blocks' linears; 2 to 8, or 16 for "not

@@ -1,4 +1,4 @@
-"""What a method did to a model, as it is written into a result file."""
+"""The report of a quantization, as it is written into a result file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +31,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantReport:
-    """What a method did to a model.
+    """The work of a method on a model.
 
     Attributes:
         method: its name.
@@ -42,7 +42,7 @@ class QuantReport:
         steps: what each step says by its key in the method: about the model, or about each block;
             without those that say nothing.
         alphas: those of static IA-AQ, for each block; empty otherwise.
-        notes: what a reader must know, for example that a damping was raised.
+        notes: remarks for readers, for example that a damping was raised.
     """
 
     method: str

@@ -220,7 +220,7 @@ def from_codes(codes: Tensor, inputs: int) -> Tensor:
 
 
 def value_problems(name: str, tensor: Tensor, expected: Expected) -> list[str]:
-    """What is wrong with a stored tensor's values; shape and type are checked before."""
+    """Faults of a stored tensor's values; shape and type are checked before."""
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         return [f"{name}: holds NaN or infinite values"]
     if name.endswith("scale") and not bool((tensor > 0).all()):

@@ -79,7 +79,7 @@ class SavedModel:
 
     @property
     def from_outside(self) -> tuple[str, ...]:
-        """What came from the user's configuration when it was read: method, iaaq, both or none."""
+        """The parts that the user's configuration brought: method, iaaq, both or none."""
         steps = any(is_outside(type(step)) for step in self.layout.method.steps.values())
         iaaq = self.layout.iaaq is not None and is_outside(type(self.layout.iaaq))
         return ("method",) * steps + ("iaaq",) * iaaq
