@@ -32,7 +32,7 @@ from dllmquant_exp.config.task_config import (
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.method import describe_method, read_method
+from dllmquant_exp.quantization.method import read_method
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.results import FIGURES_FOLDER, config_hash
 from dllmquant_exp.store.schema import describe, read, unknown_key
@@ -121,7 +121,7 @@ class Experiment(Making):
                 "revision": self.model.revision,
                 "outliers": None if self.model.outliers is None else asdict(self.model.outliers),
             },
-            "method": describe_method(self.method),
+            "method": describe(self.method),
             "quant": None if self.quant is None else asdict(self.quant),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "cgq": None if self.cgq is None else asdict(self.cgq),

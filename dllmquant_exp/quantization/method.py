@@ -185,6 +185,11 @@ class Method:
         for step in self.steps.values():
             step.restore(block, device)
 
+    def describe(self) -> dict[str, Any]:
+        """The name and, in their order, each step's key, settings and, from outside, its source."""
+        steps = [{"step": key, **describe(step)} for key, step in self.steps.items()]
+        return {"name": self.name, "steps": steps}
+
     def check_work(self, quant: QuantSettings) -> None:
         """Raise QuantizationError where a step has nothing to do."""
         for key, step in self.steps.items():
@@ -222,9 +227,3 @@ def read_method(section: Any, where: str = "method") -> Method:
         return Method(section["name"], steps)
     except QuantizationError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-def describe_method(method: Method) -> dict[str, Any]:
-    """The name and, in their order, each step's key, settings and, from outside, its source."""
-    steps = [{"step": key, **describe(step)} for key, step in method.steps.items()]
-    return {"name": method.name, "steps": steps}

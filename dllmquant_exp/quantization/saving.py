@@ -35,7 +35,7 @@ from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
 from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.iaaq import Iaaq
-from dllmquant_exp.quantization.method import Method, Step, describe_method
+from dllmquant_exp.quantization.method import Method, Step
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.saved_files import (
@@ -87,7 +87,7 @@ class SavedModel:
 
 @dataclass(frozen=True)
 class _SavedMethod:
-    """As `describe_method` gives it, and the names of the classes that are the package's own."""
+    """As `describe` gives it, and the names of the classes that are the package's own."""
 
     name: str
     steps: tuple[Mapping[str, Any], ...]
@@ -200,7 +200,7 @@ def _describe(method: Method) -> dict[str, Any]:
     """A method as a header states it; see `_SavedMethod`."""
     classes = {key: type(step) for key, step in method.steps.items()}
     own = {key: cls.__name__ for key, cls in classes.items() if not is_outside(cls)}
-    return describe_method(method) | {"classes": own}
+    return describe(method) | {"classes": own}
 
 
 def _method(stated: _SavedMethod, yours: Method | None, where: str) -> Method:

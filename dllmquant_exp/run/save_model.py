@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from dllmquant_exp.config.making import described
 from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
-from dllmquant_exp.quantization.method import describe_method
 from dllmquant_exp.quantization.saved_files import CONFIG_FILE
 from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
 from dllmquant_exp.run.prepare import Prepared
@@ -136,9 +134,7 @@ def identity(experiment: Experiment, digest: str | None) -> dict[str, str]:
         collects = calibration is not None and not experiment.model.embedded
         settings = ("seed", "device", "dtype", "threads", "export")
         parts = {
-            **{name: None if part is None else asdict(part) for name, part in found.items()},
-            "method": describe_method(experiment.method),
-            "iaaq": None if experiment.iaaq is None else describe(experiment.iaaq),
+            **{name: None if part is None else describe(part) for name, part in found.items()},
             **{name: getattr(common, name) for name in settings},
             "checkpoint": digest,
             "data_root": common.data_root if collects else None,

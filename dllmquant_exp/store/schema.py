@@ -149,8 +149,11 @@ def build(section: Any, base: type[T], where: str, *, ignore: Iterable[str] = ()
 def describe(value: Any) -> dict[str, Any]:
     """The settings of a dataclass as plain values, and the source of a class from outside.
 
-    Equal descriptions mean equal work: it is what cells and caches are identified by.
+    Equal descriptions mean equal work: it is what cells and caches are identified by. A class that
+    holds others, as a method holds its steps, says its own by a method `describe`.
     """
+    if hasattr(value, "describe"):
+        return dict(value.describe())
     plain = dataclasses.asdict(value)
     cls = type(value)
     if is_outside(cls):

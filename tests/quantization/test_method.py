@@ -18,11 +18,12 @@ from dllmquant_exp.models.checkpoints import CheckpointError, random_model
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import Gptq
-from dllmquant_exp.quantization.method import Method, describe_method, read_method
+from dllmquant_exp.quantization.method import Method, read_method
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, needs_calibration, quantize
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.saving import load_quantized, read_saved, save_quantized
 from dllmquant_exp.store.results import config_hash
+from dllmquant_exp.store.schema import describe
 
 MODULE = "steps_from_outside"
 SOURCE = '''
@@ -155,12 +156,12 @@ def test_a_step_from_outside_before_one_of_ours(outside: Any) -> None:
 def test_identity_is_name_order_settings_and_source(outside: Any) -> None:
     outside()
     method = read_method(MINE)
-    described = describe_method(method)
+    described = describe(method)
     assert described["name"] == "mine"
     first, last = described["steps"]
     assert (first["step"], first["factor"], last["step"]) == ("stretch", 4.0, "truncate")
     assert first["_target_"] == f"{MODULE}.Stretch" and first["source"].startswith("sha256:")
-    described_again = describe_method(read_method(MINE))
+    described_again = describe(read_method(MINE))
     assert config_hash(described) == config_hash(described_again)
     others = [
         MINE | {"name": "other"},
@@ -168,11 +169,11 @@ def test_identity_is_name_order_settings_and_source(outside: Any) -> None:
         {"name": "mine", "more": MINE["stretch"], **MINE},
         {"name": "mine", "truncate": MINE["truncate"]},
     ]
-    hashes = {config_hash(describe_method(read_method(other))) for other in others}
+    hashes = {config_hash(describe(read_method(other))) for other in others}
     outside(SOURCE + "\n# changed\n")
-    hashes.add(config_hash(describe_method(read_method(MINE))))
+    hashes.add(config_hash(describe(read_method(MINE))))
     assert len(hashes) == 5 and config_hash(described) not in hashes
-    ours = describe_method(Method("gptq", {"gptq": Gptq()}))
+    ours = describe(Method("gptq", {"gptq": Gptq()}))
     assert ours["steps"] == [
         {"step": "gptq", "damp": 0.01, "act_order": False, "block_size": 128, "dtype": "float32"}
     ]
