@@ -200,15 +200,18 @@ class Method:
                 )
 
     def __post_init__(self) -> None:
-        kinds = (ModelStep, BlockStep, Rounding)
-        order = [kinds.index(kind) for s in self.steps.values() for kind in kinds
-                 if isinstance(s, kind)]  # fmt: skip
-        if self.steps and (order != sorted(order) or order.count(2) != 1):
+        steps = list(self.steps.values())
+        # Sorts as (ModelStep, BlockStep, Rounding), and a step of no kind behind them.
+        kinds = [
+            (isinstance(step, ModelStep), isinstance(step, BlockStep), isinstance(step, Rounding))
+            for step in steps
+        ]
+        rounding = [kind for kind in kinds if kind[2]]
+        if steps and (kinds != sorted(kinds, reverse=True) or rounding != kinds[-1:]):
             raise QuantizationError(
                 f"method {self.name!r} has the steps {', '.join(self.steps)}; the order must be "
                 "those that change the model, those that change a block, and one that rounds"
             )
-        steps = list(self.steps.values())
         for n, step in enumerate(steps):
             step.check_order(steps[:n])
 

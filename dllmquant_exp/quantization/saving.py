@@ -19,6 +19,7 @@ import json
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,7 +244,7 @@ def _own_steps() -> dict[str, type[Step]]:
     found: dict[str, type[Step]] = {}
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         for name, value in vars(importlib.import_module(module.name)).items():
-            if isinstance(value, type) and issubclass(value, Step) and not is_outside(value):
+            if isinstance(value, type) and issubclass(value, Step) and not isabstract(value):
                 found[name] = value
     return found
 

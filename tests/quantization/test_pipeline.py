@@ -331,6 +331,8 @@ def test_ia_aq_without_quantized_values_is_refused() -> None:
     ("steps", "message"),
     [
         ({"awq": Awq()}, "one that rounds"),
+        ({"round": Nearest(), "none": Step()}, "one that rounds"),
+        ({"none": Step(), "round": Nearest()}, "the order must be"),
         ({"round": Nearest(), "gptq": GPTQ}, "one that rounds"),
         ({"round": Nearest(), "awq": Awq()}, "the order must be"),
         ({"awq": Awq(), "rotation": Rotation(), "round": Nearest()}, "the order must be"),
