@@ -35,7 +35,7 @@ from dllmquant_exp.config.task_config import (
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.settings import QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.results import FIGURES_FOLDER
 from dllmquant_exp.store.schema import AtLeast, read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
@@ -167,7 +167,7 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     found = _read_all(readers)
     common, decoding = found["common"], found["decoding"]
     if saved:
-        model = saved_model(config["model"], line)
+        model = saved_model(config, line)
     else:
         model = quantized_model(config, line, *(found[name] for name in sections))
     if model.quant is not None and common.execution == "packed":

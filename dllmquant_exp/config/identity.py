@@ -13,7 +13,7 @@ from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
 from dllmquant_exp.config.task_config import SPEED, Task
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import config_hash
-from dllmquant_exp.store.schema import describe
+from dllmquant_exp.store.schema import TARGET, describe
 
 if TYPE_CHECKING:
     from dllmquant_exp.config.experiment import Experiment
@@ -56,20 +56,23 @@ def cell_name(experiment: "Experiment", task: Task) -> str:
 
 
 def method_label(model: QuantizedModel) -> str:
-    """The method and its components, as in `quarot+tmas+cgq`."""
-    calibration = model.describe("calibration")
-    tmas = calibration is not None and calibration.get("name") == "tmas"
-    parts = {"tmas": tmas, **{name: model.describe(name) is not None for name in ("cgq", "iaaq")}}
-    return "+".join([model.method.name, *(name for name, on in parts.items() if on)])
+    """The method and its components, as in `quarot+tmas+cgq`; those from outside by their class."""
+    sampler = model.describe("calibration")
+    found = {name: model.describe(name) for name in ("cgq", "iaaq")}
+    parts = [model.method.name]
+    if sampler is not None and sampler["name"] == "tmas":
+        parts.append("tmas")
+    for name, description in found.items():
+        if description is not None:
+            outside = str(description.get(TARGET, "")).rpartition(".")[2].lower()
+            parts.append(outside or name)
+    return "+".join(parts)
 
 
 def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a cell's configuration that decides its calibration set."""
-    calibration, cgq = config["calibration"], config["cgq"]
-    # Every sampler but random texts asks the model anyway, and keeps its confidences.
-    scores = bool(cgq and cgq["score"] and calibration and calibration["name"] == "random")
     names = ("model", "calibration", "seed", "device", "dtype", "threads")
-    return {name: config[name] for name in names} | {"scores": scores}
+    return {name: config[name] for name in names}
 
 
 def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,4 +125,5 @@ def circumstances(digest: str) -> dict[str, Any]:
 def _model(experiment: "Experiment") -> dict[str, Any]:
     found = describe(experiment.model)
     names = ("name", "architecture", "checkpoint", "revision", "outliers")
-    return {name: found[name] for name in names}
+    layout = {} if found["layout"] is None else {"layout": found["layout"]}
+    return {name: found[name] for name in names} | layout

@@ -4,28 +4,29 @@ Each section of the configuration is read by one function. TMAS, CGQ and IA-AQ a
 defaults lack: `+tmas=on` adds one, `+tmas=off` or its absence leaves it out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
-from dllmquant_exp.calibration.tmas import TmasSettings
+from dllmquant_exp.calibration.sampler import Sampler
+from dllmquant_exp.calibration.weighting import TokenWeighting
 from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.models.checkpoints import Layout
 from dllmquant_exp.models.embedded.outliers import OutlierSettings
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.quantization.attention_settings import IaaqSettings, require_compatible
+from dllmquant_exp.quantization import method as steps
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.pipeline import needs_calibration
-from dllmquant_exp.quantization.quantizers import OFF
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.saving import SavedModel
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import describe, read
+from dllmquant_exp.store.schema import TARGET, build, describe, read
 
 T = TypeVar("T")
 DEFAULT_QUANT = "w4a4"
 COMPONENTS = ("tmas", "cgq", "iaaq")
-TMAS_DECODES = ("texts", "gen_length", "steps", "tokens")  # settings that every sampler has
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ModelSettings:
     settings: str
     embedded: bool
     outliers: OutlierSettings | None
+    layout: Layout | None = None  # of a checkpoint in names of its own; None: LLaDA's or Dream's
 
     def __post_init__(self) -> None:
         if self.outliers is not None and not self.embedded:
@@ -53,16 +55,19 @@ class QuantizedModel:
     """Everything that decides the weights, and what is quantized while they are used."""
 
     model: ModelSettings
-    method: MethodSettings
+    method: Method
     quant_name: str  # empty for full precision
     quant: QuantSettings | None  # None for full precision
-    calibration: CalibrationSettings | None  # None where nothing is calibrated
-    cgq: CgqSettings | None
-    iaaq: IaaqSettings | None
+    calibration: Sampler | None  # None where nothing is calibrated, and of a saved model
+    cgq: TokenWeighting | None  # None of a saved model
+    iaaq: Iaaq | None
     saved: SavedModel | None  # where it is read from; None where it is made
 
     def describe(self, section: str) -> Mapping[str, Any] | None:
         """The settings that identify a section; None where it is absent."""
+        if self.saved is not None and section in ("calibration", "cgq"):
+            described: Mapping[str, Any] | None = self.saved.made.get(section)
+            return described
         value = getattr(self, section)
         return None if value is None else describe(value)
 
@@ -71,66 +76,40 @@ def read_model(config: Mapping[str, Any]) -> ModelSettings:
     return read(ModelSettings, config["model"], "model", ignore=["calibration"])
 
 
-def read_method(config: Mapping[str, Any]) -> MethodSettings:
-    return read(MethodSettings, config["method"], "method")
+def read_method(config: Mapping[str, Any]) -> Method:
+    return steps.read_method(config["method"])
 
 
 def read_quant(config: Mapping[str, Any]) -> QuantSettings:
     return read(QuantSettings, config["quant"], "quant", ignore=["name"])
 
 
-def read_tmas(config: Mapping[str, Any]) -> TmasSettings | None:
-    return _component(TmasSettings, config, "tmas", ignore=TMAS_DECODES)
+def read_sampler(config: Mapping[str, Any], architecture: Architecture) -> Sampler:
+    """The sampler of the group `tmas` where that is on, else the one of `calibration`."""
+    sampler = component(Sampler, config, "tmas")
+    sampler = sampler or build(config["calibration"], Sampler, "calibration")
+    try:
+        sampler.check(architecture)
+    except ValueError as error:
+        raise ConfigError(f"{sampler.name}: {error}") from error
+    return sampler
 
 
-def read_cgq(config: Mapping[str, Any]) -> CgqSettings | None:
-    return _component(CgqSettings, config, "cgq")
-
-
-def read_iaaq(config: Mapping[str, Any]) -> IaaqSettings | None:
-    return _component(IaaqSettings, config, "iaaq")
-
-
-def read_calibration(
-    config: Mapping[str, Any], tmas: TmasSettings | None, architecture: Architecture
-) -> CalibrationSettings:
-    """The sampler of the group `calibration`, or TMAS in its place."""
-    if tmas is None:
-        settings = read(CalibrationSettings, config["calibration"], "calibration", ignore=["tmas"])
-    else:
-        own = {key: config["tmas"].get(key) for key in TMAS_DECODES}
-        values = {"name": "tmas", "samples": tmas.samples, **own, "tmas": asdict(tmas)}
-        settings = read(CalibrationSettings, values, "tmas")
-    if settings.gen_length is not None:
-        try:
-            settings.decoding(architecture)
-        except ValueError as error:
-            raise ConfigError(f"{settings.name}: {error}") from error
-    return settings
-
-
-def _component(
-    cls: type[T], config: Mapping[str, Any], name: str, ignore: Sequence[str] = ()
-) -> T | None:
-    """The settings of a component that is on; None where it is off or absent."""
+def component(base: type[T], config: Mapping[str, Any], name: str) -> T | None:
+    """The object of a component that is on; None where its section is absent or empty."""
     section = config.get(name)
-    if section is None:
+    if not section:
         return None
-    if not isinstance(section, Mapping) or not isinstance(section.get("enabled"), bool):
-        raise ConfigError(f"{name}.enabled must be true or false; use +{name}=on or +{name}=off")
-    if not section["enabled"]:
-        idle = [key for key in section if key != "enabled"]
-        if idle:
-            raise ConfigError(f"{name} is off, so {name}.{idle[0]} would have no effect")
-        return None
-    return read(cls, section, name, ignore=["enabled", *ignore])
+    if isinstance(section, Mapping) and TARGET not in section:
+        raise ConfigError(f"{name} is off, so {name}.{next(iter(section))} would have no effect")
+    return build(section, base, name)
 
 
 def quantized_model(
     config: Mapping[str, Any],
     line: Overrides,
     model: ModelSettings,
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings,
 ) -> QuantizedModel:
     """The model of a configuration whose checkpoint, method and bits are read already.
@@ -139,28 +118,25 @@ def quantized_model(
         ConfigError: wrong settings of what is calibrated on or of a component.
         NoUse: one of these that would change nothing.
     """
-    tmas, cgq, iaaq = read_tmas(config), read_cgq(config), read_iaaq(config)
+    cgq, iaaq = component(TokenWeighting, config, "cgq"), component(Iaaq, config, "iaaq")
+    sampler = read_sampler(config, model.architecture)
     used = quant if method.quantizes else None
-    calibration = read_calibration(config, tmas, model.architecture)
     calibrates = needs_calibration(method, used, iaaq)
-    _check_calibration(line, method, calibrates, tmas is not None)
-    _check_weights(method, used, cgq)
-    _check_iaaq(used, iaaq)
+    _check_calibration(line, method, calibrates, bool(config.get("tmas")))
+    _check_use(method, used, cgq, iaaq)
     return QuantizedModel(
         model=model,
         method=method,
         quant_name="" if used is None else str(config["quant"].get("name", DEFAULT_QUANT)),
         quant=used,
-        calibration=calibration if calibrates else None,
+        calibration=sampler if calibrates else None,
         cgq=cgq,
         iaaq=iaaq,
         saved=None,
     )
 
 
-def _check_calibration(
-    line: Overrides, method: MethodSettings, calibrates: bool, tmas: bool
-) -> None:
+def _check_calibration(line: Overrides, method: Method, calibrates: bool, tmas: bool) -> None:
     if tmas and not calibrates:
         raise NoUse(
             f"tmas chooses calibration states, and method={method.name} measures none; use awq, "
@@ -182,34 +158,26 @@ def _check_calibration(
         )
 
 
-def _check_weights(
-    method: MethodSettings, quant: QuantSettings | None, cgq: CgqSettings | None
+def _check_use(
+    method: Method, quant: QuantSettings | None, cgq: TokenWeighting | None, iaaq: Iaaq | None
 ) -> None:
-    solves = method.awq or method.gptq is not None
-    rounds = quant is not None and quant.weight_bits != OFF
-    if solves and not rounds and quant is not None:
-        raise ConfigError(
-            f"method={method.name} is about rounding weights, and quant.weight_bits = 16 leaves "
-            "them as they are; quantize the weights, or use method=rtn"
-        )
-    if cgq is not None and not (solves and rounds):
+    """Refuse steps and components that have nothing to work on."""
+    if cgq is not None and (quant is None or not method.calibrates(quant)):
         raise NoUse(
-            f"cgq weights the tokens of GPTQ's and AWQ's objectives, and method={method.name} has "
-            "neither; use awq, gptq or quarot, or leave cgq off",
+            f"cgq weights the tokens of an objective such as GPTQ's and AWQ's, and method="
+            f"{method.name} has none; use awq, gptq or quarot, or leave cgq off",
             "cgq",
         )
-
-
-def _check_iaaq(quant: QuantSettings | None, iaaq: IaaqSettings | None) -> None:
-    if iaaq is None:
-        return
-    if quant is None or quant.attention is None:
+    if iaaq is not None and (quant is None or quant.attention is None):
         raise NoUse(
             "iaaq searches the scale of quantized values, and here V is not quantized; use a "
             "method and a quant option that do, or leave iaaq off",
             "iaaq",
         )
     try:
-        require_compatible(quant.attention, iaaq)
-    except ValueError as error:
+        if quant is not None:
+            method.check_work(quant)
+        if iaaq is not None and quant is not None:
+            iaaq.check(quant.attention)
+    except QuantizationError as error:
         raise ConfigError(str(error)) from error

@@ -1,17 +1,21 @@
 """`model=saved model.checkpoint=FOLDER`: a model as it was when `save=FOLDER` wrote it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
-from dllmquant_exp.calibration.cgq import CgqSettings
-from dllmquant_exp.calibration.collect import CalibrationSettings
 from dllmquant_exp.config.overrides import NoUse, Overrides
-from dllmquant_exp.config.quantized_model import COMPONENTS, ModelSettings, QuantizedModel
+from dllmquant_exp.config.quantized_model import (
+    COMPONENTS,
+    ModelSettings,
+    QuantizedModel,
+    component,
+    read_method,
+)
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.models.formats import joined
 from dllmquant_exp.quantization.export import unsupported
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.saving import read_saved
 from dllmquant_exp.store.schema import read
 
@@ -26,36 +30,36 @@ def is_saved(config: Mapping[str, Any]) -> bool:
     return isinstance(section, Mapping) and section.get("name") == SAVED
 
 
-def saved_model(section: Mapping[str, Any], line: Overrides) -> QuantizedModel:
+def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
     """Read a saved model's description of itself.
+
+    Steps and searches from outside the package are the user's own: the configuration names them,
+    and the folder is refused where they differ from those that it was made with.
 
     Raises:
         ConfigError: no folder, or one that cannot be used.
         NoUse: settings that it brings along.
     """
+    section = config["model"]
     folder = section.get("checkpoint")
     if not isinstance(folder, str):
         raise ConfigError("model=saved needs model.checkpoint=FOLDER, a folder that save=... wrote")
     unknown = sorted(set(section) - {"name", "checkpoint", "calibration"})
     if unknown:
         raise ConfigError(f"model.{unknown[0]} is the saved model's own; leave it out")
-    if line.touches(*_BROUGHT):
-        raise NoUse(
-            f"{' '.join(line.touching(*_BROUGHT))} would change nothing: a saved model is "
-            "quantized already; leave it out, or quantize the checkpoint again with another model "
-            "option",
-            *_BROUGHT,
-        )
     try:
-        saved = read_saved(folder)
+        saved = read_saved(folder, read_method(config), component(Iaaq, config, "iaaq"))
     except CheckpointError as error:
         raise ConfigError(f"model=saved: {error}") from error
+    brought = [name for name in _BROUGHT if name not in saved.from_outside]
+    if line.touches(*brought):
+        raise NoUse(
+            f"{' '.join(line.touching(*brought))} would change nothing: a saved model is "
+            "quantized already; leave it out, or quantize the checkpoint again with another model "
+            "option",
+            *brought,
+        )
     where = f"{saved.folder}/config.json, made"
-
-    def optional(cls: type[Any], name: str) -> Any:
-        value = saved.made.get(name)
-        return None if value is None else read(cls, value, f"{where}.{name}")
-
     model = read(ModelSettings, saved.made.get("model"), f"{where}.model")
     if model.architecture != saved.layout.config.architecture:
         raise ConfigError(
@@ -67,8 +71,8 @@ def saved_model(section: Mapping[str, Any], line: Overrides) -> QuantizedModel:
         method=saved.layout.method,
         quant_name=str(saved.made.get("quant_name")),
         quant=saved.layout.quant,
-        calibration=optional(CalibrationSettings, "calibration"),
-        cgq=optional(CgqSettings, "cgq"),
+        calibration=None,
+        cgq=None,
         iaaq=saved.layout.iaaq,
         saved=saved,
     )
@@ -76,10 +80,8 @@ def saved_model(section: Mapping[str, Any], line: Overrides) -> QuantizedModel:
 
 def described(quantized: QuantizedModel) -> dict[str, Any]:
     """The description that a saved model keeps beside its layout, for `saved_model` to read."""
-    sections = ("model", "calibration", "cgq")
-    found = {name: getattr(quantized, name) for name in sections}
-    plain = {name: None if value is None else asdict(value) for name, value in found.items()}
-    return {**plain, "quant_name": quantized.quant_name}
+    sections = {name: quantized.describe(name) for name in ("model", "calibration", "cgq")}
+    return {**sections, "quant_name": quantized.quant_name}
 
 
 def check_saving(

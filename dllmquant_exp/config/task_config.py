@@ -153,10 +153,7 @@ def resolve_speed(measure: Any, kind: str, settings: TaskSettings, where: str) -
             f"{where}: tokens per second are measured on whole responses; set variant to "
             "generation and suppress_eos to true"
         )
-    try:
-        return read(SpeedSettings, measure[kind], f"{where}.measure.{kind}")
-    except SpeedError as error:
-        raise ConfigError(f"{where}.measure.{kind}: {error}") from error
+    return read(SpeedSettings, measure[kind], f"{where}.measure.{kind}")
 
 
 def check_speed(line: Overrides, *, device: str, fake: bool, saved: bool) -> None:

@@ -197,6 +197,8 @@ def _non_finite(name: str, stored: Tensor, cast: Tensor) -> list[str]:
 
 def all_finite(x: Tensor) -> bool:
     """Extremes instead of `isfinite` of everything: NaN propagates, and nothing is allocated."""
+    if x.numel() == 0:
+        return True
     low, high = torch.aminmax(x)
     return bool(torch.isfinite(low) and torch.isfinite(high))
 

@@ -21,8 +21,8 @@ from dllmquant_exp.probes.probe import Probe
 from dllmquant_exp.quantization.blockwise import replaced
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import quantize_weight
-from dllmquant_exp.quantization.settings import QuantSettings
 
 
 @torch.inference_mode()

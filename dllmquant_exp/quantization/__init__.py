@@ -1,4 +1,6 @@
-"""Quantization of a transformer's linear layers. Knows tensors and models, no configuration tool.
+"""Quantization of a transformer's linear layers, embedding, head and attention.
 
-quantizers.py holds the arithmetic, linear.py the layer, pipeline.py the methods.
+method.py says what a method is; its steps are nearest.py, gptq.py, awq.py and rotation.py.
+pipeline.py applies a method to a model. quantizers.py holds the arithmetic, linear.py and
+attention.py what runs afterwards, packed.py its integer form, iaaq.py the search for V's scale.
 """

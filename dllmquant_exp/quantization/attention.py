@@ -1,4 +1,4 @@
-"""Quantized attention: K, the softmax output P and V, and IA-AQ's search for V's scale.
+"""Quantized attention: K, the softmax output P and V.
 
     S = q K^T / sqrt(head_dim),   P = softmax(S),   O = Q(P) Q(V)
 
@@ -13,12 +13,10 @@ not depend on what shares its batch. Where P and V are both quantized, their int
 and the scales applied to the sums. Such products are exact (below 2^24 in float32), so that neither
 padding nor the shape of a batch can change them, not even in the last bit.
 
-IA-AQ (Eq. 7-9) multiplies V's scale by the alpha that minimises || P (V_hat(alpha) - V) ||_F^2, the
-error of V weighted by the quantized softmax output. Eq. 7 leaves out the dequantization; without it
-the norm compares integers with reals. All ranges of V that share an alpha share one norm, so that
-each norm can be minimised on its own. P is the largest tensor of a block on long sequences: it is
-computed for a few rows at a time, which stay in the cache while they are multiplied with V and
-every V_hat: on the CPU by a kernel (kernels/fast_attention.py), elsewhere by products of matrices.
+With IA-AQ (iaaq.py) V's scale is multiplied by an alpha that is chosen by what P makes of V. P is
+the largest tensor of a block on long sequences: it is computed for a few rows at a time, which stay
+in the cache while they are multiplied with V and every V_hat(alpha): on the CPU by a kernel
+(kernels/fast_attention.py), elsewhere by products of matrices.
 
 With grouped-query attention, the G query heads that read one head of K and V are folded into the
 rows: [B, kv_heads * G, T, D] -> [B, kv_heads, G * T, D]. Neither K nor V is ever repeated.
@@ -30,15 +28,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dllmquant_exp.models.transformer import at_least_float32, attention
-from dllmquant_exp.quantization.attention_settings import (
-    AttentionSettings,
-    IaaqSettings,
-    ValueGranularity,
-    require_compatible,
+from dllmquant_exp.models.transformer import (
+    AttentionFunction,
+    Block,
+    at_least_float32,
+    attention,
 )
 from dllmquant_exp.quantization.blockwise import BlockBatch
+from dllmquant_exp.quantization.hadamard import OnlineHadamard
+from dllmquant_exp.quantization.iaaq import SHARED_DIMENSIONS, Iaaq
 from dllmquant_exp.quantization.kernels.fast_attention import rounded_products
+from dllmquant_exp.quantization.quant_settings import AttentionSettings
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
@@ -47,14 +47,6 @@ from dllmquant_exp.quantization.quantizers import (
     to_integers,
     value_range,
 )
-
-# Dimensions of V [B, kv_heads, T, D] that share a range. Tokens always do, requests never.
-_SHARED: dict[ValueGranularity, tuple[int, ...]] = {
-    "per_tensor": (1, 2, 3),
-    "per_head": (2, 3),
-    "per_channel": (2,),
-}
-
 
 _P_AT_ONCE = 2**20  # numbers of P, 4 MB in float32
 _ROWS_AT_ONCE = 64  # of each head, at least: matrix products of fewer rows are slow
@@ -73,10 +65,10 @@ class QuantizedAttention(nn.Module):
 
     choice: Tensor | None  # static mode: index of the alpha, shaped like `losses` of one request
 
-    def __init__(self, settings: AttentionSettings, iaaq: IaaqSettings | None = None) -> None:
+    def __init__(self, settings: AttentionSettings, iaaq: Iaaq | None = None) -> None:
         super().__init__()
         if iaaq is not None:
-            require_compatible(settings, iaaq)
+            iaaq.check(settings)
         self.settings = settings
         self.iaaq = iaaq
         # An index rather than the alpha itself, so that no cast to a narrow type changes it.
@@ -96,24 +88,19 @@ class QuantizedAttention(nn.Module):
         return _joined(parts, 0).to(q.dtype)
 
     def losses(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Eq. 7 for each candidate: [alphas, B, kv_heads | 1, 1, D | 1]; see `alpha_losses`."""
+        """Eq. 7 for each candidate: [alphas, B, kv_heads | 1, 1, D | 1]; see `Iaaq.losses`."""
         if self.iaaq is None:
             raise QuantizationError("IA-AQ is off, so that there are no alphas to compare")
         parts = [
-            alpha_losses(*self._candidates(q, k, v, mask), mask, self.iaaq.granularity)
+            self.iaaq.losses(*self._candidates(q, k, v, mask), mask)
             for q, k, v, mask in _requests_at_once(q, k, v, mask)
         ]
         return torch.cat(parts, dim=1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """`forward` of some of the requests, in float32 or better."""
-        if self.iaaq is not None and self.iaaq.mode == "online":
-            outputs, exact = self._candidates(q, k, v, mask)
-            best = alpha_losses(outputs, exact, mask, self.iaaq.granularity).argmin(0)
-            chosen = outputs[0]
-            for index, output in enumerate(outputs[1:], 1):
-                chosen = torch.where(best == index, output, chosen)
-            return chosen.reshape(q.shape)
+        if self.iaaq is not None and not self.iaaq.static:
+            return self.iaaq.best(*self._candidates(q, k, v, mask), mask).reshape(q.shape)
         [(values, scale)] = self._on_grid(v, mask, [self._fixed_alpha(v)])
         [product] = self._products(q, k, [values], mask)
         return product.mul_(scale).reshape(q.shape)
@@ -188,6 +175,40 @@ class QuantizedAttention(nn.Module):
         return f"{self.settings}, {self.iaaq}"
 
 
+class RotatedAttention(nn.Module):
+    """Attention whose q and k are rotated per head: q k^T stays, outliers of k are spread.
+
+    Args:
+        inner: the attention that follows, for example one that quantizes k.
+        head_dim: the rotation's size.
+
+    Raises:
+        QuantizationError: there is no H_head_dim.
+    """
+
+    def __init__(self, inner: AttentionFunction, head_dim: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rotation = OnlineHadamard(head_dim, name="head_dim")
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """See `transformer.attention`; q and k behind RoPE."""
+        return self.inner(self.rotation(q), self.rotation(k), v, mask)
+
+
+def set_attention(block: Block, quantized: QuantizedAttention) -> None:
+    """Put quantized attention in the place of the plain one, inside a rotation if there is one."""
+    if isinstance(block.attention, RotatedAttention):
+        block.attention.inner = quantized
+    else:
+        block.attention = quantized
+
+
+def quantized_attention(block: nn.Module) -> QuantizedAttention | None:
+    """The quantized attention of a block, wherever it lies in it."""
+    return next((m for m in block.modules() if isinstance(m, QuantizedAttention)), None)
+
+
 def _requests_at_once(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
@@ -245,30 +266,7 @@ def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings
     if quantizer is None:
         raise QuantizationError(f"v_bits = {settings.v_bits}: V is not quantized and has no scale")
     keep = None if mask is None else mask.transpose(2, 3)  # [B, 1, T, 1]
-    return value_range(v, _SHARED[settings.v_granularity], keep).parameters(quantizer)
-
-
-def alpha_losses(
-    outputs: Sequence[Tensor], exact: Tensor, mask: Tensor | None, granularity: ValueGranularity
-) -> Tensor:
-    """|| P (V_hat(alpha) - V) ||_F^2 of Eq. 7, for each candidate and whatever shares an alpha.
-
-    Args:
-        outputs: P V_hat(alpha) of each alpha, [B, kv_heads, G * T, D].
-        exact: [B, kv_heads, G * T, D], P V.
-        mask: [B, 1, 1, T]; rows at padding do not count.
-        granularity: what shares an alpha.
-
-    Returns:
-        [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared.
-    """
-    errors = [output - exact for output in outputs]
-    if mask is not None:
-        groups = exact.shape[2] // mask.shape[3]
-        real = mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
-        errors = [error.mul_(real) for error in errors]
-    shared = _SHARED[granularity]
-    return torch.stack([error.square_().sum(shared, keepdim=True) for error in errors])
+    return value_range(v, SHARED_DIMENSIONS[settings.v_granularity], keep).parameters(quantizer)
 
 
 def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
@@ -288,11 +286,10 @@ def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
         QuantizationError: no such attention, no batches, or NaN or infinite values in one; the
             alphas are then as they were.
     """
-    # Under QuaRot's rotation of the keys it lies inside a RotatedAttention.
-    module = next((m for m in block.modules() if isinstance(m, QuantizedAttention)), None)
+    module = quantized_attention(block)
     if module is None or module.iaaq is None:
         raise QuantizationError("this block's attention has no IA-AQ; nothing to fix")
-    if module.iaaq.mode != "static":
+    if not module.iaaq.static:
         raise QuantizationError("IA-AQ is online and finds its alphas on each call; nothing to fix")
     totals: list[Tensor] = []
 

@@ -6,21 +6,22 @@
     up   -> down
 
 The ratio is the one on a grid whose weighted squared error at the output is least, with weights AND
-activations quantized (Eq. 4), over all calibration batches. The output inspected is that of
-attention for q, k and v, of the feed-forward network for gate and up, of the layer itself for o and
+activations quantized (Eq. 4), over all calibration batches. The output inspected is
+attention's for q, k and v, the feed-forward network's for gate and up, the layer's own for o and
 down. With grouped-query attention v has fewer outputs than o has inputs, and that pair is skipped.
 Then each output channel's weights are clipped at the fraction of their range that gives the least
 error; q and k are not (Lin et al. 2024 and its reference code, which is weight-only) unless the
 quantizer has a clip search of its own, which then limits them.
 
-The block is still in full precision afterwards; rounding it is the caller's, on the ranges that
-`as_clipped` measures: all clips have been searched for by then, and the scales are searched for
-without any, as in the reference.
+The block is still in full precision afterwards. The steps that follow measure their ranges without
+a clip search (`as_clipped`): all clips have been searched for by then, and the scales are searched
+for without any, as in the reference.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ from dllmquant_exp.quantization.awq_clip import (
 )
 from dllmquant_exp.quantization.blockwise import BlockBatch, layer_input, replaced
 from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
+from dllmquant_exp.quantization.method import BlockStep, Report, Step, idle_without_rounding
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, fake_quantize
 
 RATIOS = tuple(i / 20 for i in range(20))  # 0 = plain rounding to nearest, ..., 0.95
@@ -46,6 +49,29 @@ _SCALED = (  # the layer that absorbs 1/s, the layers that absorb s
 )
 _CLIPPED = (("v_proj",), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 _UNJUDGED = ("q_proj", "k_proj")  # clipped by the quantizer's own search, if it has one
+
+
+@dataclass(frozen=True)
+class Awq(BlockStep):
+    """The step has no settings: its grids of ratios are the reference's."""
+
+    # For each group its input, its output, its output at each ratio; then the moments of its clips.
+    passes: ClassVar[float | None] = len(_SCALED) * (2 + len(RATIOS)) + len(_CLIPPED)
+
+    def idle(self, quant: QuantSettings) -> str | None:
+        return idle_without_rounding(quant)
+
+    def transform(
+        self, block: Block, batches: Sequence[BlockBatch], quant: QuantSettings
+    ) -> Report:
+        return asdict(awq_block(block, batches, quant.weight, quant.activation))
+
+    def passed_on(self, quant: QuantSettings) -> QuantSettings:
+        return replace(quant, weight_clip_search=None)
+
+    def check_order(self, before: Sequence[Step]) -> None:
+        if any(step.online for step in before):
+            raise QuantizationError("AWQ scales channels that a rotation mixes: choose one of them")
 
 
 def as_clipped(weight: Quantizer) -> Quantizer:
@@ -70,7 +96,7 @@ class AwqScale:
 
 @dataclass(frozen=True)
 class AwqReport:
-    """What AWQ did to one block; `skipped` says which layers could not be scaled, and why."""
+    """The work on one block; `skipped` says which layers could not be scaled, and why."""
 
     scales: tuple[AwqScale, ...]
     clips: tuple[AwqClip, ...]

@@ -1,4 +1,4 @@
-"""What a calibrated method sees: one block, its inputs, and how much each token counts."""
+"""One block, its inputs, and how much each token counts: the view of a calibrated step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,7 +108,7 @@ def layer_input(block: nn.Module, name: str, batch: BlockBatch) -> Tensor:
 
 
 def linear_inputs(block: nn.Module, name: str, batch: BlockBatch) -> tuple[Tensor, Tensor]:
-    """What reaches a linear's weight, for the tokens that count.
+    """The inputs of a linear's weight, for the tokens that count.
 
     Returns:
         inputs [n, in_features], behind an online rotation if the linear has one, and weights [n].

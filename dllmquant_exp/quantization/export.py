@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.models.folders import replacing, write_shards
@@ -28,7 +28,12 @@ from dllmquant_exp.models.formats import CheckpointError, joined, tensor_names
 from dllmquant_exp.models.tensor_files import read_json
 from dllmquant_exp.models.tokenizer_files import write_tokenizer
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.embeddings import QuantizedRows
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.packed import PackedLinear
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import OFF, QuantizationError, QuantizedWeight
 from dllmquant_exp.quantization.saved_files import (
     CONFIG_FILE,
@@ -37,24 +42,20 @@ from dllmquant_exp.quantization.saved_files import (
     misplaced,
     write_signed,
 )
-from dllmquant_exp.quantization.saved_layout import rounded_weight
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 FORMAT = "pack-quantized"  # 32-bit words of whole numbers; W4A4 would default to a byte per weight
 MADE = "dllmquant_exp"  # the key of config.json that says how the model was made
 _CLASSES = {"llada": ("LlamaForCausalLM", "llama"), "dream": ("Qwen2ForCausalLM", "qwen2")}
 
 
-def unsupported(
-    method: MethodSettings, quant: QuantSettings, iaaq: IaaqSettings | None
-) -> list[str]:
-    """What of these settings compressed-tensors cannot hold, each with a way out; empty if none."""
+def unsupported(method: Method, quant: QuantSettings, iaaq: Iaaq | None) -> list[str]:
+    """The settings that compressed-tensors cannot hold, each with a way out; empty if none."""
     problems = []
-    if method.rotation is not None:
+    if method.online:
         problems.append(
-            f"method={method.name} rotates inputs while the model runs (online Hadamard "
-            "transforms), and no linear there does; use rtn, gptq, awq or awq_gptq, or save=... "
-            "without export"
+            f"method={method.name} changes inputs while the model runs (as rotations do), and no "
+            "linear there does; choose a method that works on weights alone, or save=... without "
+            "export"
         )
     attention = quant.attention
     if iaaq is not None or (
@@ -84,9 +85,9 @@ def export_compressed_tensors(
     model: Transformer,
     folder: str | Path,
     *,
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings,
-    iaaq: IaaqSettings | None = None,
+    iaaq: Iaaq | None = None,
     made: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase,
     max_shard_bytes: int = 5_000_000_000,
@@ -220,6 +221,15 @@ def _tensors(model: Transformer, quant: QuantSettings) -> Iterator[tuple[str, Te
         yield from _packed(stem, rounded, bits)
         if owner != "head" and quant.static:
             yield from _static(stem, module, quant)
+
+
+def rounded_weight(module: nn.Module) -> QuantizedWeight | None:
+    """Whole numbers and scales of a linear, an embedding or a head; None in full precision."""
+    if isinstance(module, PackedLinear | QuantizedRows):
+        return module.rounded
+    if isinstance(module, QuantizedLinear) and module.weight_scale is not None:
+        return QuantizedWeight(module.numbers.to(torch.int8), module.weight_scale)
+    return None
 
 
 def _packed(stem: str, weight: QuantizedWeight, bits: int) -> Iterator[tuple[str, Tensor]]:

@@ -9,59 +9,92 @@ per token. Columns are rounded in order, and each sees the errors E of those bef
     Wq[:, k] = round(W[:, k] + E[:, :k] A[:k, k])
     1/2 tr(E H E^T) = 1/2 sum_k D[k] |what rounding alone did to column k|^2
 
-That is GPTQ (Frantar et al. 2023): its Cholesky factor of H^-1 is D^-1/2 (A + I)^-1, and the
-recursions are the same (Chee et al. 2023, QuIP, Theorem 6). This form needs one factorization of H
-and no inverse, and rounds to the same values.
+Why this is GPTQ. The textbook (Frantar et al. 2023, Algorithm 1) takes the upper Cholesky factor U
+of H^-1 = U^T U and passes each column's error on as soon as it is known:
+
+    for i in columns:
+        Wq[:, i] = round(W[:, i])
+        err[:, i] = (W[:, i] - Wq[:, i]) / U[i, i]
+        W[:, i+1:] -= err[:, i] U[i, i+1:]
+
+The column that it rounds is w_k = W[:, k] - sum_{i<k} err_i U[i, k], with the original W. Since
+w_k = Wq[:, k] + err_k U[k, k], all columns together say W - Wq = err U, that is E = err U. The
+factor of H above gives U = D^-1/2 (A + I)^-1, so that err = E (A + I) D^1/2 and err_k U[k, k] =
+E[:, k] + E[:, :k] A[:k, k]: the same w_k = W[:, k] + E[:, :k] A[:k, k]. (Chee et al. 2023, QuIP,
+Theorem 6.) The form above needs one factorization of H and no inverse.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dllmquant_exp.quantization.hessian import all_finite
+from dllmquant_exp.models.storage import all_finite
+from dllmquant_exp.quantization.hessian import Hessian
+from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding, idle_without_rounding
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
     QuantizedWeight,
     Quantizer,
     parameters,
-    require,
     row_scales,
 )
+from dllmquant_exp.quantization.reports import LayerReport
+from dllmquant_exp.store.schema import Above, AtLeast, AtMost
 
 MAX_ESCALATIONS = 6  # up to 10,000 times the mean diagonal from the default damping
 
 
 @dataclass(frozen=True)
-class GptqSettings:
-    """How GPTQ rounds.
+class Gptq(Rounding):
+    """The step, and its settings.
 
     Attributes:
         damp: added to the diagonal of H, as a fraction of its mean; above 0.
         act_order: round the columns in the order of descending diag(H), not as they stand.
         block_size: columns that are rounded one by one before a matrix product passes their errors
             on. Speed only: results differ by the rounding of sums.
-        dtype: of H and of the recursion, float32 or float64.
+        dtype: type of H and of the recursion, float32 or float64.
     """
 
-    damp: float = 0.01
+    damp: Annotated[float, Above(0), AtMost(100)] = 0.01
     act_order: bool = False
-    block_size: int = 128
+    block_size: Annotated[int, AtLeast(1)] = 128
     dtype: Literal["float32", "float64"] = "float32"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.damp < math.inf:
-            raise QuantizationError(f"damp = {self.damp} must be a number above 0, such as 0.01")
-        if self.block_size < 1:
-            raise QuantizationError(f"block_size = {self.block_size} must be at least 1")
-        require("dtype", self.dtype, ("float32", "float64"))
+    passes: ClassVar[float | None] = 4  # one up to each group of linears that share an input
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def idle(self, quant: QuantSettings) -> str | None:
+        return idle_without_rounding(quant)
+
+    def round(
+        self, weights: Sequence[Tensor], quantizer: Quantizer, inputs: Inputs
+    ) -> list[Rounded]:
+        hessian = Hessian(weights[0].shape[1], self.torch_dtype, weights[0].device)
+        for x, token_weights in inputs:
+            hessian.add(x, token_weights)
+        results = gptq_shared(weights, hessian.matrix(), quantizer, self)
+        mean = hessian.total_weight / hessian.tokens
+        seen = {"tokens": hessian.tokens, "mean_token_weight": mean}
+        return [Rounded(result.rounded, result.report() | seen) for result in results]
+
+    def notes(self, layers: Sequence[LayerReport]) -> list[str]:
+        raised = {x.name: x.rounding["escalations"] for x in layers
+                  if x.rounding is not None and x.rounding["escalations"]}  # fmt: skip
+        if not raised:
+            return []
+        return [
+            f"GPTQ raised the damping by up to 10^{max(raised.values())} for {len(raised)} of "
+            f"{len(layers)} linears, whose second moments could not be factorized: "
+            f"{', '.join(list(raised)[:7])}"
+        ]
 
 
 @dataclass(frozen=True)
@@ -84,9 +117,14 @@ class GptqResult:
     dead_columns: int
     loss: float
 
+    def report(self) -> dict[str, Any]:
+        """Everything but the weight itself."""
+        names = ("damping", "escalations", "dead_columns", "loss")
+        return {name: getattr(self, name) for name in names}
+
 
 def gptq(
-    weight: Tensor, hessian: Tensor, quantizer: Quantizer, settings: GptqSettings | None = None
+    weight: Tensor, hessian: Tensor, quantizer: Quantizer, settings: Gptq | None = None
 ) -> GptqResult:
     """Round one weight [out, in] against its Hessian [in, in]; see `gptq_shared`."""
     return gptq_shared([weight], hessian, quantizer, settings)[0]
@@ -96,7 +134,7 @@ def gptq_shared(
     weights: Sequence[Tensor],
     hessian: Tensor,
     quantizer: Quantizer,
-    settings: GptqSettings | None = None,
+    settings: Gptq | None = None,
 ) -> list[GptqResult]:
     """Round the weights of layers that share their input (q, k, v; gate, up), in one pass.
 
@@ -114,7 +152,7 @@ def gptq_shared(
             does not divide, or an H that no damping up to 10^6 times the first makes positive
             definite.
     """
-    settings = settings or GptqSettings()
+    settings = settings or Gptq()
     _check(weights, hessian)
     H = hessian.to(settings.torch_dtype)
     dead = H.diagonal() == 0

@@ -1,10 +1,9 @@
 """The weighted second moments of a layer's input, summed over calibration batches."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from dllmquant_exp.models.storage import all_finite
 from dllmquant_exp.quantization.quantizers import QuantizationError
 
 _COLUMNS = 256  # width of the strips of H that are summed; only those on and below the diagonal
@@ -76,14 +75,6 @@ def _counted(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         raise QuantizationError("token weights must be finite and at least 0")
     keep = weights > 0
     return (x, weights) if bool(keep.all()) else (x[keep], weights[keep])
-
-
-def all_finite(x: Tensor) -> bool:
-    """No NaN and no infinity: what `isfinite` says, ten times as fast on a large matrix."""
-    if x.numel() == 0:
-        return True
-    lowest, highest = x.aminmax()  # NaN if there is one
-    return math.isfinite(lowest) and math.isfinite(highest)
 
 
 def require_wide(dtype: torch.dtype) -> None:

@@ -1,10 +1,10 @@
-"""Rounded blocks on disk, so that no cell makes again what a killed or another one has made.
+"""Rounded blocks on disk, so that no cell repeats the work of a killed or another one.
 
-<folder>/
-    block_N.safetensors   whole numbers and scales of the rounded linears, and all other tensors
-    block_N.json          what was done and the tensors' sha256; written last
+    <folder>/block_N-<sha256>.safetensors
 
-A block that is damaged is made again.
+holds whole numbers and scales of the rounded linears, all other tensors of the block, and in its
+metadata what the steps report. A file whose bytes are not those of its name is damaged, and its
+block is rounded again.
 """
 
 import hashlib
@@ -14,23 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from dllmquant_exp.models.transformer import Block
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
 from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
-# What rounding a block gives: what was done, as JSON, and the weights of its linears by name.
-Rounded = tuple[dict[str, Any], dict[str, QuantizedWeight]]
-_NUMBERS, _SCALE = ".numbers", ".scale"
+# What rounding a block gives: a report, as JSON, and the weights of its linears by name.
+RoundedBlock = tuple[dict[str, Any], dict[str, QuantizedWeight]]
+_NUMBERS, _SCALE, _REPORT = ".numbers", ".scale", "report"
 
 
-def intact_blocks(folder: Path | None, blocks: int) -> set[int]:
-    """Numbers of the kept blocks that are what was written."""
-    return set() if folder is None else {n for n in range(blocks) if _is_intact(folder, n)}
+def intact_blocks(folder: Path | None, blocks: int) -> dict[int, Path]:
+    """The files of those blocks that are kept, and are as they were written."""
+    if folder is None:
+        return {}
+    files = {n: _intact_file(folder, n) for n in range(blocks)}
+    return {n: path for n, path in files.items() if path is not None}
 
 
 def all_intact(folder: Path, blocks: int) -> bool:
@@ -39,18 +41,18 @@ def all_intact(folder: Path, blocks: int) -> bool:
 
 
 def kept_or_made(
-    folder: Path | None, n: int, block: Block, make: Callable[[], Rounded], *, kept: bool
-) -> Rounded:
-    """`make()` and the block it leaves behind, written to `folder`; read from there where `kept`.
+    folder: Path | None, n: int, block: Block, make: Callable[[], RoundedBlock], kept: Path | None
+) -> RoundedBlock:
+    """`make()` and the block it leaves behind, written to `folder`; or read from the file `kept`.
 
     Raises:
-        QuantizationError: files that cannot be read, or that are another block's.
+        QuantizationError: a file that cannot be read, or that is another block's.
     """
+    if kept is not None:
+        return _load(kept, block)
     if folder is None:
         return make()
-    if kept:
-        return _load(folder, n, block)
-    done, weights = make()
+    report, weights = make()
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         k: v for k, v in block.state_dict().items() if k.removesuffix(".weight") not in weights
@@ -58,59 +60,38 @@ def kept_or_made(
     for name, weight in weights.items():
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(_tensors(folder, n)) as partial:
-        partial.write_bytes(save(contiguous))  # save_file would leave a file of its own if killed
-    with whole_file(_report(folder, n)) as partial:
-        partial.write_text(_sealed(done, _tensors(folder, n)))
-    return done, weights
+    content = save(contiguous, {_REPORT: json.dumps(report)})
+    digest = hashlib.sha256(content).hexdigest()
+    with whole_file(folder / f"block_{n}-{digest}.safetensors") as partial:
+        partial.write_bytes(content)
+    return report, weights
 
 
-def _sealed(done: dict[str, Any], tensors: Path) -> str:
-    """The report's text: what was done, and a hash of it and of the tensors' file."""
-    text = json.dumps(done)
-    with tensors.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(text.encode())
-    return json.dumps({"done": done, "sha256": digest.hexdigest()})
-
-
-def _is_intact(folder: Path, n: int) -> bool:
-    path = _report(folder, n)
-    if not path.exists():
-        return False
-    try:
-        text = path.read_text(encoding="utf-8")
-        intact = _sealed(json.loads(text)["done"], _tensors(folder, n)) == text
-    except (OSError, ValueError, LookupError, TypeError):
-        intact = False
-    if not intact:
+def _intact_file(folder: Path, n: int) -> Path | None:
+    for path in sorted(folder.glob(f"block_{n}-*.safetensors")):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.stem == f"block_{n}-{digest}":
+            return path
         logger.warning("block %d in %s is damaged; it is made again", n, folder)
-    return intact
+    return None
 
 
-def _load(folder: Path, n: int, block: Block) -> Rounded:
-    state: dict[str, Tensor] = block.state_dict()
+def _load(path: Path, block: Block) -> RoundedBlock:
+    state = block.state_dict()
     try:
-        kept = load_file(_tensors(folder, n), device=str(next(block.parameters()).device))
-        done: dict[str, Any] = json.loads(_report(folder, n).read_text())["done"]
-        names = [key.removesuffix(_NUMBERS) for key in kept if key.endswith(_NUMBERS)]
+        device = str(next(block.parameters()).device)
+        with safe_open(path, framework="pt", device=device) as file:
+            report: dict[str, Any] = json.loads(file.metadata()[_REPORT])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [key.removesuffix(_NUMBERS) for key in tensors if key.endswith(_NUMBERS)]
         weights = {
-            name: QuantizedWeight(kept.pop(name + _NUMBERS), kept.pop(name + _SCALE))
+            name: QuantizedWeight(tensors.pop(name + _NUMBERS), tensors.pop(name + _SCALE))
             for name in names
         }
         for name, weight in weights.items():
-            kept[f"{name}.weight"] = weight.values(state[f"{name}.weight"].dtype)
-        block.load_state_dict(kept)
+            tensors[f"{name}.weight"] = weight.values(state[f"{name}.weight"].dtype)
+        block.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise QuantizationError(
-            f"block {n} in {folder} cannot be read ({error}): delete it"
-        ) from error
-    return done, weights
-
-
-def _tensors(folder: Path, n: int) -> Path:
-    return folder / f"block_{n}.safetensors"
-
-
-def _report(folder: Path, n: int) -> Path:
-    return folder / f"block_{n}.json"
+        raise QuantizationError(f"{path} cannot be read ({error}): delete it") from error
+    return report, weights

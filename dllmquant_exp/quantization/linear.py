@@ -143,6 +143,42 @@ class QuantizedLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, activation={self.activation}, {mode}"
 
 
+class RotatedLinear(nn.Module):
+    """y = rotation(x) W^T + b: a linear whose weight is fused with the rotation's inverse.
+
+    Not an nn.Linear, so that code that knows linears only cannot drop the rotation unnoticed.
+
+    Args:
+        weight: [out_features, in_features].
+        bias: [out_features] or None.
+        rotation: [..., in_features] -> the same shape.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rotation: nn.Module) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.rotation = rotation
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [..., in_features] -> [..., out_features]."""
+        return F.linear(self.rotation(x), self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}"
+
+
 class Padding:
     """The attention mask of the call that is running, for the linears of one block.
 

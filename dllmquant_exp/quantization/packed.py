@@ -119,7 +119,7 @@ class PackedLinear(nn.Module):
         if not x.numel():
             return x.new_empty(*x.shape[:-1], self.out_features)
         found = kernels()
-        return self._reference(x.dtype)(x) if found is None else self._multiplied(x, found)
+        return self.unpacked(x.dtype)(x) if found is None else self._multiplied(x, found)
 
     def _multiplied(self, x: Tensor, found: Kernels) -> Tensor:
         if self.rotation is not None:
@@ -165,7 +165,8 @@ class PackedLinear(nn.Module):
         shape = (*x.shape[:-1], 1)
         return scale.expand(shape).flatten(), zero.expand(shape).flatten()
 
-    def _reference(self, dtype: torch.dtype) -> QuantizedLinear:
+    def unpacked(self, dtype: torch.dtype) -> QuantizedLinear:
+        """The same layer as it computes in floating point, for inputs in `dtype`."""
         return QuantizedLinear(
             self.rounded,
             self.bias,

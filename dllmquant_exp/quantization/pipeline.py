@@ -1,19 +1,18 @@
 """A quantization method applied to a whole model in place, block by block.
 
-    fp     nothing is touched
-    rtn    every weight to the nearest value of its grid
-    awq    scales and clips found on calibration states, then to the nearest
-    gptq   rounding errors passed on, by second moments of the calibration inputs
-    quarot rotated, then gptq
+    for each step that changes the model:      step
+    for each block:
+        for each step that changes a block:    step
+        for q, k, v; o; gate, up; down:        round
+        put quantized linears and attention in place, and run the block on
 
-A method is a composition (`MethodSettings`), so awq followed by gptq is one too. Blocks that are
-done feed the next ones, with quantized weights and activations as they are (as GPTQ, AWQ and QuaRot
-do); inside a block the order is q, k, v; o; gate, up; down. In memory at a time are the model, the
-inputs of one block and one second moment.
+Blocks that are done feed the next ones, with quantized weights and activations as they are (as
+GPTQ, AWQ and QuaRot do); inside a block each group of linears sees those before it rounded. In
+memory at a time are the model, the inputs of one block and one second moment.
 
 Seven linears per block are quantized in both architectures: q, k, v, o, gate, up and down
 projections. Head and embedding are weight-only and have bits of their own (16 = untouched), see
-rows.py.
+embeddings.py.
 """
 
 from collections.abc import Sequence
@@ -27,20 +26,25 @@ from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
-from dllmquant_exp.quantization.attention import QuantizedAttention, fix_alphas
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.awq import as_clipped, awq_block
+from dllmquant_exp.quantization.attention import QuantizedAttention, fix_alphas, set_attention
 from dllmquant_exp.quantization.blockwise import (
     BlockBatch,
     TokenBatch,
     first_block_batches,
     linear_inputs,
 )
-from dllmquant_exp.quantization.gptq import gptq_shared
-from dllmquant_exp.quantization.hessian import Hessian
-from dllmquant_exp.quantization.kept_blocks import Rounded, intact_blocks, kept_or_made
-from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RangeObserver
+from dllmquant_exp.quantization.embeddings import QuantizedRows, ends
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.kept_blocks import RoundedBlock, intact_blocks, kept_or_made
+from dllmquant_exp.quantization.linear import (
+    Padding,
+    QuantizedLinear,
+    RangeObserver,
+    RotatedLinear,
+)
+from dllmquant_exp.quantization.method import Method, Rounded
 from dllmquant_exp.quantization.packed import PackedLinear
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     OFF,
     Parameters,
@@ -50,40 +54,37 @@ from dllmquant_exp.quantization.quantizers import (
     quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
-from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, rotate
-from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
-# Layers that share an input share its second moment; each group sees the ones before it quantized.
+# Layers that share an input are rounded together; each group sees the ones before it quantized.
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 BLOCK_LINEARS = tuple(name for group in GROUPS for name in group)
 
 
 def needs_calibration(
-    method: MethodSettings, settings: QuantSettings | None, iaaq: IaaqSettings | None = None
+    method: Method, settings: QuantSettings | None, iaaq: Iaaq | None = None
 ) -> bool:
     """True where `quantize` measures calibration states."""
     if not method.quantizes or settings is None:
         return False
-    solved = settings.weight is not None and (method.awq or method.gptq is not None)
-    return solved or settings.static or (iaaq is not None and iaaq.mode == "static")
+    alphas = iaaq is not None and iaaq.static
+    return method.calibrates(settings) or settings.static or alphas
 
 
 def quantize(
     model: Transformer,
-    method: MethodSettings,
+    method: Method,
     settings: QuantSettings | None,
     *,
     calibration: Sequence[TokenBatch] = (),
-    iaaq: IaaqSettings | None = None,
+    iaaq: Iaaq | None = None,
     work_folder: Path | None = None,
 ) -> QuantReport:
     """Quantize `model` in place.
 
     Args:
         model: in full precision, on any device and in any floating-point type.
-        method: what is done; see the module's docstring.
-        settings: what is quantized; fp has no settings and takes None or ignores them.
+        method: its steps; see the module's docstring.
+        settings: what is quantized; a method without steps ignores them.
         calibration: states, where `needs_calibration`.
         iaaq: IA-AQ's search for V's scale, or None.
         work_folder: where rounded blocks are kept. A call with the same model, method, calibration
@@ -107,22 +108,22 @@ def quantize(
 
 def _quantize(
     model: Transformer,
-    method: MethodSettings,
+    method: Method,
     settings: QuantSettings,
     calibration: Sequence[TokenBatch],
-    iaaq: IaaqSettings | None,
+    iaaq: Iaaq | None,
     work_folder: Path | None,
 ) -> QuantReport:
-    rotation = method.rotation
-    rotated = None if rotation is None else rotate(model, rotation.seed, keys=rotation.keys)
+    steps: dict[str, list[Any]] = {}
+    for key, step in method.model_steps.items():
+        steps[key] = [step.transform(model)]
     blocks = list(blocks_of(model))
-    reads = settings.static or (iaaq is not None and iaaq.mode == "static")
+    static = iaaq is not None and iaaq.static
     kept = intact_blocks(work_folder, len(blocks))
-    made_now = len(kept) < len(blocks)
-    calibrated = needs_calibration(method, settings, iaaq) and (reads or made_now)
+    rounds = len(kept) < len(blocks)
+    calibrated = needs_calibration(method, settings, iaaq) and (settings.static or static or rounds)
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
-    awq: list[dict[str, Any]] = []
     alphas: list[list[Any]] = []
     title = f"quantizing, {method.name}"
     for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
@@ -131,16 +132,17 @@ def _quantize(
             n,
             block,
             lambda: _round_block(block, batches, method, settings),  # noqa: B023
-            kept=n in kept,
+            kept.get(n),
         )
         layers += [
             LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
             for layer in made["layers"]
         ]
-        awq += made["awq"]
+        for key, report in made["steps"].items():
+            steps.setdefault(key, []).append(report)
         ranges, after = _advance(block, batches, settings)
         install(block, settings, iaaq, weights, ranges)
-        if iaaq is not None and iaaq.mode == "static":
+        if static:
             alphas.append(fix_alphas(block, batches).flatten().tolist())
         batches = after
     errors = [layer.relative_weight_error for layer in layers]
@@ -150,58 +152,46 @@ def _quantize(
         layers=(*layers, *_quantize_ends(model, settings)),
         block_linears=len(layers),
         mean_relative_weight_error=sum(errors) / len(errors) if errors else None,
-        rotation=None if rotated is None else asdict(rotated),
-        awq=tuple(awq),
+        steps=steps,
         alphas=tuple(alphas),
-        notes=tuple(_notes(layers)),
+        notes=tuple(method.rounding.notes(layers)),
     )
 
 
 def _round_block(
-    block: Block, batches: Sequence[BlockBatch], method: MethodSettings, settings: QuantSettings
-) -> Rounded:
-    """Round a block's weights in place, in full precision otherwise."""
+    block: Block, batches: Sequence[BlockBatch], method: Method, settings: QuantSettings
+) -> RoundedBlock:
+    """Do the steps of one block in place, whose weights are then values of their grids."""
     if settings.weight is None and settings.activation is None:
-        return {"layers": [], "awq": []}, {}
-    awq, quantizer = [], settings.weight
-    if method.awq and quantizer is not None:
-        awq.append(asdict(awq_block(block, batches, quantizer, settings.activation)))
-        quantizer = as_clipped(quantizer)
+        return {"layers": [], "steps": {}}, {}
+    quant, steps = settings, {}
+    for key, step in method.block_steps.items():
+        if not step.idle(quant):
+            steps[key] = step.transform(block, batches, quant)
+            quant = step.passed_on(quant)
     layers: list[dict[str, Any]] = []
     found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
         weights = [_weight(block, name) for name in group]
-        details: list[dict[str, Any] | None] = [None] * len(group)
-        if quantizer is not None and method.gptq is not None:
-            hessian = Hessian(weights[0].shape[1], method.gptq.torch_dtype, weights[0].device)
-            for batch in batches:
-                hessian.add(*linear_inputs(block, group[0], batch))
-            results = gptq_shared(weights, hessian.matrix(), quantizer, method.gptq)
-            found |= {name: result.rounded for name, result in zip(group, results, strict=True)}
-            mean = hessian.total_weight / hessian.tokens
-            details = [
-                {k: v for k, v in vars(result).items() if k not in ("weight", "rounded")}
-                | {"tokens": hessian.tokens, "mean_token_weight": mean}
-                for result in results
-            ]
-        elif quantizer is not None:
-            found |= {
-                name: quantize_weight(weight, quantizer)
-                for name, weight in zip(group, weights, strict=True)
-            }
-        for name, weight, detail in zip(group, weights, details, strict=True):
-            value = found[name].values(weight.dtype) if name in found else weight
+        results: list[Rounded | None] = [None] * len(group)
+        if quant.weight is not None:
+            inputs = (linear_inputs(block, group[0], batch) for batch in batches)
+            results = [*method.rounding.round(weights, quant.weight, inputs)]
+        for name, weight, result in zip(group, weights, results, strict=True):
+            value = weight if result is None else result.weight.values(weight.dtype)
             layer = LayerReport(
                 name=name,
                 parameters=weight.numel(),
                 weight_bits=settings.weight_bits,
                 activation_bits=settings.activation_bits,
                 relative_weight_error=_relative_error(weight, value),
-                gptq=detail,
+                rounding=None if result is None else result.report,
             )
             layers.append(asdict(layer))
-            weight.copy_(value)
-    return {"layers": layers, "awq": awq}, found
+            if result is not None:
+                found[name] = result.weight
+                weight.copy_(value)
+    return {"layers": layers, "steps": steps}, found
 
 
 def _weight(block: Block, name: str) -> Tensor:
@@ -230,7 +220,7 @@ def _advance(
 def install(
     block: Block,
     settings: QuantSettings,
-    iaaq: IaaqSettings | None,
+    iaaq: Iaaq | None,
     weights: dict[str, QuantizedWeight],
     ranges: dict[str, Parameters],
 ) -> None:
@@ -256,38 +246,19 @@ def install(
             )
             setattr(block, name, quantized)
     if settings.attention is not None:
-        quantized_attention = QuantizedAttention(settings.attention, iaaq)
-        if isinstance(block.attention, RotatedAttention):
-            block.attention.inner = quantized_attention
-        else:
-            block.attention = quantized_attention
-
-
-def _notes(layers: Sequence[LayerReport]) -> list[str]:
-    raised = [x for x in layers if x.gptq is not None and x.gptq["escalations"]]
-    if not raised:
-        return []
-    most = max(x.gptq["escalations"] for x in raised if x.gptq is not None)
-    return [
-        f"GPTQ raised the damping by up to 10^{most} for {len(raised)} of {len(layers)} linears, "
-        f"whose second moments could not be factorized: {', '.join(x.name for x in raised[:7])}"
-    ]
+        set_attention(block, QuantizedAttention(settings.attention, iaaq))
 
 
 def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerReport]:
     """Embedding and head: weights only, one range per row."""
     reports = []
-    for name, bits in (("embedding", settings.embedding_bits), ("head", settings.head_bits)):
-        quantizer = settings.rows(bits)
-        if quantizer is None:
-            continue
+    for name, made, quantizer in ends(settings):
         weight = model.get_submodule(name).weight
         assert isinstance(weight, Tensor)
-        made = QuantizedEmbedding if name == "embedding" else QuantizedHead
         module = made(quantize_weight(weight.detach(), quantizer), weight.dtype)
         error = _relative_error(weight.detach(), module.weight)
         model.set_submodule(name, module.train(model.training))
-        reports.append(LayerReport(name, weight.numel(), bits, OFF, error))
+        reports.append(LayerReport(name, weight.numel(), quantizer.bits, OFF, error))
     return reports
 
 
@@ -310,33 +281,30 @@ def _padding_of(block: nn.Module, activation: Quantizer | None) -> Padding | Non
 
 def _check(
     model: Transformer,
-    method: MethodSettings,
+    method: Method,
     settings: QuantSettings | None,
     calibration: Sequence[TokenBatch],
-    iaaq: IaaqSettings | None,
+    iaaq: Iaaq | None,
 ) -> None:
-    made = QuantizedLinear | PackedLinear | QuantizedAttention | QuantizedEmbedding | QuantizedHead
+    made = QuantizedLinear | PackedLinear | QuantizedAttention | QuantizedRows
     if any(isinstance(module, made) for module in model.modules()):
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:
         return
     if settings is None:
         raise QuantizationError(f"method {method.name!r} needs quantization settings")
-    if iaaq is not None and settings.attention is None:
-        raise QuantizationError(
-            "IA-AQ searches V's scale, but quant.attention is null and leaves V unquantized"
-        )
+    if iaaq is not None:
+        iaaq.check(settings.attention)
     if needs_calibration(method, settings, iaaq) and not calibration:
         raise QuantizationError(
             f"method {method.name!r} needs calibration states, and there are none"
         )
-    if settings.group_size is None:
-        return
+    size = settings.group_size or 1
     for n, block in enumerate(model.blocks):
         for name in BLOCK_LINEARS:
             inputs = block.get_submodule(name).in_features
-            if inputs % settings.group_size:  # type: ignore[operator]
+            if inputs % size:  # type: ignore[operator]
                 raise QuantizationError(
-                    f"group_size = {settings.group_size} does not divide the {inputs} inputs of "
-                    f"blocks.{n}.{name}; choose a divisor of every layer's inputs"
+                    f"group_size = {size} does not divide the {inputs} inputs of blocks.{n}."
+                    f"{name}; choose a divisor of every layer's inputs"
                 )

@@ -22,21 +22,24 @@ grid 100 and maxshrink 0.8 of the GPTQ reference's quant.py, where p is 2.4. The
 same at every ratio, since both ends of the range shrink alike.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Final, Literal
 
 import torch
 from torch import Tensor
 
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import at_least_float32
+from dllmquant_exp.store.schema import Above, AtLeast, AtMost, Settings
 
 Grid = Literal["full_range", "restricted", "max_over_7"]
 Granularity = Literal["per_tensor", "per_request", "per_channel", "per_token", "per_group"]
+ClipRatio = Annotated[float, Above(0), AtMost(1)]
+ClipExponent = Annotated[float, Above(0), AtMost(100)]
+GroupSize = Annotated[int, AtLeast(1)]
 
-OFF = 16  # bits that mean: not quantized
+OFF: Final = 16  # bits that mean: not quantized
 BITS = (2, 3, 4, 5, 6, 7, 8)
 CLIP_RATIOS = tuple(1 - step / 100 for step in range(80))  # the search's candidates
 _TILE = 2**20  # values that the clip search looks at together; bounds its memory
@@ -46,14 +49,8 @@ class QuantizationError(Refusal):
     """A quantization setting that cannot be used; the message says which, where, and what can."""
 
 
-def require(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise QuantizationError unless `value` is one of `allowed`."""
-    if isinstance(value, bool) or value not in allowed:
-        raise QuantizationError(f"{name} = {value!r} is not one of: {', '.join(map(str, allowed))}")
-
-
 @dataclass(frozen=True)
-class Quantizer:
+class Quantizer(Settings):
     """How one tensor is quantized.
 
     Attributes:
@@ -70,38 +67,13 @@ class Quantizer:
             minimises for each range: 2.0 is the mean squared error, 2.4 GPTQ's choice.
     """
 
-    bits: int
+    bits: Annotated[int, AtLeast(BITS[0]), AtMost(BITS[-1])]
     symmetric: bool
     granularity: Granularity
-    group_size: int | None = None
+    group_size: GroupSize | None = None
     grid: Grid = "full_range"
-    clip_ratio: float = 1.0
-    clip_search: float | None = None
-
-    def __post_init__(self) -> None:
-        require("bits", self.bits, BITS)
-        require("granularity", self.granularity, get_args(Granularity))
-        require("grid", self.grid, get_args(Grid))
-        if self.granularity == "per_group" and (self.group_size is None or self.group_size < 1):
-            raise QuantizationError(
-                f"granularity per_group needs a group_size of at least 1, not {self.group_size}"
-            )
-        if self.granularity != "per_group" and self.group_size is not None:
-            raise QuantizationError(
-                f"group_size = {self.group_size} has no effect with granularity "
-                f"{self.granularity}; set it to null or choose per_group"
-            )
-        if not 0 < self.clip_ratio <= 1:
-            raise QuantizationError(f"clip_ratio = {self.clip_ratio} must be in (0, 1]")
-        if self.clip_search is not None and not 0 < self.clip_search < math.inf:
-            raise QuantizationError(
-                f"clip_search = {self.clip_search} must be null or a positive exponent such as 2.0"
-            )
-        if self.clip_search is not None and self.clip_ratio != 1:
-            raise QuantizationError(
-                f"clip_ratio = {self.clip_ratio} has no effect with clip_search = "
-                f"{self.clip_search}, which finds the ratio; set one of them to its default"
-            )
+    clip_ratio: ClipRatio = 1.0
+    clip_search: ClipExponent | None = None
 
     @property
     def lowest(self) -> int:
@@ -114,6 +86,20 @@ class Quantizer:
     def highest(self) -> int:
         """The largest integer of the grid."""
         return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        grouped = self.granularity == "per_group"
+        if grouped != (self.group_size is not None):
+            raise QuantizationError(
+                f"group_size = {self.group_size} does not fit granularity = {self.granularity}: "
+                "per_group needs a size, and the others have none"
+            )
+        if self.clip_search is not None and self.clip_ratio != 1:
+            raise QuantizationError(
+                f"clip_ratio = {self.clip_ratio} has no effect with clip_search = "
+                f"{self.clip_search}, which searches for the ratio; set one to its default"
+            )
 
 
 @dataclass(frozen=True)

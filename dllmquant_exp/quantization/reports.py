@@ -1,14 +1,15 @@
-"""What a method did to a model, as it is written into a result file."""
+"""The report of a quantization, as it is written into a result file."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dllmquant_exp.quantization.settings import QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One weight that a method touched.
+    """One weight that a method rounded.
 
     Attributes:
         name: in the model, for example `blocks.3.down_proj`.
@@ -16,8 +17,8 @@ class LayerReport:
         weight_bits, activation_bits: 16 where not quantized.
         relative_weight_error: ||W - Wq||^2 / ||W||^2 (Frobenius norms), W as it was before it was
             rounded, so after rotation, scaling and clipping.
-        gptq: how GPTQ went for it (damping and how often it was raised, dead columns, loss, tokens
-            that counted and their mean weight); None for other methods.
+        rounding: what the method's last step says about it, such as GPTQ's damping; None where it
+            says nothing.
     """
 
     name: str
@@ -25,12 +26,12 @@ class LayerReport:
     weight_bits: int
     activation_bits: int
     relative_weight_error: float
-    gptq: dict[str, Any] | None = None
+    rounding: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class QuantReport:
-    """What a method did to a model.
+    """The work of a method on a model.
 
     Attributes:
         method: its name.
@@ -38,10 +39,10 @@ class QuantReport:
         layers: in the model's order; empty for fp.
         block_linears: how many of the layers are block linears (seven per block).
         mean_relative_weight_error: over those block linears; None when there are none.
-        rotation: sizes and online rotations, or None.
-        awq: ratios and clips of each block; empty without AWQ.
-        alphas: of static IA-AQ, for each block; empty otherwise.
-        notes: what a reader must know, for example that a damping was raised.
+        steps: what each step says by its key in the method: about the model, or about each block;
+            without those that say nothing.
+        alphas: those of static IA-AQ, for each block; empty otherwise.
+        notes: remarks for readers, for example that a damping was raised.
     """
 
     method: str
@@ -49,8 +50,7 @@ class QuantReport:
     layers: tuple[LayerReport, ...]
     block_linears: int
     mean_relative_weight_error: float | None
-    rotation: dict[str, Any] | None = None
-    awq: tuple[dict[str, Any], ...] = ()
+    steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     alphas: tuple[list[Any], ...] = ()
     notes: tuple[str, ...] = ()
 

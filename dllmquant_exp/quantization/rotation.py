@@ -13,15 +13,14 @@ subtracted (that is for LayerNorm; here it would change the function). The biase
 added behind the rotation's reach and stay. With grouped-query attention a value head feeds several
 query heads, each of which then carries the same H_d.
 
-What is left to do while the model runs are the rotations in front of o and down
-(`RotatedLinear`), and of q and k after RoPE if keys are to be quantized (`RotatedAttention`).
+Left to be done while the model runs are the rotations in front of o and down (`RotatedLinear`), and
+of q and k after RoPE if keys are to be quantized (`RotatedAttention`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import (
@@ -31,71 +30,41 @@ from dllmquant_exp.models.invariance import (
     fuse_norms,
     rotate_residual,
 )
-from dllmquant_exp.models.transformer import AttentionFunction, Block, Transformer
+from dllmquant_exp.models.transformer import Block, Transformer
+from dllmquant_exp.quantization.attention import RotatedAttention
 from dllmquant_exp.quantization.hadamard import OnlineHadamard, split
+from dllmquant_exp.quantization.linear import RotatedLinear
+from dllmquant_exp.quantization.method import ModelStep, Report
 from dllmquant_exp.quantization.quantizers import QuantizationError
 
 
-class RotatedLinear(nn.Module):
-    """y = rotation(x) W^T + b: a linear whose weight is fused with the rotation's inverse.
+@dataclass(frozen=True)
+class Rotation(ModelStep):
+    """The step, and its settings.
 
-    Not an nn.Linear, so that code that knows linears only cannot drop the rotation unnoticed.
-
-    Args:
-        weight: [out_features, in_features].
-        bias: [out_features] or None.
-        rotation: [..., in_features] -> the same shape.
+    Attributes:
+        seed: of the random signs of the residual rotation.
+        keys: rotate q and k per head after RoPE, for quantized keys.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    seed: int = 0
+    keys: bool = False
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rotation: nn.Module) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self.rotation = rotation
+    def transform(self, model: Transformer) -> Report:
+        return asdict(rotate(model, self.seed, keys=self.keys))
 
-    @property
-    def in_features(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.weight.shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [..., in_features] -> [..., out_features]."""
-        return F.linear(self.rotation(x), self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}"
-
-
-class RotatedAttention(nn.Module):
-    """Attention whose q and k are rotated per head: q k^T stays, outliers of k are spread.
-
-    Args:
-        inner: the attention that follows, for example one that quantizes k.
-        head_dim: the rotation's size.
-
-    Raises:
-        QuantizationError: there is no H_head_dim.
-    """
-
-    def __init__(self, inner: AttentionFunction, head_dim: int) -> None:
-        super().__init__()
-        self.inner = inner
-        self.rotation = OnlineHadamard(head_dim, name="head_dim")
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """See `transformer.attention`; q and k behind RoPE."""
-        return self.inner(self.rotation(q), self.rotation(k), v, mask)
+    def restore(self, block: Block, device: torch.device) -> None:
+        for name, rotation in online_rotations(block).items():
+            linear = block.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            _set(block, name, RotatedLinear(linear.weight, linear.bias, rotation.to(device)))
+        if self.keys:
+            block.attention = RotatedAttention(block.attention, block.head_dim).to(device)
 
 
 @dataclass(frozen=True)
 class RotationReport:
-    """What `rotate` did.
+    """The work of `rotate`.
 
     Attributes:
         seed: of the signs of Q.
@@ -181,7 +150,7 @@ def _signed_hadamard(model: Transformer, seed: int) -> Callable[[Tensor], Tensor
 
 
 def online_rotations(block: Block) -> dict[str, OnlineHadamard]:
-    """What is left to do to the inputs of a rotated block's linears while it runs."""
+    """The rotations of the inputs of a rotated block's linears, done while it runs."""
     heads = block.o_proj.in_features // block.head_dim
     return {
         "o_proj": OnlineHadamard(heads, inner=block.head_dim, name="n_heads"),

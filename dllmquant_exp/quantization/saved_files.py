@@ -53,6 +53,6 @@ def changed(folder: Path, stated: Mapping[str, Any]) -> list[str]:
 
 
 def sha256(file: Path) -> str:
-    """Of a file's bytes, as `sha256:...`."""
+    """The hash of a file's bytes, as `sha256:...`."""
     with file.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"

@@ -1,18 +1,14 @@
-"""The tensors of a saved quantized model: names, shapes, types; out of a model and back into one.
+"""The tensors of a saved quantized model: those of its modules, by their names in the model.
 
-    embedding, head            .weight, or .numbers (int8) and .scale [rows, 1]
-    final_norm                 .weight
-    blocks.N.attention_norm    .weight, and ffn_norm's
-    blocks.N.q_proj (of seven) .codes  4 bits or fewer: two numbers a byte, see `to_codes`
-                               .numbers  more than 4 bits: int8 [out, in]
-                               .weight  where weights are not quantized
-                               .scale [out, groups]; .bias where there is one
-                               .activation_scale and .activation_zero, one value each, where ranges
-                               are static
-    blocks.N.attention         .choice, the index of each alpha of static IA-AQ
+    blocks.N.q_proj     .numbers or .codes, .weight_scale [out, groups]; .bias where there is one;
+                        .activation_scale and .activation_zero, one value each, of static ranges
+    blocks.N.attention  .choice, the index of each alpha of static IA-AQ
+    embedding, head     .weight, or .numbers or .codes and .scale [rows, 1]
+    norms               .weight
 
-Scales of rotations, AWQ and clip searches are inside these; what stays to be done while the model
-runs follows from the settings. Nothing here depends on a processor or on a kernel's own layout.
+Whole numbers of at most 4 bits are stored as codes, two a byte; others as int8. Scales of AWQ and
+of clip searches are inside the numbers; work that is left to be done while the model runs follows
+from the method's steps. Nothing here depends on a processor or on the layout of a kernel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,21 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from dllmquant_exp.models.formats import Shape
+from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention import QuantizedAttention
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
-from dllmquant_exp.quantization.linear import SMALLEST_SCALE, QuantizedLinear
-from dllmquant_exp.quantization.packed import PackedLinear, pack_model
+from dllmquant_exp.quantization.attention import quantized_attention
+from dllmquant_exp.quantization.embeddings import ends
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.linear import SMALLEST_SCALE
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, install
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
     QuantizedWeight,
     Quantizer,
 )
-from dllmquant_exp.quantization.rotation import RotatedAttention, RotatedLinear, online_rotations
-from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
 DTYPES = {
     torch.float64: "F64",
@@ -46,18 +43,18 @@ DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
-_WIDE = ("F32", "F64")  # scales: GPTQ may find them in float64
+_WIDE = ("F32", "F64")  # scales: GPTQ may compute them in float64
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides the tensors of a saved model."""
+    """Everything that decides the tensors of a saved model; `dtype` is the model's."""
 
     config: TransformerConfig
-    method: MethodSettings
+    method: Method
     quant: QuantSettings
-    iaaq: IaaqSettings | None
-    dtype: torch.dtype  # of the model
+    iaaq: Iaaq | None
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,142 @@ class Expected:
     shape: Shape
     dtypes: tuple[str, ...]
     limits: tuple[int, int] | None = None
+
+
+def empty_model(layout: Layout, device: torch.device) -> Transformer:
+    """The quantized model in eval mode, its weights on the meta device, without values.
+
+    Args:
+        device: of the rotations that are done while the model runs.
+    """
+    quant, config = layout.quant, layout.config
+    with torch.device("meta"):
+        model = Transformer(config).to(layout.dtype)
+    for block in blocks_of(model):
+        layout.method.restore(block, device)
+        weights = {
+            name: _no_numbers(block.get_submodule(name), quant.weight)
+            for name in BLOCK_LINEARS
+            if quant.weight is not None
+        }
+        static = Parameters(torch.ones(()), torch.zeros(()))
+        install(
+            block,
+            quant,
+            layout.iaaq,
+            weights,
+            dict.fromkeys(BLOCK_LINEARS, static) if quant.static else {},
+        )
+        attention = quantized_attention(block)
+        if attention is not None and layout.iaaq is not None and layout.iaaq.static:
+            shape = layout.iaaq.choice_shape(config.n_kv_heads, config.head_dim)
+            attention.choice = torch.zeros(shape, dtype=torch.int64, device="meta")
+    for name, module, quantizer in ends(quant):
+        rounded = _no_numbers(model.get_submodule(name), quantizer)
+        model.set_submodule(name, module(rounded, layout.dtype))
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def _no_numbers(linear: nn.Module, quantizer: Quantizer) -> QuantizedWeight:
+    """A rounded weight in the shape of a linear's, without values."""
+    assert isinstance(linear.weight, Tensor)
+    rows, columns = linear.weight.shape
+    groups = columns // (quantizer.group_size or columns)
+    return QuantizedWeight(
+        torch.empty(rows, columns, dtype=torch.int8, device="meta"),
+        torch.empty(rows, groups, device="meta"),
+    )
+
+
+def expected_tensors(empty: Transformer, layout: Layout) -> dict[str, Expected]:
+    """Every tensor of a saved model, in the order in which they are written."""
+    found = {}
+    for name, tensor in _tensors(empty, layout.dtype):
+        grid = _grid(name, layout.quant)
+        stored = _stored(name, tensor, grid)
+        dtypes = _WIDE if name.endswith(("scale", "zero")) else (DTYPES[stored[1].dtype],)
+        limits = None if grid is None else (grid.lowest, grid.highest)
+        if name.endswith(".choice") and layout.iaaq is not None:
+            limits = (0, len(layout.iaaq.alphas) - 1)
+        if name.endswith(".activation_zero") and layout.quant.activation is not None:
+            ranges = layout.quant.activation
+            limits = (0, 0) if ranges.symmetric else (ranges.lowest, ranges.highest)
+        found[stored[0]] = Expected(tuple(stored[1].shape), dtypes, limits)
+    return found
+
+
+def model_tensors(model: Transformer, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a quantized model, fake or packed, in the order of `expected_tensors`.
+
+    Raises:
+        QuantizationError: a model that is not of this layout.
+    """
+    missing = expected_tensors(empty_model(layout, torch.device("meta")), layout)
+    for name, tensor in _tensors(model, layout.dtype):
+        name, stored = _stored(name, tensor.detach().cpu(), _grid(name, layout.quant))
+        found, wanted = (
+            Expected(tuple(stored.shape), (DTYPES[stored.dtype],)),
+            missing.pop(name, None),
+        )
+        if wanted is None or found.shape != wanted.shape or found.dtypes[0] not in wanted.dtypes:
+            raise QuantizationError(f"{name} is {found}, and these settings want {wanted}")
+        yield name, stored
+    if missing:
+        raise QuantizationError(f"the model has no such tensors to save: {', '.join(missing)}")
+
+
+def fill(
+    module: Transformer | Block, layout: Layout, tensors: Mapping[str, Tensor], prefix: str = ""
+) -> None:
+    """Give an empty model or block its values.
+
+    Args:
+        tensors: as stored, by their names in the module; those that are missing stay empty.
+        prefix: of the module's name in the model.
+    """
+    for name, empty in list(_tensors(module, layout.dtype)):
+        grid = _grid(prefix + name, layout.quant)
+        stored = tensors.get(_stored(name, empty, grid)[0])
+        if stored is None:
+            continue
+        if grid is not None:
+            codes = stored.dtype == torch.uint8
+            numbers = from_codes(stored, empty.shape[1]) if codes else stored
+            stored = numbers.to(empty.dtype)
+        owner, _, leaf = name.rpartition(".")
+        place = module.get_submodule(owner)
+        is_parameter = isinstance(getattr(place, leaf), nn.Parameter)
+        setattr(place, leaf, nn.Parameter(stored, requires_grad=False) if is_parameter else stored)
+
+
+def _tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each module's own tensors by their full names, packed linears as if they were not packed."""
+    for name, module in model.named_modules():
+        plain = module.unpacked(dtype) if isinstance(module, PackedLinear) else module
+        for leaf, tensor in plain.state_dict().items():
+            if "." not in leaf:
+                yield f"{name}.{leaf}", tensor
+
+
+def _grid(name: str, quant: QuantSettings) -> Quantizer | None:
+    """The grid of the whole numbers that a tensor holds; None for other tensors."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf != "numbers":
+        return None
+    rows = {end: quantizer for end, _, quantizer in ends(quant)}
+    return rows.get(owner, quant.weight)
+
+
+def _stored(name: str, tensor: Tensor, grid: Quantizer | None) -> tuple[str, Tensor]:
+    """A tensor's name and form in the file."""
+    if grid is None:
+        return name, tensor
+    numbers = tensor.to(torch.int8)
+    if grid.bits > 4:
+        return name, numbers
+    return f"{name.removesuffix('numbers')}codes", to_codes(numbers)
 
 
 def to_codes(numbers: Tensor) -> Tensor:
@@ -86,119 +219,8 @@ def from_codes(codes: Tensor, inputs: int) -> Tensor:
     return pairs[:, :inputs].to(torch.int8) - 8
 
 
-def expected_tensors(layout: Layout) -> dict[str, Expected]:
-    """Every tensor of a saved model, in the order in which they are written."""
-    config, quant = layout.config, layout.quant
-    plain = (DTYPES[layout.dtype],)
-    rows = (config.vocab_size, config.d_model)
-    found = _ends("embedding", rows, quant.rows(quant.embedding_bits), plain)
-    with torch.device("meta"):
-        block = Block(config)
-    for n in range(config.n_layers):
-        inside = _block_tensors(block, layout, plain)
-        found |= {f"blocks.{n}.{name}": tensor for name, tensor in inside.items()}
-    found["final_norm.weight"] = Expected((config.d_model,), plain)
-    return found | _ends("head", rows, quant.rows(quant.head_bits), plain)
-
-
-def _ends(
-    name: str, shape: Shape, quantizer: Quantizer | None, plain: tuple[str, ...]
-) -> dict[str, Expected]:
-    if quantizer is None:
-        return {f"{name}.weight": Expected(shape, plain)}
-    return {
-        f"{name}.numbers": Expected(shape, ("I8",), (quantizer.lowest, quantizer.highest)),
-        f"{name}.scale": Expected((shape[0], 1), _WIDE),
-    }
-
-
-def _block_tensors(block: Block, layout: Layout, plain: tuple[str, ...]) -> dict[str, Expected]:
-    quant, config = layout.quant, layout.config
-    norm = Expected((config.d_model,), plain)
-    found = {"attention_norm.weight": norm, "ffn_norm.weight": norm}
-    weight, activation = quant.weight, quant.activation
-    for name in BLOCK_LINEARS:
-        linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        out, inputs = linear.out_features, linear.in_features
-        if weight is None:
-            found[f"{name}.weight"] = Expected((out, inputs), plain)
-        else:
-            limits = (weight.lowest, weight.highest)
-            if weight.bits <= 4:
-                codes = Expected((out, -(-inputs // 2)), ("U8",), limits)
-                found[f"{name}.codes"] = codes
-            else:
-                found[f"{name}.numbers"] = Expected((out, inputs), ("I8",), limits)
-            groups = inputs // weight.group_size if weight.group_size else 1
-            found[f"{name}.scale"] = Expected((out, groups), _WIDE)
-        if linear.bias is not None:
-            found[f"{name}.bias"] = Expected((out,), plain)
-        if quant.static and activation is not None:
-            found[f"{name}.activation_scale"] = Expected((), _WIDE)
-            zeros = (0, 0) if activation.symmetric else (activation.lowest, activation.highest)
-            found[f"{name}.activation_zero"] = Expected((), _WIDE, zeros)
-    iaaq = layout.iaaq
-    if iaaq is not None and iaaq.mode == "static":
-        heads = 1 if iaaq.granularity == "per_tensor" else config.n_kv_heads
-        channels = config.head_dim if iaaq.granularity == "per_channel" else 1
-        last = len(iaaq.alphas) - 1
-        found["attention.choice"] = Expected((1, heads, 1, channels), ("I64",), (0, last))
-    return found
-
-
-def model_tensors(model: Transformer, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a quantized model, fake or packed, in the order of `expected_tensors`.
-
-    Raises:
-        QuantizationError: a model that is not of this layout.
-    """
-    for name, expected in expected_tensors(layout).items():
-        owner, _, leaf = name.rpartition(".")
-        tensor = _tensor(model.get_submodule(_inner(model, owner)), leaf)
-        stored = None if tensor is None else (tuple(tensor.shape), DTYPES.get(tensor.dtype))
-        if tensor is None or stored is None or stored[0] != expected.shape:
-            raise QuantizationError(f"{name}: the model has no such tensor to save, or {stored}")
-        if stored[1] not in expected.dtypes:
-            raise QuantizationError(f"{name} is in {tensor.dtype}, not in {expected.dtypes}")
-        yield name, tensor
-
-
-def _inner(model: nn.Module, name: str) -> str:
-    """Where keys are rotated, the attention that quantizes lies inside the one that rotates."""
-    inside = name.endswith(".attention") and isinstance(model.get_submodule(name), RotatedAttention)
-    return f"{name}.inner" if inside else name
-
-
-def _tensor(module: nn.Module, leaf: str) -> Tensor | None:
-    if isinstance(module, QuantizedAttention):
-        return module.choice
-    if leaf.startswith("activation_") or leaf == "bias":
-        found = getattr(module, leaf)
-        return None if found is None else found.detach().cpu()
-    rounded = rounded_weight(module)
-    if leaf in ("codes", "numbers", "scale"):
-        if rounded is None:
-            return None
-        if leaf == "scale":
-            return rounded.scale.cpu()
-        return to_codes(rounded.numbers.cpu()) if leaf == "codes" else rounded.numbers.cpu()
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return None if rounded is not None else weight.detach().cpu()
-
-
-def rounded_weight(module: nn.Module) -> QuantizedWeight | None:
-    """Whole numbers and scales of a linear, an embedding or a head; None in full precision."""
-    if isinstance(module, PackedLinear | QuantizedEmbedding | QuantizedHead):
-        return module.rounded
-    if isinstance(module, QuantizedLinear) and module.weight_scale is not None:
-        return QuantizedWeight(module.numbers.to(torch.int8), module.weight_scale)
-    return None
-
-
 def value_problems(name: str, tensor: Tensor, expected: Expected) -> list[str]:
-    """What is wrong with a stored tensor's values; shape and type are checked before."""
+    """Faults of a stored tensor's values; shape and type are checked before."""
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         return [f"{name}: holds NaN or infinite values"]
     if name.endswith("scale") and not bool((tensor > 0).all()):
@@ -213,71 +235,3 @@ def value_problems(name: str, tensor: Tensor, expected: Expected) -> list[str]:
     if int(tensor.min()) < low or int(tensor.max()) > high or bool((tensor % 1 != 0).any()):
         return [f"{name}: holds numbers outside {expected.limits[0]}..{expected.limits[1]}"]
     return []
-
-
-def empty_model(layout: Layout) -> Transformer:
-    """A model in full precision without values, on the meta device, rotated where it is to be."""
-    with torch.device("meta"):
-        model = Transformer(layout.config).to(layout.dtype)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
-
-
-def fill_ends(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
-    """Put embedding, final norm and head in place; `tensors` by their full names."""
-    made = {"embedding": QuantizedEmbedding, "head": QuantizedHead}
-    for name, module in made.items():
-        if f"{name}.numbers" in tensors:
-            rounded = QuantizedWeight(tensors[f"{name}.numbers"], tensors[f"{name}.scale"])
-            dtype = model.get_submodule(name).weight.dtype
-            assert isinstance(dtype, torch.dtype)
-            model.set_submodule(name, module(rounded, dtype).eval())
-        else:
-            _set_parameter(model.get_submodule(name), "weight", tensors[f"{name}.weight"])
-    _set_parameter(model.final_norm, "weight", tensors["final_norm.weight"])
-
-
-def fill_block(
-    block: Block, layout: Layout, tensors: Mapping[str, Tensor], device: torch.device, packed: bool
-) -> None:
-    """Make an empty block the quantized one; `tensors` by their names inside the block."""
-    weights: dict[str, QuantizedWeight] = {}
-    ranges: dict[str, Parameters] = {}
-    rotations = online_rotations(block) if layout.method.rotation is not None else {}
-    for norm in ("attention_norm", "ffn_norm"):
-        _set_parameter(block.get_submodule(norm), "weight", tensors[f"{norm}.weight"])
-    for name in BLOCK_LINEARS:
-        linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        if f"{name}.bias" in tensors:
-            _set_parameter(linear, "bias", tensors[f"{name}.bias"])
-        if f"{name}.weight" in tensors:
-            _set_parameter(linear, "weight", tensors[f"{name}.weight"])
-        else:
-            codes = tensors.get(f"{name}.codes")
-            numbers = (
-                tensors[f"{name}.numbers"]
-                if codes is None
-                else from_codes(codes, linear.in_features)
-            )
-            weights[name] = QuantizedWeight(numbers, tensors[f"{name}.scale"])
-        if f"{name}.activation_scale" in tensors:
-            found = (tensors[f"{name}.activation_{part}"] for part in ("scale", "zero"))
-            ranges[name] = Parameters(*found)
-        if name in rotations:
-            rotation = rotations[name].to(device)
-            setattr(block, name, RotatedLinear(linear.weight, linear.bias, rotation).eval())
-    if layout.method.rotation is not None and layout.method.rotation.keys:
-        block.attention = RotatedAttention(block.attention, block.head_dim).to(device)
-    install(block, layout.quant, layout.iaaq, weights, ranges)
-    for module in block.modules():
-        if isinstance(module, QuantizedAttention):
-            module.choice = tensors.get("attention.choice")
-    block.eval()
-    if packed:
-        pack_model(block)
-
-
-def _set_parameter(module: nn.Module, name: str, value: Tensor) -> None:
-    setattr(module, name, nn.Parameter(value, requires_grad=False))

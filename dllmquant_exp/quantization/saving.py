@@ -1,27 +1,33 @@
 """Quantized models on disk: everything that runs, nothing that has to be calibrated again.
 
 <folder>/
-    config.json              the official one, and under `quantization_config` what is here called
-                             the header: format version, settings, how the model was made, the
-                             sha256 of every other file, and a digest of all of this
+    config.json              the official one, and under `quantization_config` the header: format
+                             version, method, settings, how the model was made, the sha256 of
+                             every other file, and a digest of all of this
     model.safetensors        or shards with an index; see saved_layout.py
     tokenizer files          as in the checkpoint
 
-A folder is written beside its place and renamed, so that it is there as a whole or not at all. What
-is read is checked before it is used: version, digest, names, shapes, types, the files' hashes, and
-every value's range. Nothing is pickled.
+A folder is written beside its place and renamed, so that it is there as a whole or not at all.
+Everything is checked before it is used: version, digest, names, shapes, types, the files' hashes,
+and every value's range. Nothing is pickled, and no class is imported because a folder names it: the
+package's own steps are looked up among those that it has, and a method with a step from outside is
+the user's own, which must be the one that the folder describes, source included.
 """
 
+import importlib
+import json
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.folders import replacing, write_shards
 from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
 from dllmquant_exp.models.invariance import blocks_of
@@ -29,7 +35,10 @@ from dllmquant_exp.models.storage import read_tensors
 from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
 from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method, Step
+from dllmquant_exp.quantization.packed import pack_model
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.saved_files import (
     CONFIG_FILE,
     changed,
@@ -41,18 +50,16 @@ from dllmquant_exp.quantization.saved_layout import (
     Layout,
     empty_model,
     expected_tensors,
-    fill_block,
-    fill_ends,
+    fill,
     model_tensors,
     value_problems,
 )
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.outside import is_outside
+from dllmquant_exp.store.schema import TARGET, describe, read
 
-FORMAT_VERSION = 1  # raised by any change that makes older folders mean something else
+FORMAT_VERSION = 2  # raised by any change that makes older folders mean something else
 QUANT_METHOD = "dllmquant_exp"
 HEADER = "quantization_config"  # its key in config.json
-_DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,9 @@ class SavedModel:
     """A saved model's description, read and checked; its tensors are not.
 
     Attributes:
-        made: how it was made, in the words of whoever saved it.
+        made: how it was made, as whoever saved it says.
         files: name -> sha256, of every file but config.json.
-        digest: of everything that config.json says, and so of every file.
+        digest: covers everything that config.json says, and so every file.
     """
 
     folder: Path
@@ -71,17 +78,33 @@ class SavedModel:
     files: Mapping[str, str]
     digest: str
 
+    @property
+    def from_outside(self) -> tuple[str, ...]:
+        """The parts that the user's configuration brought: method, iaaq, both or none."""
+        steps = any(is_outside(type(step)) for step in self.layout.method.steps.values())
+        iaaq = self.layout.iaaq is not None and is_outside(type(self.layout.iaaq))
+        return ("method",) * steps + ("iaaq",) * iaaq
+
+
+@dataclass(frozen=True)
+class _SavedMethod:
+    """As `describe` gives it, and the names of the classes that are the package's own."""
+
+    name: str
+    steps: tuple[Mapping[str, Any], ...]
+    classes: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class _Header:
-    """As it is stored; `digest` aside, which covers it."""
+    """As it is stored, without the digest of all this; `iaaq` as `describe` gives it."""
 
     quant_method: str
     format_version: int
-    dtype: str
-    method: MethodSettings
+    dtype: Literal["float64", "float32", "bfloat16"]
+    method: _SavedMethod
     quant: QuantSettings
-    iaaq: IaaqSettings | None
+    iaaq: Mapping[str, Any] | None
     made: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,9 +113,9 @@ def save_quantized(
     model: Transformer,
     folder: str | Path,
     *,
-    method: MethodSettings,
+    method: Method,
     quant: QuantSettings,
-    iaaq: IaaqSettings | None = None,
+    iaaq: Iaaq | None = None,
     made: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase,
     max_shard_bytes: int = 5_000_000_000,
@@ -118,20 +141,27 @@ def save_quantized(
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
             "dtype": str(dtype).removeprefix("torch."),
-            "method": asdict(method),
+            "method": _describe(method),
             "quant": asdict(quant),
-            "iaaq": None if iaaq is None else asdict(iaaq),
+            "iaaq": None if iaaq is None else describe(iaaq),
             "made": dict(made or {}),
         }
         write_signed(temporary, config_to_json(model.config) | {HEADER: header}, HEADER)
-    return read_saved(folder)
+    return read_saved(folder, method, iaaq)
 
 
-def read_saved(folder: str | Path) -> SavedModel:
-    """What a folder that `save_quantized` wrote says it is.
+def read_saved(
+    folder: str | Path, method: Method | None = None, iaaq: Iaaq | None = None
+) -> SavedModel:
+    """The description of a folder that `save_quantized` wrote.
+
+    Args:
+        method, iaaq: of the user's configuration; for folders that were made with a class from
+            outside the package, and not looked at for others.
 
     Raises:
-        CheckpointError: it is none, of another version, or changed since.
+        CheckpointError: it is none, of another version, or changed since; or it was made with a
+            class from outside, and `method` or `iaaq` is not exactly what it describes.
     """
     folder = Path(folder).expanduser()
     file = folder / CONFIG_FILE
@@ -156,14 +186,67 @@ def read_saved(folder: str | Path) -> SavedModel:
         raise CheckpointError(f"{file}: was changed since the model was saved; save it again")
     plain = {key: value for key, value in header.items() if key != "digest"}
     try:
-        parts = read(_Header, plain, f"{file}, {HEADER}")
-    except ConfigError as error:
+        where = f"{file}, {HEADER}"
+        parts = read(_Header, plain, where)
+        method = _method(parts.method, method, where)
+        iaaq = _iaaq(parts.iaaq, iaaq, where)
+    except Refusal as error:
         raise CheckpointError(str(error)) from error
-    if parts.dtype not in _DTYPES:
-        raise CheckpointError(f"{file}: dtype {parts.dtype!r} is not one of {', '.join(_DTYPES)}")
     config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
-    layout = Layout(config, parts.method, parts.quant, parts.iaaq, _DTYPES[parts.dtype])
+    layout = Layout(config, method, parts.quant, iaaq, getattr(torch, parts.dtype))
     return SavedModel(folder, layout, parts.made, parts.files, str(digest))
+
+
+def _describe(method: Method) -> dict[str, Any]:
+    """A method as a header states it; see `_SavedMethod`."""
+    classes = {key: type(step) for key, step in method.steps.items()}
+    own = {key: cls.__name__ for key, cls in classes.items() if not is_outside(cls)}
+    return describe(method) | {"classes": own}
+
+
+def _method(stated: _SavedMethod, yours: Method | None, where: str) -> Method:
+    """The method that a header describes: the package's own steps, or the user's method."""
+    if any(TARGET in step for step in stated.steps):
+        _require_equal("method", asdict(stated), None if yours is None else _describe(yours), where)
+        assert yours is not None
+        return yours
+    own, found = _own_steps(), {}
+    for step in stated.steps:
+        key = str(step.get("step"))
+        name = stated.classes.get(key)
+        if name not in own:
+            raise CheckpointError(f"{where}.method.{key} is of the unknown class {name!r}")
+        found[key] = read(own[name], step, f"{where}.method.{key}", ignore=["step"])
+    return Method(stated.name, found)
+
+
+def _iaaq(stated: Mapping[str, Any] | None, yours: Iaaq | None, where: str) -> Iaaq | None:
+    """The search for V's scale that a header describes; see `_method`."""
+    if stated is None or TARGET not in stated:
+        return None if stated is None else read(Iaaq, stated, f"{where}.iaaq")
+    _require_equal("iaaq", stated, None if yours is None else describe(yours), where)
+    return yours
+
+
+def _require_equal(name: str, stated: Any, yours: Any, where: str) -> None:
+    """Raise CheckpointError unless the user's configuration describes what a folder was made by."""
+    wanted, given = (json.dumps(value, sort_keys=True) for value in (stated, yours))
+    if wanted != given:
+        raise CheckpointError(
+            f"{where}: was made with code from outside the package, {name} = {wanted}; choose the "
+            f"very same beside model=saved, not {name} = {given}"
+        )
+
+
+def _own_steps() -> dict[str, type[Step]]:
+    """The steps that this package brings, by the names of their classes."""
+    package = importlib.import_module(__package__ or "")
+    found: dict[str, type[Step]] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, type) and issubclass(value, Step) and not isabstract(value):
+                found[name] = value
+    return found
 
 
 def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> Transformer:
@@ -178,8 +261,9 @@ def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> 
         CheckpointError: one message with every file, name, shape, type and value that is wrong.
         QuantizationError: settings that cannot be packed.
     """
-    expected = expected_tensors(saved.layout)
     where = check_files(saved)
+    model = empty_model(saved.layout, device)
+    expected = expected_tensors(model, saved.layout)
     problems: list[str] = []
 
     def fetch(prefix: str, names: list[str]) -> dict[str, Tensor]:
@@ -195,12 +279,14 @@ def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> 
             raise CheckpointError(joined(f"{saved.folder}: impossible values", problems))
         return found
 
-    model = empty_model(saved.layout)
     for n, block in enumerate(blocks_of(model)):
         prefix = f"blocks.{n}."
         tensors = fetch(prefix, [name for name in expected if name.startswith(prefix)])
-        fill_block(block, saved.layout, tensors, device, packed)
-    fill_ends(model, fetch("", [name for name in expected if not name.startswith("blocks.")]))
+        fill(block, saved.layout, tensors, prefix)
+        if packed:
+            pack_model(block)
+    others = [name for name in expected if not name.startswith("blocks.")]
+    fill(model, saved.layout, fetch("", others))
     return model
 
 
@@ -219,7 +305,8 @@ def check_files(saved: SavedModel) -> dict[str, Path]:
     """
     problems = misplaced(saved.folder, saved.files)
     if not problems:
-        expected = expected_tensors(saved.layout)
+        empty = empty_model(saved.layout, torch.device("meta"))
+        expected = expected_tensors(empty, saved.layout)
         found = check_tensor_files(
             saved.folder,
             {name: tensor.shape for name, tensor in expected.items()},

@@ -60,7 +60,7 @@ def row_of(config: Mapping[str, Any]) -> str | None:
     method, quant, cgq = config["method"], config.get("quant"), config.get("cgq")
     calibration = config.get("calibration")
     recipe = Recipe(
-        parts=frozenset(part for part in ("rotation", "awq", "gptq") if method.get(part)),
+        parts=frozenset(part for part in ("rotation", "awq", "gptq") if part in _steps(method)),
         quantized=quant is not None,
         calibration=calibration and calibration["name"],
         score=cgq is not None and cgq["score"],
@@ -93,3 +93,10 @@ def usual_size(config: Mapping[str, Any]) -> bool:
         return True
     usual = SAMPLES.get(calibration["name"])
     return calibration.get("samples") == usual and calibration.get("tokens") is None
+
+
+def _steps(method: Mapping[str, Any]) -> set[str]:
+    """The keys of a method's steps; before there were steps, methods had a setting for each."""
+    if "steps" in method:
+        return {step["step"] for step in method["steps"]}
+    return {key for key, value in method.items() if value}

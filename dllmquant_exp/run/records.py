@@ -44,7 +44,7 @@ def _kernels(experiment: Experiment) -> str | None:
     if experiment.quant is None:
         return None
     packed = experiment.common.execution == "packed"
-    return execution() if packed or experiment.method.rotation is not None else None
+    return execution() if packed or experiment.method.online else None
 
 
 def speed_record(

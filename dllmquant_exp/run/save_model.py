@@ -87,7 +87,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
         )
     try:
         if experiment.common.export is None:
-            check_files(read_saved(folder))
+            check_files(read_saved(folder, experiment.method, experiment.iaaq))
         else:
             check_export(folder)
     except CheckpointError as error:

@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dllmquant_exp.models.transformer import Block, RMSNorm, Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention import QuantizedAttention
+from dllmquant_exp.quantization.attention import QuantizedAttention, set_attention
+from dllmquant_exp.quantization.embeddings import QuantizedRows, ends, linear_by_rows
 from dllmquant_exp.quantization.linear import Padding
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, quantize
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizedWeight, Quantizer
-from dllmquant_exp.quantization.rotation import RotatedAttention, online_rotations
-from dllmquant_exp.quantization.rows import QuantizedEmbedding, QuantizedHead, linear_by_rows
-from dllmquant_exp.quantization.settings import QuantSettings
 from dllmquant_exp.speed.full_precision import random_weights
 from dllmquant_exp.speed.machine import native_bfloat16
 from dllmquant_exp.speed.memory import weight_bytes
@@ -125,7 +124,7 @@ def random_block(workload: Workload, generator: torch.Generator) -> Block:
     Raises:
         QuantizationError: a size without a Hadamard matrix, or settings that cannot be packed.
     """
-    quant, rotation = workload.quant, workload.method.rotation
+    quant = workload.quant
     assert quant is not None and quant.activation is not None and quant.weight is not None
     with torch.device("meta"):
         block = Block(workload.config)
@@ -135,19 +134,18 @@ def random_block(workload: Workload, generator: torch.Generator) -> Block:
     if quant.activation.granularity == "per_request":
         padding = Padding()
         block.register_forward_pre_hook(padding.read)
-    online = {} if rotation is None else online_rotations(block)
+    workload.method.restore(block, torch.device("cpu"))
     for name in BLOCK_LINEARS:
         linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
+        assert isinstance(linear.weight, Tensor)
         rows, inputs = linear.weight.shape
         weight = _random_numbers(rows, inputs, quant.weight, generator)
         bias = None if linear.bias is None else torch.zeros(rows, dtype=HALF)
-        packed = PackedLinear(weight, bias, quant.activation, padding, rotation=online.get(name))
+        rotation = getattr(linear, "rotation", None)
+        packed = PackedLinear(weight, bias, quant.activation, padding, rotation=rotation)
         setattr(block, name, packed)
     if quant.attention is not None:
-        block.attention = QuantizedAttention(quant.attention, workload.iaaq)
-    if rotation is not None and rotation.keys:
-        block.attention = RotatedAttention(block.attention, workload.config.head_dim)
+        set_attention(block, QuantizedAttention(quant.attention, workload.iaaq))
     return block.eval()
 
 
@@ -161,14 +159,12 @@ def random_model(workload: Workload, layers: int) -> Transformer:
     for n in range(layers):
         model.blocks[n] = random_block(workload, generator)
     _set_norm(model.final_norm)
-    for name, bits in (("embedding", quant.embedding_bits), ("head", quant.head_bits)):
-        quantizer = quant.rows(bits)
-        if quantizer is None:
-            random_weights(model.get_submodule(name), HALF, workload.seed)
-        else:
-            rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
-            rounded = QuantizedEmbedding if name == "embedding" else QuantizedHead
-            model.set_submodule(name, rounded(rows, HALF))
+    for name, rounded, quantizer in ends(quant):
+        rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
+        model.set_submodule(name, rounded(rows, HALF))
+    for end in (model.embedding, model.head):
+        if not isinstance(end, QuantizedRows):
+            random_weights(end, HALF, workload.seed)
     return model.eval()
 
 

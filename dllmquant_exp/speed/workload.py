@@ -10,9 +10,11 @@ from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import needs_calibration
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.schema import AtLeast, AtMost, Settings
 
 VOCABULARY = 4096  # first tokens of the vocabulary, from which prompts are drawn
@@ -56,9 +58,9 @@ class Workload:
 
     config: TransformerConfig
     load: Callable[[torch.dtype], Transformer] | None
-    method: MethodSettings
+    method: Method
     quant: QuantSettings | None
-    iaaq: IaaqSettings | None
+    iaaq: Iaaq | None
     decoding: DecodingSettings
     settings: SpeedSettings
     seed: int
@@ -67,12 +69,12 @@ class Workload:
         _check(self)
 
     @property
-    def runtime_method(self) -> MethodSettings:
-        """The method without what it does to weights before the model runs."""
+    def runtime_method(self) -> Method:
+        """The steps that leave work to be done while the model runs, and rounding to nearest."""
         if not self.method.quantizes:
             return self.method
-        name = "rtn" if self.method.rotation is None else "quarot_rtn"
-        return replace(self.method, name=name, awq=False, gptq=None)
+        online = {key: step for key, step in self.method.steps.items() if step.online}
+        return replace(self.method, steps={**online, "round": Nearest()})
 
     @property
     def rows(self) -> int:

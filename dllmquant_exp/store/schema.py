@@ -12,6 +12,7 @@ at once.
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import re
 import types
@@ -76,7 +77,7 @@ class Settings:
     """
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
+        hints = _hints(type(self))  # type: ignore[arg-type]
         problems = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -104,7 +105,7 @@ def read(cls: type[T], section: Any, where: str, *, ignore: Iterable[str] = ()) 
     """
     if not isinstance(section, Mapping):
         raise ConfigError(f"{where} is {section!r}, but a group of settings belongs there")
-    hints = get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     given = {str(key): value for key, value in section.items() if key not in set(ignore)}
     problems = [unknown_key(key, fields, where) for key in given if key not in fields]
@@ -148,8 +149,11 @@ def build(section: Any, base: type[T], where: str, *, ignore: Iterable[str] = ()
 def describe(value: Any) -> dict[str, Any]:
     """The settings of a dataclass as plain values, and the source of a class from outside.
 
-    Equal descriptions mean equal work: it is what cells and caches are identified by.
+    Equal descriptions mean equal work: it is what cells and caches are identified by. A class that
+    holds others, as a method holds its steps, says its own by a method `describe`.
     """
+    if hasattr(value, "describe"):
+        return dict(value.describe())
     plain = dataclasses.asdict(value)
     cls = type(value)
     if is_outside(cls):
@@ -184,6 +188,12 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
         raise ConfigError(f"{name} is not a dataclass derived from {wanted}")
     result: type[T] = found
     return result
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields with their bounds; quantizers are constructed on every call."""
+    return get_type_hints(cls, include_extras=True)
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

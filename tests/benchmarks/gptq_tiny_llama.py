@@ -31,7 +31,7 @@ import torch
 from textbook_gptq import textbook_gptq, textbook_hessian
 from torch import Tensor
 
-from dllmquant_exp.quantization.gptq import GptqSettings, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq, gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import Quantizer, fake_quantize, parameters
 
@@ -55,7 +55,7 @@ def main() -> None:
     weights = dict(list(weights.items())[: arguments.linears])
     inputs = bench.collect_inputs(model, bench.calib())
     heldout = bench.collect_inputs(model, bench.heldout())
-    fast = GptqSettings()
+    fast = Gptq()
     variants: dict[str, Callable[[], Weights]] = {
         "rtn": lambda: {n: fake_quantize(w, PER_CHANNEL) for n, w in weights.items()},
         "textbook": lambda: textbook(weights, inputs),
@@ -95,7 +95,7 @@ def timed(run: Callable[[], Weights]) -> tuple[Weights, float]:
     return result, time.process_time() - start
 
 
-def ours(weights: Weights, inputs: Weights, quantizer: Quantizer, how: GptqSettings) -> Weights:
+def ours(weights: Weights, inputs: Weights, quantizer: Quantizer, how: Gptq) -> Weights:
     result: Weights = {}
     for layer in dict.fromkeys(name.rsplit(".", 2)[0] for name in weights):
         for group in SHARED_INPUT:

@@ -21,16 +21,19 @@ from transformers import LlamaForCausalLM
 
 from dllmquant_exp.models.invariance import blocks_of, fuse_norms, rotate_residual
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch, first_block_batches, linear_inputs
-from dllmquant_exp.quantization.gptq import GptqSettings, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq, gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import GROUPS, quantize
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import fake_quantize
-from dllmquant_exp.quantization.rotation import rotate
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.rotation import Rotation, rotate
 
-GPTQ = GptqSettings()
+GPTQ = Gptq()
 PLAIN = QuantSettings()  # W4A4 without any clipping
 CLIP = replace(PLAIN, weight_clip_search=2.0)
 CLIP_90 = replace(CLIP, activation_clip_ratio=0.9)
@@ -88,22 +91,23 @@ class Row:
     first, so that with the Hadamard rotation behind it the whole is random and orthogonal too;
     `compensated` does in place of `quantize` what `compensate` says."""
 
-    method: MethodSettings
+    method: Method
     settings: QuantSettings = PLAIN
     dense: bool = False
     compensated: bool = False
 
 
-def quarot(settings: QuantSettings, gptq: GptqSettings | None = GPTQ, **more: bool) -> Row:
+def quarot(settings: QuantSettings, gptq: Gptq | None = GPTQ, **more: bool) -> Row:
     name = "quarot_rtn" if gptq is None else "quarot"
-    return Row(MethodSettings(name, rotation=RotationSettings(), gptq=gptq), settings, **more)
+    rounding = {"round": Nearest()} if gptq is None else {"gptq": gptq}
+    return Row(Method(name, {"rotation": Rotation(), **rounding}), settings, **more)
 
 
 ROWS = {
-    "rtn": Row(MethodSettings("rtn")),
-    "gptq": Row(MethodSettings("gptq", gptq=GPTQ)),
-    "awq": Row(MethodSettings("awq", awq=True)),
-    "awq_gptq": Row(MethodSettings("awq_gptq", awq=True, gptq=GPTQ)),
+    "rtn": Row(Method("rtn", {"round": Nearest()})),
+    "gptq": Row(Method("gptq", {"gptq": GPTQ})),
+    "awq": Row(Method("awq", {"awq": Awq(), "round": Nearest()})),
+    "awq_gptq": Row(Method("awq_gptq", {"awq": Awq(), "gptq": GPTQ})),
     "quarot_rtn": quarot(PLAIN, None),
     "quarot": quarot(PLAIN),
     "quarot clip": quarot(CLIP),

@@ -19,8 +19,10 @@ from dllmquant_exp.models.checkpoints import (
     resolve_checkpoint,
     save_checkpoint,
 )
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 
 CPU = torch.device("cpu")
 ARCHITECTURES = ("llada", "dream")
@@ -383,7 +385,7 @@ def test_non_finite_values_are_not_written(tmp_path, model, value):
 
 
 def test_a_quantized_model_is_not_written_as_a_full_one(tmp_path, model):
-    quantize(model, MethodSettings("rtn"), QuantSettings())
+    quantize(model, Method("rtn", {"round": Nearest()}), QuantSettings())
     with pytest.raises(CheckpointError, match=r"(?s)before quantizing.*blocks\.0\.q_proj\.weight"):
         save_checkpoint(model, tmp_path / "m", dtype=torch.float32)
     assert left_in(tmp_path) == []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.quantization import quantizers
 from dllmquant_exp.quantization.quantizers import (
     CLIP_RATIOS,
@@ -169,7 +170,7 @@ def test_a_weight_that_is_trained_leaves_no_graph_behind():
 
 @pytest.mark.parametrize("exponent", [0, -1.0, float("inf"), float("nan")])
 def test_exponents_out_of_range_are_named(exponent):
-    with pytest.raises(QuantizationError, match=f"clip_search = {exponent} must be null or a pos"):
+    with pytest.raises(Refusal, match=f"clip_search = {exponent} must be above 0 and at most 100"):
         Quantizer(4, True, "per_channel", clip_search=exponent)
 
 

@@ -8,31 +8,34 @@ import torch.nn.functional as F
 
 from dllmquant_exp.models.checkpoints import CheckpointError, load_tokenizer, random_checkpoint
 from dllmquant_exp.models.storage import load_model
-from dllmquant_exp.quantization.attention_settings import AttentionSettings
+from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.quantization.embeddings import QuantizedHead
 from dllmquant_exp.quantization.export import export_compressed_tensors, unsupported
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, needs_calibration, quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     OFF,
     QuantizationError,
     from_integers,
     to_integers,
 )
-from dllmquant_exp.quantization.rows import QuantizedHead
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.quantization.saving import read_saved
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
 
 pytest.importorskip("compressed_tensors", reason="the extra 'export' is not installed")
 from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
-RTN = MethodSettings("rtn")
+RTN = Method("rtn", {"round": Nearest()})
 CASES = {
     "W4A4": (RTN, QuantSettings()),
     "for vLLM": (
-        MethodSettings("awq_gptq", awq=True, gptq=GptqSettings()),
+        Method("awq_gptq", {"awq": Awq(), "gptq": Gptq()}),
         QuantSettings(activation_symmetric=True),
     ),
     "static, ends": (
@@ -160,9 +163,9 @@ def test_the_folder_says_what_it_is(checkpoints, tmp_path):
         export_compressed_tensors(model, tmp_path / "m", **arguments)
 
 
-ROTATED = MethodSettings("quarot_rtn", rotation=RotationSettings())
+ROTATED = Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()})
 UNSUPPORTED = {
-    "rotation": (ROTATED, {}, "rotates inputs while the model runs"),
+    "rotation": (ROTATED, {}, "changes inputs while the model runs"),
     "attention": (RTN, {"attention": AttentionSettings()}, "softmax output, V or K are quantized"),
     "weights": (RTN, {"weight_bits": 16}, "leaves no weights to pack"),
     "requests": (RTN, {"activation_granularity": "per_tensor"}, "per tensor would be measured"),

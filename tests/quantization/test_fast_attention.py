@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from dllmquant_exp.quantization.attention import QuantizedAttention
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.kernels import fast_attention, kernels
 from dllmquant_exp.quantization.kernels.fast_attention import rounded_products
 from dllmquant_exp.quantization.kernels.library import NO_MEMORY
+from dllmquant_exp.quantization.quant_settings import AttentionSettings
 from dllmquant_exp.quantization.quantizers import Quantizer
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no C compiler or no AVX2 here")
@@ -136,7 +137,7 @@ def test_scores_far_apart_and_all_alike():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("iaaq", [None, IaaqSettings(), IaaqSettings(granularity="per_tensor")])
+@pytest.mark.parametrize("iaaq", [None, Iaaq(), Iaaq(granularity="per_tensor")])
 def test_attention_is_that_of_products_of_matrices(dtype, iaaq, monkeypatch):
     """With the kernel and without, but for weights that stand between two numbers."""
     shape = SHAPES["grouped"]

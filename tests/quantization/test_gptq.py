@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllmquant_exp.quantization.gptq import GptqSettings, gptq, gptq_shared
+from dllmquant_exp.errors import Refusal
+from dllmquant_exp.quantization.gptq import Gptq, gptq, gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
@@ -24,7 +25,7 @@ QUANTIZERS = (
     Quantizer(4, True, "per_group", group_size=4),
     Quantizer(3, False, "per_group", group_size=8),
 )
-WIDE = GptqSettings(dtype="float64")
+WIDE = Gptq(dtype="float64")
 ROW = QUANTIZERS[0]
 
 
@@ -80,7 +81,7 @@ def output_error(x, weight, rounded, weights=None):
 def test_same_values_as_the_textbook(quantizer, act_order, block_size):
     weight, x, weights = problem()
     H = hessian(x, weights)
-    settings = GptqSettings(act_order=act_order, block_size=block_size, dtype="float64")
+    settings = Gptq(act_order=act_order, block_size=block_size, dtype="float64")
     actual = gptq(weight, H, quantizer, settings).weight
     expected = textbook(weight, H, quantizer, act_order)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
@@ -111,7 +112,7 @@ def test_uncorrelated_inputs_make_it_round_to_nearest(act_order, dtype):
     weight, _, _ = problem(dtype=dtype)
     H = torch.diag(torch.arange(1.0, 25)).to(dtype)
     for quantizer in QUANTIZERS:
-        result = gptq(weight, H, quantizer, GptqSettings(act_order=act_order, dtype=named(dtype)))
+        result = gptq(weight, H, quantizer, Gptq(act_order=act_order, dtype=named(dtype)))
         assert torch.equal(result.weight, fake_quantize(weight, quantizer))
 
 
@@ -119,7 +120,7 @@ def test_uncorrelated_inputs_make_it_round_to_nearest(act_order, dtype):
 def test_less_error_than_round_to_nearest_and_the_loss_is_that_error(quantizer):
     weight, x, weights = problem()
     for act_order in (False, True):
-        settings = GptqSettings(act_order=act_order, dtype="float64")
+        settings = Gptq(act_order=act_order, dtype="float64")
         result = gptq(weight, hessian(x, weights), quantizer, settings)
         error = output_error(x, weight, result.weight, weights)
         assert result.loss == pytest.approx(error, rel=1e-9)
@@ -144,7 +145,7 @@ def test_weights_of_one_change_no_bit(dtype):
     weight, x, _ = problem(dtype=dtype)
     plain, ones = hessian(x, None, dtype), hessian(x, torch.ones(len(x)), dtype)
     assert torch.equal(plain, ones)
-    results = [gptq(weight, H, ROW, GptqSettings(dtype=named(dtype))).weight for H in (plain, ones)]
+    results = [gptq(weight, H, ROW, Gptq(dtype=named(dtype))).weight for H in (plain, ones)]
     assert torch.equal(*results)
 
 
@@ -191,7 +192,7 @@ def test_dead_columns_become_zero_and_do_not_disturb_the_others(act_order):
     weight, x, _ = problem()
     x[:, [0, 5, 23]] = 0
     alive = x.abs().sum(0) > 0
-    settings = GptqSettings(act_order=act_order, dtype="float64")
+    settings = Gptq(act_order=act_order, dtype="float64")
     result = gptq(weight, hessian(x), ROW, settings)
     assert result.dead_columns == 3
     assert bool((result.weight[:, ~alive] == 0).all())
@@ -215,7 +216,7 @@ def test_damping_escalates_step_by_step_and_says_so():
     assert result.damping == pytest.approx(float(shifted.diagonal().mean()), rel=1e-9)
     indefinite = torch.ones(24, 24) * 1e9 + torch.eye(24) * (1 - 1e9)
     with pytest.raises(QuantizationError, match=r"not positive definite even with .* tokens"):
-        gptq(weight, indefinite, ROW, GptqSettings(damp=1e-9))
+        gptq(weight, indefinite, ROW, Gptq(damp=1e-9))
 
 
 def test_fewer_tokens_than_features_is_singular_but_works():
@@ -232,7 +233,7 @@ def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
     before, H = weight.clone(), hessian(x.to(dtype))
     kept = H.clone()
     for quantizer in QUANTIZERS:
-        result = gptq(weight, H, quantizer, GptqSettings(act_order=True))
+        result = gptq(weight, H, quantizer, Gptq(act_order=True))
         assert result.weight.dtype == dtype
         assert result.weight.is_contiguous()
         assert torch.equal(weight, before)
@@ -242,7 +243,7 @@ def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_value_is_on_the_grid_of_the_original_weight(dtype):
     weight, x, _ = problem(dtype=torch.float32)
-    settings = GptqSettings(act_order=True, dtype=named(dtype))
+    settings = Gptq(act_order=True, dtype=named(dtype))
     for quantizer in QUANTIZERS:
         result = gptq(weight, hessian(x, dtype=dtype), quantizer, settings)
         size = quantizer.group_size or weight.shape[1]
@@ -307,5 +308,5 @@ def test_other_bad_input_is_an_error():
     ],
 )
 def test_impossible_settings_are_named(arguments, message):
-    with pytest.raises(QuantizationError, match=message):
-        GptqSettings(**arguments)
+    with pytest.raises(Refusal, match=message):
+        Gptq(**arguments)

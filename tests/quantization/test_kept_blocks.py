@@ -7,7 +7,7 @@ import torch
 
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import Block, TransformerConfig
-from dllmquant_exp.quantization.kept_blocks import Rounded, intact_blocks, kept_or_made
+from dllmquant_exp.quantization.kept_blocks import RoundedBlock, intact_blocks, kept_or_made
 from dllmquant_exp.quantization.quantizers import QuantizationError, Quantizer, quantize_weight
 
 ROW = Quantizer(4, True, "per_channel")
@@ -21,7 +21,7 @@ def block(seed: int, dtype: torch.dtype = torch.float32) -> Block:
 
 
 @torch.no_grad()
-def rounded(of: Block) -> Rounded:
+def rounded(of: Block) -> RoundedBlock:
     weights = {
         name: quantize_weight(of.get_submodule(name).weight, ROW) for name in ("q_proj", "o_proj")
     }
@@ -30,39 +30,38 @@ def rounded(of: Block) -> Rounded:
     return {"layers": [1, 2.5, None]}, weights
 
 
-def never() -> Rounded:
+def never() -> RoundedBlock:
     raise AssertionError("made again")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_a_kept_block_is_read_back(tmp_path: Path, dtype: torch.dtype) -> None:
     first, second = block(1, dtype), block(2, dtype)
-    assert intact_blocks(tmp_path, 1) == set() == intact_blocks(None, 1)
-    done, weights = kept_or_made(tmp_path, 0, first, lambda: rounded(first), kept=False)
-    assert intact_blocks(tmp_path, 1) == intact_blocks(tmp_path, 2) == {0}
-    again, found = kept_or_made(tmp_path, 0, second, never, kept=True)
+    assert intact_blocks(tmp_path, 1) == {} == intact_blocks(None, 1)
+    done, weights = kept_or_made(tmp_path, 0, first, lambda: rounded(first), None)
+    [file] = tmp_path.iterdir()
+    assert intact_blocks(tmp_path, 1) == intact_blocks(tmp_path, 2) == {0: file}
+    again, found = kept_or_made(tmp_path, 0, second, never, file)
     assert again == done and found.keys() == weights.keys()
     for name, weight in weights.items():
         assert torch.equal(found[name].numbers, weight.numbers)
         assert torch.equal(found[name].scale, weight.scale)
     for name, tensor in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], tensor), name
-    assert {path.name for path in tmp_path.iterdir()} == {"block_0.json", "block_0.safetensors"}
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     mine = block(1)
-    made = kept_or_made(None, 0, mine, lambda: rounded(mine), kept=False)
+    made = kept_or_made(None, 0, mine, lambda: rounded(mine), None)
     assert made[0] == {"layers": [1, 2.5, None]}
 
 
 DAMAGES = {
-    "truncated": ("block_0.safetensors", lambda data: data[:-100]),
-    "empty": ("block_0.safetensors", lambda data: b""),
-    "flipped": ("block_0.safetensors", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]),
-    "report": ("block_0.json", lambda data: b"{"),
-    "empty report": ("block_0.json", lambda data: b""),
-    "flipped report": ("block_0.json", lambda data: data.replace(b"2.5", b"2.7")),
+    "truncated": lambda data: data[:-100],
+    "empty": lambda data: b"",
+    "flipped": lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    "flipped report": lambda data: data.replace(b"2.5", b"2.7"),
 }
 
 
@@ -72,36 +71,28 @@ def test_damaged_blocks_are_made_again(
 ) -> None:
     for n in (0, 1):
         mine = block(n)
-        kept_or_made(tmp_path, n, mine, lambda: rounded(mine), kept=False)  # noqa: B023
+        kept_or_made(tmp_path, n, mine, lambda: rounded(mine), None)  # noqa: B023
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    file, change = DAMAGES[damage]
-    (tmp_path / file).write_bytes(change(before[file]))
-    assert intact_blocks(tmp_path, 2) == {1}
+    file = intact_blocks(tmp_path, 2)[0]
+    file.write_bytes(DAMAGES[damage](before[file.name]))
+    assert set(intact_blocks(tmp_path, 2)) == {1}
     assert f"block 0 in {tmp_path} is damaged; it is made again" in caplog.text
     mine = block(0)
-    kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), kept=False)
+    kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), None)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize("missing", ["block_0.json", "block_0.safetensors"])
-def test_half_a_block_is_none(tmp_path: Path, missing: str) -> None:
-    mine = block(1)
-    kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), kept=False)
-    (tmp_path / missing).unlink()
-    assert intact_blocks(tmp_path, 1) == set()
 
 
 def test_another_models_block_is_refused(tmp_path: Path) -> None:
     mine = block(1)
-    kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), kept=False)
+    kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), None)
     other = TransformerConfig("dream", 32, 2, 4, 2, 24, 32, 64, 1e4, 1e-6, 31, 30, 30)
     reader = random_model(other, seed=0).blocks[0]
     assert isinstance(reader, Block)
-    with pytest.raises(QuantizationError, match=r"(?s)block 0 in .* cannot be read .*: delete it"):
-        kept_or_made(tmp_path, 0, reader, never, kept=True)
+    with pytest.raises(QuantizationError, match=r"(?s)block_0-.* cannot be read .*: delete it"):
+        kept_or_made(tmp_path, 0, reader, never, intact_blocks(tmp_path, 1)[0])
 
 
 def test_a_failure_leaves_nothing_that_looks_kept(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        kept_or_made(tmp_path, 0, block(1), never, kept=False)
-    assert intact_blocks(tmp_path, 1) == set()
+        kept_or_made(tmp_path, 0, block(1), never, None)
+    assert intact_blocks(tmp_path, 1) == {}

@@ -10,16 +10,19 @@ from torch import nn
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization import packed as packed_module
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
 from dllmquant_exp.quantization.blockwise import TokenBatch
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.kernels import fast_hadamard
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.kernels.layout import pack, unpack
 from dllmquant_exp.quantization.linear import SMALLEST_SCALE, Padding, QuantizedLinear
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import pack_linear, pack_model
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
@@ -28,7 +31,7 @@ from dllmquant_exp.quantization.quantizers import (
     parameters,
     to_integers,
 )
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.rotation import Rotation
 
 A4 = Quantizer(4, False, "per_token")
 STATIC = Quantizer(8, False, "per_tensor")
@@ -356,7 +359,7 @@ MASK = torch.arange(9)[None] < torch.tensor([9, 4, 6])[:, None]
 @pytest.mark.parametrize("granularity", ["per_token", "per_tensor"])
 def test_a_packed_model_gives_the_same_logits(execution, model, activation_bits, granularity):
     settings = QuantSettings(activation_bits=activation_bits, activation_granularity=granularity)
-    quantize(model, MethodSettings("rtn"), settings)
+    quantize(model, Method("rtn", {"round": Nearest()}), settings)
     expected = model(TOKENS, MASK)
     names = pack_model(model)
     assert names == [f"blocks.{n}.{name}" for n in range(2) for name in BLOCK_LINEARS]
@@ -365,9 +368,9 @@ def test_a_packed_model_gives_the_same_logits(execution, model, activation_bits,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("iaaq", [None, IaaqSettings()])
+@pytest.mark.parametrize("iaaq", [None, Iaaq()])
 def test_a_model_of_no_requests(execution, model, iaaq):
-    method = MethodSettings("quarot_rtn", rotation=RotationSettings(keys=True))
+    method = Method("quarot_rtn", {"rotation": Rotation(keys=True), "round": Nearest()})
     attention = AttentionSettings(k_bits=4)
     settings = QuantSettings(attention=attention, head_bits=8, embedding_bits=8)
     quantize(model, method, settings, iaaq=iaaq)
@@ -381,7 +384,7 @@ def test_a_model_of_no_requests(execution, model, iaaq):
 @torch.no_grad()
 @pytest.mark.parametrize("activation_bits", [4, 8])
 def test_a_packed_rotated_model_gives_the_same_logits(execution, model, activation_bits):
-    method = MethodSettings("quarot_rtn", rotation=RotationSettings())
+    method = Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()})
     quantize(model, method, QuantSettings(activation_bits=activation_bits))
     expected = model(TOKENS, MASK)
     pack_model(model)
@@ -391,7 +394,7 @@ def test_a_packed_rotated_model_gives_the_same_logits(execution, model, activati
 @torch.no_grad()
 def test_scales_of_gptq_in_float64_are_taken(execution, model):
     calibration = [TokenBatch(TOKENS, MASK, MASK.float())]
-    method = MethodSettings("gptq", gptq=GptqSettings(dtype="float64"))
+    method = Method("gptq", {"gptq": Gptq(dtype="float64")})
     quantize(model, method, QuantSettings(), calibration=calibration)
     expected = model(TOKENS)
     pack_model(model)

@@ -13,24 +13,28 @@ from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 from dllmquant_exp.quantization import pipeline
 from dllmquant_exp.quantization.attention import QuantizedAttention
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
+from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch
-from dllmquant_exp.quantization.gptq import GptqSettings, gptq
+from dllmquant_exp.quantization.gptq import Gptq, gptq
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.method import Method, Step
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.rotation import Rotation
 
-GPTQ = GptqSettings(dtype="float64")
+GPTQ = Gptq(dtype="float64")
 METHODS = {
-    "rtn": MethodSettings("rtn"),
-    "awq": MethodSettings("awq", awq=True),
-    "gptq": MethodSettings("gptq", gptq=GPTQ),
-    "gptq act-order": MethodSettings("gptq", gptq=replace(GPTQ, act_order=True)),
-    "awq_gptq": MethodSettings("awq_gptq", awq=True, gptq=GPTQ),
-    "quarot": MethodSettings("quarot", rotation=RotationSettings(seed=3), gptq=GPTQ),
-    "quarot keys": MethodSettings("quarot", rotation=RotationSettings(keys=True), gptq=GPTQ),
-    "quarot_rtn": MethodSettings("quarot_rtn", rotation=RotationSettings()),
+    "rtn": Method("rtn", {"round": Nearest()}),
+    "awq": Method("awq", {"awq": Awq(), "round": Nearest()}),
+    "gptq": Method("gptq", {"gptq": GPTQ}),
+    "gptq act-order": Method("gptq", {"gptq": replace(GPTQ, act_order=True)}),
+    "awq_gptq": Method("awq_gptq", {"awq": Awq(), "gptq": GPTQ}),
+    "quarot": Method("quarot", {"rotation": Rotation(seed=3), "gptq": GPTQ}),
+    "quarot keys": Method("quarot", {"rotation": Rotation(keys=True), "gptq": GPTQ}),
+    "quarot_rtn": Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()}),
 }
 WEIGHTS: dict[str, dict[str, Any]] = {
     "per_channel": {},
@@ -52,8 +56,8 @@ ATTENTION = {
 }
 IAAQ = {
     "off": None,
-    "online": IaaqSettings(granularity="per_tensor"),
-    "static": IaaqSettings(granularity="per_tensor", mode="static"),
+    "online": Iaaq(granularity="per_tensor"),
+    "static": Iaaq(granularity="per_tensor", mode="static"),
 }
 SWITCHES = {
     "method": METHODS, "weights": WEIGHTS, "activations": ACTIVATIONS, "attention": ATTENTION,
@@ -197,9 +201,9 @@ def test_the_weights_of_tokens_reach_every_layer() -> None:
     report = quantize(make("dream"), METHODS["quarot"], QuantSettings(), calibration=batches)
     assert report.block_linears == 14
     for layer in report.layers:
-        assert layer.gptq is not None
-        assert layer.gptq["tokens"] == len(counted)
-        assert layer.gptq["mean_token_weight"] == pytest.approx(float(counted.mean()), rel=1e-6)
+        assert layer.rounding is not None
+        assert layer.rounding["tokens"] == len(counted)
+        assert layer.rounding["mean_token_weight"] == pytest.approx(float(counted.mean()), rel=1e-6)
 
 
 def test_weights_of_one_are_plain_gptq_bit_for_bit_and_others_are_not() -> None:
@@ -221,7 +225,7 @@ def test_a_killed_run_goes_on_behind_its_finished_blocks(
     method: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = QuantSettings(attention=AttentionSettings())
-    iaaq = IaaqSettings(mode="static")
+    iaaq = Iaaq(mode="static")
 
     def run(model: Transformer, folder: Any) -> Any:
         return quantize(
@@ -276,13 +280,13 @@ def test_static_ranges_are_those_of_the_calibration_inputs() -> None:
         ("awq", {}, None, True),
         ("gptq", {"weight_bits": 16}, None, False),
         ("rtn", ACTIVATIONS["static"], None, True),
-        ("rtn", {"attention": AttentionSettings()}, IaaqSettings(mode="static"), True),
-        ("rtn", {"attention": AttentionSettings()}, IaaqSettings(), False),
+        ("rtn", {"attention": AttentionSettings()}, Iaaq(mode="static"), True),
+        ("rtn", {"attention": AttentionSettings()}, Iaaq(), False),
         ("quarot_rtn", {}, None, False),
     ],
 )
 def test_what_needs_calibration(
-    method: str, changes: dict[str, Any], iaaq: IaaqSettings | None, needed: bool
+    method: str, changes: dict[str, Any], iaaq: Iaaq | None, needed: bool
 ) -> None:
     settings = QuantSettings(**changes)
     assert needs_calibration(METHODS[method], settings, iaaq) == needed
@@ -312,7 +316,7 @@ def test_second_moments_without_full_rank_raise_the_damping_and_say_so() -> None
     """Two tokens cannot span 32 inputs: with next to no damping, GPTQ has to raise it."""
     batches = [TokenBatch(b.tokens[:1, :2], b.attention_mask[:1, :2], b.weights[:1, :2])
                for b in calibration()[:1]]  # fmt: skip
-    method = MethodSettings("gptq", gptq=GptqSettings(damp=1e-17, dtype="float64"))
+    method = Method("gptq", {"gptq": Gptq(damp=1e-17, dtype="float64")})
     report = quantize(make("llada"), method, QuantSettings(), calibration=batches)
     (note,) = report.notes
     assert "raised the damping" in note and "blocks.0.q_proj" in note
@@ -320,20 +324,24 @@ def test_second_moments_without_full_rank_raise_the_damping_and_say_so() -> None
 
 def test_ia_aq_without_quantized_values_is_refused() -> None:
     with pytest.raises(QuantizationError, match="leaves V unquantized"):
-        quantize(make("llada"), METHODS["rtn"], QuantSettings(), iaaq=IaaqSettings())
+        quantize(make("llada"), METHODS["rtn"], QuantSettings(), iaaq=Iaaq())
 
 
 @pytest.mark.parametrize(
-    ("make_settings", "message"),
+    ("steps", "message"),
     [
-        (lambda: MethodSettings("awq"), "those of fp or rtn"),
-        (lambda: MethodSettings("fp", awq=True), "those of awq"),
-        (lambda: MethodSettings("x", rotation=RotationSettings(), awq=True), "choose one of them"),
+        ({"awq": Awq()}, "one that rounds"),
+        ({"round": Nearest(), "none": Step()}, "one that rounds"),
+        ({"none": Step(), "round": Nearest()}, "the order must be"),
+        ({"round": Nearest(), "gptq": GPTQ}, "one that rounds"),
+        ({"round": Nearest(), "awq": Awq()}, "the order must be"),
+        ({"awq": Awq(), "rotation": Rotation(), "round": Nearest()}, "the order must be"),
+        ({"rotation": Rotation(), "awq": Awq(), "round": Nearest()}, "choose one of them"),
     ],
 )
-def test_a_name_that_says_something_else_is_refused(make_settings: Any, message: str) -> None:
+def test_steps_in_an_order_that_cannot_be_are_refused(steps: dict[str, Step], message: str) -> None:
     with pytest.raises(QuantizationError, match=message):
-        make_settings()
+        Method("mine", steps)
 
 
 def test_a_report_is_json() -> None:
@@ -342,4 +350,5 @@ def test_a_report_is_json() -> None:
     model = copy.deepcopy(make("dream"))
     report = quantize(model, METHODS["awq_gptq"], QuantSettings(), calibration=calibration())
     found = json.loads(json.dumps(report.to_dict()))
-    assert len(found["awq"]) == 2 and found["layers"][0]["gptq"]["escalations"] == 0
+    assert len(found["steps"]["awq"]) == 2
+    assert found["layers"][0]["rounding"]["escalations"] == 0

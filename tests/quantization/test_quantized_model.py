@@ -9,17 +9,21 @@ import pytest
 import torch
 import yaml
 
+from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.embedded import world
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.quantization.attention_settings import AttentionSettings
+from dllmquant_exp.quantization.awq import Awq
+from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.linear import QuantizedLinear
+from dllmquant_exp.quantization.method import Method, read_method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.quantization.rotation import Rotation
 
-FP, RTN = MethodSettings("fp"), MethodSettings("rtn")
+FP, RTN = Method("fp"), Method("rtn", {"round": Nearest()})
 
 ARCHITECTURES = ("llada", "dream")
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -295,7 +299,11 @@ def test_narrow_types(dtype):
 @pytest.mark.parametrize(
     ("method", "settings", "named"),
     [
-        (MethodSettings("awq", awq=True), QuantSettings(), "'awq' needs calibration states"),
+        (
+            Method("awq", {"awq": Awq(), "round": Nearest()}),
+            QuantSettings(),
+            "'awq' needs calibration states",
+        ),
         (RTN, None, "needs quantization settings"),
         (
             RTN,
@@ -330,12 +338,12 @@ def test_a_model_is_not_quantized_twice(model):
         ({"weight_grid": "max"}, "weight_grid = 'max'"),
         ({"weight_clip_ratio": 0}, "weight_clip_ratio = 0"),
         ({"activation_clip_ratio": 2.0}, "activation_clip_ratio = 2.0"),
-        ({"weight_granularity": "per_group"}, "group_size = None must be at least 1"),
-        ({"group_size": 128}, "group_size = 128 has no effect"),
+        ({"weight_granularity": "per_group"}, "group_size = None does not fit"),
+        ({"group_size": 128}, "group_size = 128 does not fit"),
     ],
 )
 def test_impossible_settings_are_named(change, named):
-    with pytest.raises(QuantizationError, match=named):
+    with pytest.raises(Refusal, match=named):
         QuantSettings(**change)
 
 
@@ -368,16 +376,26 @@ def test_quant_presets(name):
 def test_method_presets_are_what_their_names_say():
     def preset(name):
         section = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
-        return read(MethodSettings, section, "method")
+        return read_method(section)
 
     names = {path.stem for path in (CONF / "method").glob("*.yaml")}
     assert names == {"fp", "rtn", "awq", "gptq", "awq_gptq", "quarot", "quarot_rtn"}
     made = {name: preset(name) for name in names}
     assert all(method.name == name for name, method in made.items())
     assert not made["fp"].quantizes and made["rtn"].quantizes
-    assert {n for n, m in made.items() if m.awq} == {"awq", "awq_gptq"}
-    assert {n for n, m in made.items() if m.gptq} == {"gptq", "awq_gptq", "quarot"}
-    assert {n for n, m in made.items() if m.rotation} == {"quarot", "quarot_rtn"}
+    assert {n: tuple(map(type, m.steps.values())) for n, m in made.items()} == {
+        "fp": (),
+        "rtn": (Nearest,),
+        "awq": (Awq, Nearest),
+        "gptq": (Gptq,),
+        "awq_gptq": (Awq, Gptq),
+        "quarot": (Rotation, Gptq),
+        "quarot_rtn": (Rotation, Nearest),
+    }
+    assert {n for n, m in made.items() if m.online} == {"quarot", "quarot_rtn"}
+    assert {n for n, m in made.items() if m.calibrates(QuantSettings())} == {
+        "awq", "gptq", "awq_gptq", "quarot",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,17 @@ from safetensors.torch import load_file, save_file
 
 from dllmquant_exp.models.checkpoints import CheckpointError, load_tokenizer, random_checkpoint
 from dllmquant_exp.models.storage import load_model
-from dllmquant_exp.quantization.attention_settings import AttentionSettings, IaaqSettings
+from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch
-from dllmquant_exp.quantization.gptq import GptqSettings
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.iaaq import Iaaq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import needs_calibration, quantize
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.quantization.saved_files import config_digest, sha256
 from dllmquant_exp.quantization.saved_layout import from_codes, to_codes
 from dllmquant_exp.quantization.saving import (
@@ -25,11 +30,10 @@ from dllmquant_exp.quantization.saving import (
     read_saved,
     save_quantized,
 )
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
 
 CPU = torch.device("cpu")
-RTN = MethodSettings("rtn")
-QUAROT = MethodSettings("quarot", rotation=RotationSettings(keys=True), gptq=GptqSettings())
+RTN = Method("rtn", {"round": Nearest()})
+QUAROT = Method("quarot", {"rotation": Rotation(keys=True), "gptq": Gptq()})
 STATIC = {"activation_granularity": "per_tensor", "activation_ranges": "static"}
 PV4 = AttentionSettings(k_bits=4)
 CASES = {  # method, quant, IA-AQ, whether it can be packed
@@ -37,13 +41,13 @@ CASES = {  # method, quant, IA-AQ, whether it can be packed
     "everything": (
         QUAROT,
         QuantSettings(attention=PV4, head_bits=8, embedding_bits=8, activation_clip_ratio=0.9),
-        IaaqSettings(mode="static"),
+        Iaaq(mode="static"),
         True,
     ),
     "static, odd bits, online": (
-        MethodSettings("awq_gptq", awq=True, gptq=GptqSettings(dtype="float64")),
+        Method("awq_gptq", {"awq": Awq(), "gptq": Gptq(dtype="float64")}),
         QuantSettings(weight_bits=3, attention=AttentionSettings(), **STATIC),
-        IaaqSettings(),
+        Iaaq(),
         True,
     ),
     "eight bits, per request": (
@@ -59,7 +63,7 @@ CASES = {  # method, quant, IA-AQ, whether it can be packed
         False,
     ),
     "activations only": (
-        MethodSettings("quarot_rtn", rotation=RotationSettings()),
+        Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()}),
         QuantSettings(weight_bits=16, head_bits=4),
         None,
         False,
@@ -212,17 +216,20 @@ TENSOR_FAULTS = {
         rf"{Q}.codes: shape \[31, 16\] instead of \[32, 16\]",
     ),
     "of another type": (
-        lambda t: t.update({f"{Q}.scale": t[f"{Q}.scale"].half()}),
-        rf"{Q}.scale: dtype F16 is not supported",
+        lambda t: t.update({f"{Q}.weight_scale": t[f"{Q}.weight_scale"].half()}),
+        rf"{Q}.weight_scale: dtype F16 is not supported",
     ),
     "not finite": (
         lambda t: t["final_norm.weight"].fill_(torch.nan),
         "final_norm.weight: holds NaN",
     ),
-    "infinite": (lambda t: t[f"{Q}.scale"].fill_(torch.inf), rf"{Q}.scale: holds NaN or inf"),
-    "negative scale": (lambda t: t[f"{Q}.scale"].neg_(), "a scale that is not positive"),
+    "infinite": (
+        lambda t: t[f"{Q}.weight_scale"].fill_(torch.inf),
+        rf"{Q}.weight_scale: holds NaN or inf",
+    ),
+    "negative scale": (lambda t: t[f"{Q}.weight_scale"].neg_(), "a scale that is not positive"),
     "choice": (
-        lambda t: t["blocks.0.attention.choice"].fill_(2),
+        lambda t: t["blocks.0.attention.inner.choice"].fill_(2),
         r"choice: holds numbers outside 0\.\.1",
     ),
 }
@@ -255,8 +262,8 @@ def header(key, value):
 
 CONFIG_FAULTS = {
     "another version": (
-        header("format_version", 2),
-        r"format_version is 2, and this version reads 1.*version 0\.1",
+        header("format_version", 1),
+        r"format_version is 1, and this version reads 2.*version 0\.1",
     ),
     "no version": (lambda c: c["quantization_config"].pop("format_version"), "version is None"),
     "somebody else's": (header("quant_method", "gptq"), "quant_method: 'gptq'"),
@@ -275,7 +282,7 @@ CONFIG_FAULTS = {
         lambda c: c["quantization_config"]["quant"].update(weight_bit=4),
         "did you mean 'weight_bits'",
     ),
-    "another type": (header("dtype", "int8"), "dtype 'int8' is not one of"),
+    "another type": (header("dtype", "int8"), "dtype = 'int8' is not one of"),
 }
 
 
@@ -338,7 +345,7 @@ def test_settings_that_are_not_the_models_are_refused(checkpoints, tmp_path):
     model, settings = make(checkpoints["llada"], "rtn")
     tokenizer = load_tokenizer(str(checkpoints["llada"]))
     for changed in (QuantSettings(weight_bits=16), QuantSettings(head_bits=8)):
-        with pytest.raises(QuantizationError, match="no such tensor to save"):
+        with pytest.raises(QuantizationError, match="these settings want"):
             save_quantized(
                 model, tmp_path / "model", tokenizer=tokenizer, **settings | {"quant": changed}
             )

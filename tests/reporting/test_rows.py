@@ -62,8 +62,9 @@ def test_what_was_run_counts_and_not_what_it_was_called(words: list[str], row: s
 
 def test_a_methods_name_alone_makes_no_row() -> None:
     config = composed("method=quarot")
-    assert row_of({**config, "method": {**config["method"], "gptq": None}}) is None
-    assert row_of({**config, "method": {**config["method"], "rotation": None}}) == "gptq"
+    rotation, gptq = config["method"]["steps"]
+    assert row_of({**config, "method": {"name": "quarot", "steps": [rotation]}}) is None
+    assert row_of({**config, "method": {"name": "quarot", "steps": [gptq]}}) == "gptq"
 
 
 def test_sizes_and_bits_that_differ_are_seen() -> None:

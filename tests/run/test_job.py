@@ -278,8 +278,8 @@ def test_a_calibrated_cell_says_what_it_was_calibrated_on(make: Any) -> None:
         assert calibration["report"]["filled"] == [[2, 2], [2, 2]]
         assert calibration["cgq"]["masked"]["tokens"] > 0
         layers = value["quantization"]["layers"]
-        assert len(layers) == 14 and all(layer["gptq"] is not None for layer in layers)
-        assert value["quantization"]["rotation"]["seed"] == 0
+        assert len(layers) == 14 and all(layer["rounding"] is not None for layer in layers)
+        assert value["quantization"]["steps"]["rotation"][0]["seed"] == 0
 
 
 def test_cells_share_calibration_sets_and_rounded_weights(

@@ -4,8 +4,10 @@ import pytest
 
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.quantization.attention_settings import AttentionSettings
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
+from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.speed.workload import SpeedSettings, Workload
 
 
@@ -35,7 +37,7 @@ def workload(config):
             **{
                 "config": config(),
                 "load": None,
-                "method": MethodSettings("quarot_rtn", rotation=RotationSettings()),
+                "method": Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()}),
                 "quant": QuantSettings(attention=AttentionSettings()),
                 "iaaq": None,
                 "decoding": DecodingSettings(4, 4, 2, "low_confidence", suppress_eos=True),

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.quantization import rows
-from dllmquant_exp.quantization.attention_settings import IaaqSettings
+from dllmquant_exp.quantization import embeddings
+from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, RotationSettings
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.speed import low_bits
 from dllmquant_exp.speed.low_bits import with_half_ends
 from dllmquant_exp.speed.memory import held_bytes, weight_bytes
@@ -28,15 +30,15 @@ def test_a_random_packed_model_is_built_as_the_pipeline_builds_one(
     config, workload, architecture, method, granularity
 ):
     shape = config(architecture=architecture, n_kv_heads=4 if architecture == "llada" else 2)
-    rotation = RotationSettings(keys=True) if method == "quarot_rtn" else None
+    rotation = {"rotation": Rotation(keys=True)} if method == "quarot_rtn" else {}
+    method = Method(method, {**rotation, "round": Nearest()})
     settings = replace(
         workload().quant, activation_granularity=granularity, head_bits=8, embedding_bits=8
     )
     made = random_model(shape, seed=0)
-    quantize(made, MethodSettings(method, rotation=rotation), settings, iaaq=IaaqSettings())
+    quantize(made, method, settings, iaaq=Iaaq())
     pack_model(made)
-    described_so = MethodSettings(method, rotation=rotation)
-    asked = workload(config=shape, method=described_so, quant=settings, iaaq=IaaqSettings())
+    asked = workload(config=shape, method=method, quant=settings, iaaq=Iaaq())
     random = low_bits.random_model(asked, shape.n_layers)
     made, random = (with_half_ends(model, torch.float32) for model in (made, random))
     assert described(random) == described(made)
@@ -70,7 +72,7 @@ def test_the_timed_model_holds_what_is_counted(config, workload, dtype, bits, lo
     shape = config(architecture="dream", n_kv_heads=2)
     quant = replace(workload().quant, head_bits=bits[0], embedding_bits=bits[1])
     load = (lambda dtype: random_model(shape, seed=0).to(dtype)) if loaded else None
-    made = workload(config=shape, method=MethodSettings("rtn"), quant=quant, load=load)
+    made = workload(config=shape, method=Method("rtn", {"round": Nearest()}), quant=quant, load=load)
     model = low_bits.low_model(made, dtype)
     assert held_bytes(model) == weight_bytes(shape, 4, *bits)
     inputs = []
@@ -81,12 +83,12 @@ def test_the_timed_model_holds_what_is_counted(config, workload, dtype, bits, lo
 @pytest.mark.parametrize("native", [False, True])
 def test_half_ends_compute_what_wide_ones_do(config, workload, monkeypatch, native):
     monkeypatch.setattr(low_bits, "native_bfloat16", lambda: native)
-    monkeypatch.setattr(rows, "_AT_ONCE", 48 * 7)  # 7 rows of the vocabulary's 101
+    monkeypatch.setattr(embeddings, "_AT_ONCE", 48 * 7)  # 7 rows of the vocabulary's 101
     shape = config(architecture="dream")
     whole = random_model(shape, seed=0)
     for parameter in whole.parameters():  # values that 16 bits hold
         parameter.data = parameter.data.bfloat16().float()
-    quantize(whole, MethodSettings("rtn"), workload().quant)
+    quantize(whole, Method("rtn", {"round": Nearest()}), workload().quant)
     pack_model(whole)
     tokens = torch.arange(10)[None] + 3
     expected = whole(tokens)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.quantization.settings import MethodSettings
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.speed import full_precision, low_bits, measure, parts
 from dllmquant_exp.speed.full_precision import candidates
 from dllmquant_exp.speed.memory import weight_bytes
@@ -79,7 +80,7 @@ def test_memory_of_blocks_that_are_not_there_is_added(config, workload, monkeypa
     monkeypatch.setattr(process_memory, "resident_bytes", lambda: next(resident))
     monkeypatch.setattr(process_memory, "peak_bytes", lambda: next(peaks))
     monkeypatch.setattr(process_memory, "restart_peak", lambda: True)
-    made = workload(method=MethodSettings("rtn"), settings=SpeedSettings(6, 2, 1))
+    made = workload(method=Method("rtn", {"round": Nearest()}), settings=SpeedSettings(6, 2, 1))
     block = 4 * 48 * 48 + 3 * 48 * 96 + 2 * 48  # parameters
     full = measure._full_variant(made, "float32")
     assert (full.resident, full.peak) == (200 + 2 * block * 4, 600 + 2 * block * 4)
@@ -95,7 +96,7 @@ def test_a_peak_that_could_not_be_restarted_is_not_known(workload, monkeypatch):
 
 def test_shares_of_a_decode_count_every_block(workload, monkeypatch):
     monkeypatch.setattr(low_bits, "available_bytes", lambda: 1000)
-    made = workload(method=MethodSettings("rtn"))
+    made = workload(method=Method("rtn", {"round": Nearest()}))
     model = low_bits.low_model(made, torch.float32)
     (block,) = model.blocks
     clock = [0.0]
@@ -114,13 +115,13 @@ def test_a_loaded_model_is_measured_whole(workload, config):
 
 
 def test_full_precision_alone(workload):
-    found = measure.measure_speed(workload(quant=None, method=MethodSettings("fp")))
+    found = measure.measure_speed(workload(quant=None, method=Method("fp")))
     check(found, ["full precision"], 2, [True])
     assert found["low_type"] is None
 
 
 def test_extrapolation_counts_a_block_as_often_as_there_are_blocks(workload, monkeypatch):
-    made = workload(quant=None, method=MethodSettings("fp"))
+    made = workload(quant=None, method=Method("fp"))
     model = full_precision.full_model(made, "float32")
     assert len(model.blocks) == 1
     clock = [0.0]

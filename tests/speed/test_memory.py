@@ -5,9 +5,11 @@ import pytest
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.models.published_shapes import DREAM_7B, LLADA_8B, published_shape
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.speed import memory
 from dllmquant_exp.speed.memory import weight_bytes
 
@@ -39,7 +41,8 @@ def test_the_savings_that_table_4_is_about():
 def test_counted_bytes_are_those_of_a_packed_model(config, shape, bits):
     config = config(**shape)
     model = random_model(config, seed=0).bfloat16()
-    quantize(model, MethodSettings("rtn"), QuantSettings(head_bits=bits[0], embedding_bits=bits[1]))
+    rtn = Method("rtn", {"round": Nearest()})
+    quantize(model, rtn, QuantSettings(head_bits=bits[0], embedding_bits=bits[1]))
     pack_model(model)
     assert weight_bytes(config, 4, *bits) == memory.held_bytes(model)
 

@@ -5,16 +5,21 @@ import torch
 
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.gptq import GptqSettings
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.awq import Awq
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
+from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.speed import low_bits
 from dllmquant_exp.speed.workload import SpeedError, SpeedSettings
 
 
 def test_only_what_is_done_at_run_time_matters(workload):
-    gptq = MethodSettings("quarot", rotation=RotationSettings(), gptq=GptqSettings())
-    assert workload(method=gptq).runtime_method == workload().method
-    assert workload(method=MethodSettings("awq", awq=True)).runtime_method.name == "rtn"
+    gptq = Method("quarot", {"rotation": Rotation(), "gptq": Gptq()})
+    assert workload(method=gptq).runtime_method.steps == workload().method.steps
+    awq = Method("awq", {"awq": Awq(), "round": Nearest()})
+    assert workload(method=awq).runtime_method.steps == {"round": Nearest()}
     static = QuantSettings(activation_ranges="static", activation_granularity="per_tensor")
     with pytest.raises(SpeedError, match="activation_ranges=dynamic"):
         workload(quant=static)

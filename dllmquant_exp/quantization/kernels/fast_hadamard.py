@@ -35,5 +35,5 @@ def rotated(x: Tensor, rotation: nn.Module) -> Tensor:
 
 @functools.cache
 def _factor(order: int) -> Tensor:
-    """What a Hadamard matrix has beside Sylvester's; see hadamard.py."""
+    """The factor of a Hadamard matrix beside Sylvester's; see hadamard.py."""
     return torch.ones(1, 1) if order == 1 else paley(order).float()

@@ -19,6 +19,7 @@ from dllmquant_exp.run.plan.cells import Cell, Plan, make_plan
 from dllmquant_exp.run.plan.forward import GPUS, HERE, Place
 from dllmquant_exp.run.sweep.composition import compose_jobs
 
+
 def plan(
     line: Overrides, on: str | None, utilisation: float, slowdown: float, throughput: float | None
 ) -> int:

@@ -8,14 +8,17 @@ import torch
 
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.quantization import rows
+from dllmquant_exp.quantization import embeddings
+from dllmquant_exp.quantization.method import Method
+from dllmquant_exp.quantization.nearest import Nearest
 from dllmquant_exp.quantization.packed import PackedLinear, pack_model
 from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
-from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings, RotationSettings
+from dllmquant_exp.quantization.rotation import Rotation
 
-RTN = MethodSettings("rtn")
-ROTATED = MethodSettings("quarot_rtn", rotation=RotationSettings())
+RTN = Method("rtn", {"round": Nearest()})
+ROTATED = Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()})
 
 
 def weight(vocabulary=50, d=24):
@@ -36,10 +39,10 @@ def make(architecture, dtype=torch.float32):
 @pytest.mark.parametrize("at_once", [1, 24 * 7, 2**22])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_head_is_the_product_with_its_values(dtype, at_once, monkeypatch):
-    monkeypatch.setattr(rows, "_AT_ONCE", at_once)
+    monkeypatch.setattr(embeddings, "_AT_ONCE", at_once)
     made = weight()
     x = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
-    y = rows.QuantizedHead(made, dtype)(x)
+    y = embeddings.QuantizedHead(made, dtype)(x)
     values = made.numbers.numpy().astype(np.float64) * made.scale.numpy().astype(np.float64)
     expected = torch.from_numpy(x.double().numpy() @ values.T)
     assert (y.shape, y.dtype) == ((2, 5, 50), dtype)
@@ -50,7 +53,7 @@ def test_the_head_is_the_product_with_its_values(dtype, at_once, monkeypatch):
 def test_a_row_of_the_embedding_is_its_numbers_times_its_scale():
     made = weight()
     tokens = torch.tensor([[3, 3, 49], [0, 7, 12]])
-    found = rows.QuantizedEmbedding(made, torch.float32)(tokens)
+    found = embeddings.QuantizedEmbedding(made, torch.float32)(tokens)
     for (b, t), token in np.ndenumerate(tokens.numpy()):
         expected = made.numbers[token].float() * made.scale[token]
         assert torch.equal(found[b, t], expected)
