@@ -6,7 +6,6 @@ calibration decodes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -17,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
@@ -24,7 +24,7 @@ from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
 from dllmquant_exp.reporting.cells import flat
 from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION
-from dllmquant_exp.run.sweep.submission import explain
+from dllmquant_exp.run.sweep.composition import explain
 from dllmquant_exp.store.results import SCHEMA_VERSION
 from dllmquant_exp.store.schema import read
 
@@ -143,7 +143,8 @@ def settings_read(figure: str, architecture: str) -> set[str]:
 
 def architecture_of(words: Sequence[str], config_folder: Path) -> str:
     """The architecture of the model that the words choose; only those about the model count."""
-    model = [word for word in words if _group(word) == "model"]
+    line = Overrides.read(words)
+    model = [*line.folders.words, *line.within("model").texts]
     return str(_composed(config_folder, model)["model"]["architecture"])
 
 
@@ -176,7 +177,8 @@ def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
     Left out are the number of prompts, the seed (claims are about any), what is only shown, where
     it runs and in which precision, and where the checkpoint lies (its digest identifies it).
     """
-    words = [word for word in probe.words if word.startswith("model=")]
+    line = Overrides.read(probe.words)
+    words = [*line.folders.words, *(f"model={name}" for name in line.values("model"))]
     usual = read_probe({}, words, probe.config_folder)
     counted = settings_read(figure, probe.experiment.model.architecture) - {"prompts", *SHOWN}
     own, default = (
@@ -201,15 +203,7 @@ def _numbered(figures: Sequence[str]) -> str:
 
 def _group(word: str) -> str:
     """The first name of a word, as `quant` of `+quant.weight_bits=4`."""
-    return word.lstrip("+~").partition("=")[0].partition(".")[0]
-
-
-def _number(value: Any) -> Any:
-    """A number where a text is one; anything else as it is, which its field refuses."""
-    for kind in (int, float) if isinstance(value, str) else ():
-        with suppress(ValueError):
-            return kind(value)
-    return value
+    return Overrides.read([word]).names[0] if "=" in word else word
 
 
 def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def prepare(experiment: Experiment) -> Prepared:
     if experiment.saved is not None:
         return _restore(experiment, experiment.saved, device, start)
     folder = resolve_checkpoint(experiment.model.checkpoint, experiment.model.revision)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder), layout=experiment.model.layout)
     model = _load(experiment, folder, tokenizer, device)
     digest = checkpoint_digest(folder)
     loaded = time.perf_counter()
@@ -169,7 +169,7 @@ def _load(
     experiment: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Transformer:
     settings = experiment.model
-    architecture = load_config(folder).architecture
+    architecture = load_config(folder, settings.layout).architecture
     if architecture != settings.architecture:
         raise CheckpointError(
             f"{settings.checkpoint} is a {architecture} checkpoint, but model={settings.name} "
@@ -177,7 +177,7 @@ def _load(
         )
     dtype = getattr(torch, experiment.common.dtype)
     if settings.outliers is None:
-        return load_model(str(folder), dtype=dtype, device=device)
+        return load_model(str(folder), dtype=dtype, device=device, layout=settings.layout)
     # In float64, so that what is rounded to `dtype` is the exact function of the checkpoint.
     model = load_model(str(folder), dtype=torch.float64, device=device)
     add_outliers(model, tokenizer, settings.outliers)

@@ -31,16 +31,17 @@ def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
         SpeedError, QuantizationError: settings that cannot be measured.
     """
     settings = experiment.model
-    folder = None
+    folder, config = None, None
     if settings.embedded or Path(settings.checkpoint).expanduser().is_dir():
         folder = resolve_checkpoint(settings.checkpoint, settings.revision)
+        config = load_config(folder, settings.layout)
 
     def load(dtype: torch.dtype) -> Transformer:
         return load_model(str(folder), dtype=dtype, device=torch.device("cpu"))
 
     assert task.speed is not None
     workload = Workload(
-        config=published_shape(settings.checkpoint) if folder is None else load_config(folder),
+        config=config or published_shape(settings.checkpoint),
         load=load if settings.embedded else None,
         method=experiment.method,
         quant=experiment.quant,

@@ -22,8 +22,8 @@ def weight_bytes(
     Args:
         linear_bits: 4 (as `PackedLinear` stores it: two per byte, sizes padded, a scale and a sum
             per output) or 16.
-        head_bits, embedding_bits: 8 (as in quantization/embeddings.py: a byte each, a scale per row) or
-            16. Norms and biases have 16.
+        head_bits, embedding_bits: 8 (as in quantization/embeddings.py: a byte each, and a scale
+            per row) or 16. Norms and biases have 16.
     """
     with torch.device("meta"):
         model = Transformer(config)

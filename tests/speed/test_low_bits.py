@@ -8,10 +8,10 @@ import torch
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.quantization import embeddings
 from dllmquant_exp.quantization.iaaq import Iaaq
-from dllmquant_exp.quantization.packed import PackedLinear, pack_model
-from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.nearest import Nearest
+from dllmquant_exp.quantization.packed import PackedLinear, pack_model
+from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.speed import low_bits
 from dllmquant_exp.speed.low_bits import with_half_ends
@@ -72,7 +72,9 @@ def test_the_timed_model_holds_what_is_counted(config, workload, dtype, bits, lo
     shape = config(architecture="dream", n_kv_heads=2)
     quant = replace(workload().quant, head_bits=bits[0], embedding_bits=bits[1])
     load = (lambda dtype: random_model(shape, seed=0).to(dtype)) if loaded else None
-    made = workload(config=shape, method=Method("rtn", {"round": Nearest()}), quant=quant, load=load)
+    made = workload(
+        config=shape, method=Method("rtn", {"round": Nearest()}), quant=quant, load=load
+    )
     model = low_bits.low_model(made, dtype)
     assert held_bytes(model) == weight_bytes(shape, 4, *bits)
     inputs = []

@@ -11,10 +11,11 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.making import DEFAULT_QUANT, ModelSettings
+from dllmquant_exp.config.identity import method_label
+from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, ModelSettings
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
-from dllmquant_exp.models.checkpoints import load_config, load_tokenizer, resolve_checkpoint
+from dllmquant_exp.models.checkpoints import Layout, load_config, load_tokenizer, resolve_checkpoint
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.run.plan.forward import Finished, Forwards, Place, keys_of, parameters
@@ -111,14 +112,20 @@ def make_plan(
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
     for job in jobs:
         folder, common = local_folder(job.model), job.common
-        config = published_shape(job.model.checkpoint) if folder is None else load_config(folder)
+        config = (
+            published_shape(job.model.checkpoint)
+            if folder is None
+            else load_config(folder, job.model.layout)
+        )
         if folder is None:
             plan.downloads[job.model.checkpoint] = 2.0 * sum(parameters(config))
         names = set()
         for task in job.tasks:
-            progress(f"{job.model.name} {job.row} {task.name}")
+            progress(f"{job.model.name} {row_name(job)} {task.name}")
             at_hand = task.kind != "official" or common.data_root is not None
-            tokenizer = _tokenizer(folder, tokenizers) if folder and at_hand else None
+            tokenizer = (
+                _tokenizer(folder, job.model.layout, tokenizers) if folder and at_hand else None
+            )
             asked = demand(task.settings, config, tokenizer, common.data_root, common.limit)
             cell = _cell(job, task, config, asked, forwards)
             plan.cells[cell.name] = cell
@@ -143,13 +150,13 @@ def local_folder(settings: ModelSettings) -> Path | None:
 
 
 def _tokenizer(
-    folder: Path, known: dict[str, PreTrainedTokenizerBase | None]
+    folder: Path, layout: Layout | None, known: dict[str, PreTrainedTokenizerBase | None]
 ) -> PreTrainedTokenizerBase | None:
     """One object for equal files; None where the folder has the configuration alone."""
     files = sorted(folder.glob("tokenizer*"))
     digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if digest not in known:
-        known[digest] = load_tokenizer(str(folder)) if files else None
+        known[digest] = load_tokenizer(str(folder), layout=layout) if files else None
     return known[digest]
 
 
@@ -179,7 +186,7 @@ def row_name(job: Experiment) -> str:
     """The row, and its bits and execution where they are not the usual ones."""
     quant = "" if job.quant_name == DEFAULT_QUANT else job.quant_name
     packed = job.quant is not None and job.common.execution == "packed"
-    return " ".join(filter(None, (job.row, quant, "packed" if packed else "")))
+    return " ".join(filter(None, (method_label(job), quant, "packed" if packed else "")))
 
 
 def answered_share(folder: Path, requests: int) -> float:
@@ -234,7 +241,7 @@ def _add_stages(
         return
     cells = [plan.cells[name] for name in names]
     rate = sum(c.seconds for c in cells) / sum(c.demand.tokens for c in cells)
-    method_steps = dict(getattr(job.method, "steps", {"": job.method})).values()
+    method_steps = job.method.steps.values()
     keys, seed = keys_of(job.cell_config(job.tasks[0])), job.common.seed
     disk = BYTES_PER_WEIGHT * parameters(config)[0]
     for kind, part, key, of, steps, size in (

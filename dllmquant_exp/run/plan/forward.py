@@ -24,12 +24,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dllmquant_exp.config.experiment import Experiment
+from dllmquant_exp.config.identity import calibration_identity, weights_identity
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.plan.requests import Demand
-from dllmquant_exp.run.prepare import calibration_identity, quantize_as, weights_identity
+from dllmquant_exp.run.prepare import quantize_as
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import RESULT_FILE, ResultError, config_hash, load_json
 

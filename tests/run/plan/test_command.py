@@ -168,5 +168,11 @@ def test_bad_input(call: Call, words: list[str], message: str) -> None:
 def test_help(call: Call) -> None:
     status, out, _ = call("plan", "--help")
     assert status == 0
-    for word in ("on=here", "throughput=...", "utilisation=0.4", "slowdown=1.0", "a100, h100, a6000"):
+    for word in (
+        "on=here",
+        "throughput=...",
+        "utilisation=0.4",
+        "slowdown=1.0",
+        "a100, h100, a6000",
+    ):
         assert word in out
