@@ -12,10 +12,7 @@ from dllmquant_exp.probes.decodes import Subject
 from dllmquant_exp.probes.probe import Probe
 
 PROMPTS, STEPS, LENGTH = 3, 8, 8
-GIVEN = {
-    "prompts": str(PROMPTS), "gen_length": str(LENGTH), "steps": str(STEPS), "blocks": "2",
-    "states": "2",
-}  # fmt: skip
+GIVEN = {"prompts": PROMPTS, "gen_length": LENGTH, "steps": STEPS, "blocks": 2, "states": 2}
 
 
 def every_state(one: Subject, number: int) -> list[Tensor]:

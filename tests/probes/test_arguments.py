@@ -1,27 +1,8 @@
-"""Words, ranges and help of the command's settings."""
+"""Ranges and help of the command's settings."""
 
 import pytest
 
-from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.probes.arguments import (
-    ProbeError,
-    ProbeSettings,
-    arguments,
-    help_text,
-    split_words,
-)
-
-
-def test_words_are_ours_or_hydras() -> None:
-    assert split_words(["figure=2", "model=x", "seed=1", "noise=0.1"]) == (
-        {"figure": "2", "noise": "0.1"},
-        ["model=x", "seed=1"],
-    )
-    with pytest.raises(ConfigError, match="did you mean 'figure'"):
-        split_words(["figur=1"])
-    for words in (["figure"], ["prompts=1", "prompts=2"]):
-        with pytest.raises(ConfigError):
-            split_words(words)
+from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings, figure_settings
 
 
 def test_settings_have_limits() -> None:
@@ -29,6 +10,9 @@ def test_settings_have_limits() -> None:
         ProbeSettings(prompts=1, gen_length=8, steps=4, states=5)
 
 
-def test_help_names_every_setting_with_its_default() -> None:
-    for name, (default, text) in arguments().items():
-        assert f"  {name}={default}" in help_text() and text.split()[0] in help_text()
+def test_words_are_numbers_of_their_field() -> None:
+    settings = figure_settings()
+    assert settings["noise"].read("noise", "0.1") == 0.1
+    assert settings["layer"].read("layer", "-1") == -1
+    assert {*ProbeSettings.__dataclass_fields__} <= {*settings}
+    assert "(default: 0.5)" in settings["noise"].help

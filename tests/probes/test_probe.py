@@ -23,14 +23,14 @@ MEASURED = [name for name, kind in catalog().items() if kind.measure]
 @pytest.mark.parametrize(
     ("given", "words", "message"),
     [
-        ({"prompts": "0"}, [], "at least 1"),
+        ({"prompts": 0}, [], "at least 1"),
         ({"prompts": "few"}, [], "whole number"),
-        ({"prompt": "64"}, [], "between 0 and 63"),
-        ({"steps": "64"}, [], "at most one step per token"),
-        ({"blocks": "5"}, [], "must divide"),
-        ({"noise": "0"}, [], "above 0"),
-        ({"layer": "-2"}, [], "at least -1"),
-        ({"noise": "11"}, [], "at most 10"),
+        ({"prompt": 64}, [], "between 0 and 63"),
+        ({"steps": 64}, [], "at most one step per token"),
+        ({"blocks": 5}, [], "must divide"),
+        ({"noise": 0}, [], "above 0"),
+        ({"layer": -2}, [], "at least -1"),
+        ({"noise": 11}, [], "at most 10"),
         ({}, ["model=nonsense"], "nonsense"),
         ({"task": "micro_nine"}, [], "one task"),
     ],
@@ -53,10 +53,10 @@ def test_defaults_fit_the_model() -> None:
 
 
 OTHER_VALUES = {
-    **dict.fromkeys(("prompts", "layer"), "2"),
-    **dict.fromkeys(("gen_length", "steps", "states"), "16"),
-    **dict.fromkeys(("prompt", "head", "seed"), "1"),
-    **{"blocks": "2", "noise": "0.25", "task": "micro_humaneval"},
+    **dict.fromkeys(("prompts", "layer"), 2),
+    **dict.fromkeys(("gen_length", "steps", "states"), 16),
+    **dict.fromkeys(("prompt", "head", "seed"), 1),
+    **{"blocks": 2, "noise": 0.25, "task": "micro_humaneval"},
     **{"dtype": "float64", "batch_size": "7", "threads": "1"},
 }
 
@@ -65,7 +65,7 @@ def asked(name: str, architecture: str) -> tuple[dict[str, str], list[str]]:
     """A setting with another value than its default, ours and Hydra's, of an embedded model."""
     model = ["model=micro_dream"] if architecture == "dream" else []
     if name in ("task", *ProbeSettings.__dataclass_fields__):
-        steps = {"steps": "16"} if name == "gen_length" else {}
+        steps = {"steps": 16} if name == "gen_length" else {}
         return {name: OTHER_VALUES[name], **steps}, model
     return {}, [*model, f"{name}={OTHER_VALUES[name]}"]
 
@@ -117,13 +117,13 @@ def test_settings_that_are_not_the_models_own_are_named() -> None:
     def changed(figure: str, given: dict[str, str], *words: str) -> dict[str, Any]:
         return changed_settings(read_probe(given, words, config_folder()), figure)
 
-    usual = {"prompts": "3", "prompt": "2"}
+    usual = {"prompts": 3, "prompt": 2}
     where = ("threads=1", "dtype=bfloat16", "batch_size=2", "model.checkpoint=elsewhere")
     for figure in MEASURED:
         assert changed(figure, usual, "model=micro_dream", *where) == {}
-    assert changed("figure4", {"noise": "0.25", "blocks": "2"}) == {"noise": 0.25, "blocks": 2}
-    assert changed("figure6", {"noise": "0.25"}, "seed=1") == {}
+    assert changed("figure4", {"noise": 0.25, "blocks": 2}) == {"noise": 0.25, "blocks": 2}
+    assert changed("figure6", {"noise": 0.25}, "seed=1") == {}
     assert changed("figure9", {"task": "micro_humaneval"}) == {"task": "micro_humaneval"}
-    found = changed("figure1", {"steps": "16"}, "model.outliers.strength=5")
+    found = changed("figure1", {"steps": 16}, "model.outliers.strength=5")
     assert found == {"steps": 16, "model.outliers.strength": 5}
     assert "model.outliers" in changed("figure1", {}, "model.outliers=null")

@@ -260,7 +260,7 @@ COMPONENTS: dict[str, Any] = {
         "thresholds": [0.5], "texts": ["micro_arc", "micro_gsm8k"], "gen_length": 8, "steps": 8,
     },
     "cgq": option("cgq", "on"),
-    "iaaq": {"enabled": True},
+    "iaaq": {"_target_": "dllmquant_exp.quantization.iaaq.Iaaq"},
 }  # fmt: skip
 
 

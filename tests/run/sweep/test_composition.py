@@ -23,7 +23,7 @@ def jobs(line: str) -> dict[str, Experiment]:
 
 def act_orders(line: str) -> dict[str, bool | None]:
     return {
-        row: None if job.method.gptq is None else job.method.gptq.act_order
+        row: getattr(job.method.steps.get("gptq"), "act_order", None)
         for row, job in jobs(line).items()
     }
 
