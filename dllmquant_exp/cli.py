@@ -161,7 +161,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
         return report_audit(_report_folder(values))
     if words[:1] == ["claims"]:
         from dllmquant_exp.reporting.commands import report_claims
-        from dllmquant_exp.reporting.presets import read_presets
+        from dllmquant_exp.reporting.tables.presets import read_presets
 
         values = read_settings("report claims", words[1:], _PAPER_REPORT)
         return report_claims(
@@ -177,7 +177,7 @@ def report(words: Sequence[str], config_folder: Path) -> int:
         raise ConfigError(f"there is no report {words[0]!r} (there are: {pages})")
     if any(word.startswith("table=") for word in words):
         from dllmquant_exp.reporting.commands import report_tables
-        from dllmquant_exp.reporting.presets import read_presets
+        from dllmquant_exp.reporting.tables.presets import read_presets
 
         defaults = {"table": None, **_PAPER_REPORT, "tracking": "off"}
         values = read_settings("report", words, defaults)
@@ -224,10 +224,9 @@ def _tracking(config_folder: Path, name: str) -> TrackingSettings:
 
 def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]`."""
-    from dllmquant_exp.reporting.cells import of_models, read_sweep
+    from dllmquant_exp.reporting.frame import lines_of, of_models, read_sweep
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
-    from dllmquant_exp.reporting.tables import build_tables
+    from dllmquant_exp.reporting.tables.of_sweep import build_tables, missing, print_tables, to_csv
     from dllmquant_exp.store.unfinished import unfinished_cells
 
     values = read_settings(
@@ -242,18 +241,18 @@ def _report_sweep(words: Sequence[str]) -> int:
     tables = build_tables(cells)
     if values["format"] == "csv":
         print(to_csv(tables), end="")
-        for gap in (gap for table in tables for gap in table.gaps):
+        for gap in (gap for table in tables for gap in missing(table)):
             print(f"missing: {gap}", file=sys.stderr)
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
-        print_speed_cells(cells, Console())
+        print_speed_cells(lines_of(cells), Console())
         print_tables(tables, problems, Console())
-    if not cells:
+    if cells.empty:
         print(f"no results in {runs_dir / sweep} yet", file=sys.stderr)
     for line in unfinished:
         print(f"unfinished: {line}", file=sys.stderr)
-    whole = cells and all(cell.status == "finished" for cell in cells)
+    whole = not cells.empty and bool((cells["status"] == "finished").all())
     return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
 
 

@@ -16,7 +16,7 @@ from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.command_help import HELP
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.probes.command import OWN
-from dllmquant_exp.reporting.writers import FORMATS
+from dllmquant_exp.reporting.render import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]

@@ -64,7 +64,7 @@ from dllmquant_exp.probes.subject import Subject, load_subject, response_logits,
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quantizers import fake_quantize
 from dllmquant_exp.reporting.figures import FIGURES
-from dllmquant_exp.reporting.sign_flip import ratio_interval
+from dllmquant_exp.reporting.statistics import ratio_interval
 from dllmquant_exp.run import prepare as preparation
 from dllmquant_exp.run.prepare import Prepared
 

@@ -41,7 +41,7 @@ Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 # Choose options of other groups, or how jobs are started; read by Hydra and its plugins alone.
-PRESETS = ("row", "models", "table", "launcher")
+PRESETS = ("row", "models", "table", "launcher", "report")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.comparisons import average_over_seeds
 from dllmquant_exp.reporting.figure_data import (
     ARRAYS_FILE,
     FIGURE_VERSION,
@@ -38,8 +37,9 @@ from dllmquant_exp.reporting.figure_rows import (
 )
 from dllmquant_exp.reporting.figure_style import COLUMN, styled
 from dllmquant_exp.reporting.figures import CAPTIONS, FIGURES, MEASURED, draw, draw_results
+from dllmquant_exp.reporting.frame import to_frame
 from dllmquant_exp.reporting.selection import ModelResults, model_results
-from dllmquant_exp.reporting.statistics import mean_interval
+from dllmquant_exp.reporting.statistics import average_over_seeds, mean_interval
 from dllmquant_exp.store.results import ResultError
 
 Made = Callable[..., CellResult]
@@ -305,7 +305,7 @@ def results(made: Made, embedded: bool = True, model: str = "micro") -> ModelRes
         for task in TASKS
         if (row, task) != ("awq_tmas", "arc")
     ]
-    (found,) = model_results(cells)
+    (found,) = model_results(to_frame(cells))
     return found
 
 
@@ -349,7 +349,7 @@ def test_gains_are_over_the_row_that_components_are_added_to(made: Made) -> None
         for row, count in right.items()
         for task in TASKS
     ]
-    (found,) = model_results(cells)
+    (found,) = model_results(to_frame(cells))
     assert {p.row: round(p.estimate.value) for p in gain_points(found)} == {
         "awq_tmas": 10, "quarot_tmas": -30, "quarot_tmas_cgq": 20,
     }  # fmt: skip

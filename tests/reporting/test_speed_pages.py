@@ -3,7 +3,6 @@
 import csv
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.reporting.cells import CellResult, read_result
-from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.cells import CellResult
+from dllmquant_exp.reporting.comparable import model_results
+from dllmquant_exp.reporting.frame import read_result, to_frame
+from dllmquant_exp.reporting.render import FORMATS
 from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
 from dllmquant_exp.reporting.speed_results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables import build_tables
-from dllmquant_exp.reporting.writers import FORMATS
+from dllmquant_exp.reporting.tables.of_sweep import build_tables
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_cells_of_one_row_that_differ_are_lines_of_their_own(
         measured = {**MEASURED, "machine": {**MEASURED["machine"], **machine}}
         cell = read_result(write_speed("rtn", "llada_8b", measured))
         config = {**cell.config, "quant": {**cell.config["quant"], **quant}}
-        return replace(cell, config=config, config_hash=str(quant))
+        return cell._replace(config=config, config_hash=str(quant))
 
     usual, narrow, slow = read({}), read({}, head_bits=8), read({"execution": "reference"})
     other = read_result(write_speed("quarot", "llada_8b"))
@@ -102,8 +102,8 @@ def test_notes_say_how_it_was_measured(write_speed: Callable[..., Path]) -> None
 
 def test_speed_is_in_no_table_of_scores(cells: list[CellResult], made: Any) -> None:
     scored = made("rtn", "gsm8k", [1, 0])
-    assert model_results([*cells, scored])[0].model == "micro" and not of_no_row(cells)
-    assert len(model_results(cells)) == 0 and build_tables(cells) == []
+    assert model_results(to_frame([*cells, scored]))[0].model == "micro"
+    assert model_results(to_frame(cells)) == [] and build_tables(to_frame(cells)) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)

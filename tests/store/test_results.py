@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from result_content import content
 
-from dllmquant_exp.reporting.cells import read_result
+from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.store.results import (
     ResultError,
     canonical_json,
@@ -25,7 +25,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = write_result(tmp_path / "sweep" / "cell", content())
     cell = read_result(path)
     assert (cell.model, cell.method, cell.quant, cell.score) == ("m", "rtn", "w4a4", 0.5)
-    assert cell.items == {("t", "0"): 1.0, ("t", "1"): 0.0}
+    assert cell.items == (("t", "0"), ("t", "1")) and cell.scores.tolist() == [1.0, 0.0]
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
 
 

@@ -1,17 +1,18 @@
-"""Intervals for scores, for averages over tasks and for paired differences.
+"""Intervals of scores, of averages over tasks and of paired differences.
 
 Every interval has 95% nominal coverage and is two-sided:
 
 - a 0/1 metric: Wilson's score interval, which stays honest near 0% and 100%
-- the same averaged over seeds, item by item: Wilson's with the effective number of items
+- the same metric averaged over seeds, item by item: Wilson's with the effective number of items
 - a fractional metric (mc2): Student's t
 - a paired difference of 0/1 outcomes: Bonett and Price's adjusted Wald interval (2012), which
-  does not collapse to nothing when two methods happen to agree on every item
-- a paired difference otherwise: Student's t on the per-item differences
-- an average over tasks: the tasks are independent strata, so their distances to the limits add in
+  keeps its width where two methods agree on every item
+- another paired difference: Student's t on the per-item differences
+- an average over tasks: the tasks are independent strata, and their distances to the limits add in
   squares (MOVER, Zou and Donner 2008), which keeps the asymmetry of the parts
 
-Tests, several calibration seeds and power are in comparisons.py.
+Quantiles come from scipy.special, since scipy.stats takes longer to import than a report to print.
+scipy's own Wilson interval takes whole counts only, and effective counts are not whole.
 """
 
 import math
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
 import numpy as np
-from scipy.special import stdtrit  # not scipy.stats: its import takes longer than a report
+from scipy.special import stdtrit
 
 ALPHA = 0.05  # two-sided
 
@@ -36,10 +37,6 @@ class Estimate:
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
 
 
 def z_quantile(alpha: float = ALPHA) -> float:
@@ -68,8 +65,8 @@ def wilson(successes: float, n: float) -> Estimate:
 def averaged_proportion(means: Sequence[float]) -> Estimate:
     """Interval of 0/1 outcomes from each item's mean over repetitions, such as seeds.
 
-    Wilson's, of as many items as would have the mean's variance with one outcome each: their
-    number where repetitions agree on every item, and more where they do not.
+    Wilson's with the number of items whose single outcomes would have the mean's variance: the
+    number of items where repetitions agree everywhere, and more where they do not.
     """
     p, n = fmean(means), float(len(means))
     if min(means) < max(means):  # rounding must not give equal means a variance
@@ -78,7 +75,7 @@ def averaged_proportion(means: Sequence[float]) -> Estimate:
 
 
 def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estimate:
-    """Student's t interval of a mean, cut to `bounds`; one value alone says nothing of spread."""
+    """Student's t interval of a mean, cut to `bounds`; a single value has no spread to tell."""
     if not values:
         raise ValueError("an interval needs at least one item")
     mean = fmean(values)
@@ -89,12 +86,12 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float]) -> Estim
 
 
 def score_interval(scores: Sequence[float]) -> Estimate:
-    """Interval of a task's score from its items' scores; see the module docstring.
+    """Interval of a task's score from its items' scores; see the module's docstring.
 
     Raises:
         ValueError: no items, or a score outside [0, 1].
     """
-    if not all(0 <= score <= 1 for score in scores):  # NaN is not in it either
+    if not all(0 <= score <= 1 for score in scores):  # refuses NaN too
         raise ValueError(f"scores must lie in [0, 1], got {min(scores)} to {max(scores)}")
     if scores and all(score in (0, 1) for score in scores):
         return wilson(sum(map(int, scores)), len(scores))
@@ -104,7 +101,7 @@ def score_interval(scores: Sequence[float]) -> Estimate:
 def adjusted_difference(differences: Sequence[float]) -> Estimate:
     """Bonett and Price's interval of a mean of differences between 0/1 outcomes.
 
-    It is Wald's interval after adding one item gained and one lost. In that form it also takes
+    It is Wald's interval after adding one item gained and one lost. In this form it also takes
     differences that were averaged over seeds, item by item.
     """
     n = len(differences) + 2
@@ -119,9 +116,9 @@ def adjusted_difference(differences: Sequence[float]) -> Estimate:
 
 
 def average(estimates: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate:
-    """Mean of independent estimates; see MOVER in the module docstring.
+    """Mean of independent estimates; see MOVER in the module's docstring.
 
-    weights: of each estimate, below 0 where it is taken off; None = equal ones that add up to 1.
+    weights: one per estimate, negative where it is subtracted; None = equal ones that add up to 1.
 
     Raises:
         ValueError: no estimate, or another number of weights.

@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from dllmquant_exp.reporting.comparisons import (
+from dllmquant_exp.reporting.statistics import (
+    Estimate,
     SeededAverage,
+    average,
     average_over_seeds,
     holm,
     mcnemar,
     paired_difference,
     paired_test,
+    score_interval,
     stratified_test,
 )
-from dllmquant_exp.reporting.statistics import Estimate, average, score_interval
 
 # --- one task --------------------------------------------------------------------------------
 
@@ -74,11 +76,6 @@ def test_p_is_never_told_from_0_far_out() -> None:
     """A tail of 30 standard deviations is a formula's, not the data's."""
     right = np.ones((1, 1000))
     assert average_over_seeds([right], [0 * right]).p_beyond(0.0) == pytest.approx(1e-12)
-
-
-def test_counts_below_zero_are_refused() -> None:
-    with pytest.raises(ValueError, match="not counts"):
-        mcnemar(-1, 3)
 
 
 # --- averages over tasks ---------------------------------------------------------------------
@@ -356,5 +353,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match=r"\[seeds, items\] per task"):
             average_over_seeds(bad)
     for bad in ([], [np.ones((2, 4))], [np.ones((3, 5))], [np.ones((1, 4))]):
-        with pytest.raises(ValueError, match="reference must be"):
+        with pytest.raises(ValueError, match=r"the same items|shorter"):
             average_over_seeds([np.ones((2, 5))], bad)

@@ -1,17 +1,21 @@
-"""The files: word for word for a small table, and what the formats must not do to a text."""
+"""Tables as text: on a terminal, and word for word in files."""
 
 import io
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from dllmquant_exp.reporting.grids import Grid
-from dllmquant_exp.reporting.writers import (
+from dllmquant_exp.reporting.render import (
     FORMATS,
     Document,
+    Grid,
     Section,
     check_formats,
+    points,
+    show,
     to_html,
     to_latex,
     to_markdown,
@@ -21,6 +25,72 @@ from dllmquant_exp.reporting.writers import (
 from dllmquant_exp.store.results import ResultError
 
 GRID = Grid(
+    "scores",
+    ("Hum.", "GSM8K", "Avg."),
+    (("AWQ", ("1.0 ±2", "3.0 ±4", "-")), ("Qua|Rot", ("5.0", "failed", "7.0"))),
+    (("items", ("10", "20", "30")),),
+    frozenset({(0, 1), (1, 2)}),
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "sign", "text"),
+    [
+        ((88.7, 87.8, 89.6), False, "88.7 ±0.9"),
+        ((-1.3, -2, -0.4), True, "-1.3* ±0.8"),
+        ((1.3, -2, 4), True, "+1.3 ±3.0"),
+        ((-0.04, -2, 2), True, "0.0 ±2.0"),
+        ((0.04, -2, 2), True, "0.0 ±2.0"),
+        ((math.nan, math.nan, math.nan), True, "-"),
+        ((98, 95, 99.5), False, "98.0 -3.0 +1.5"),  # ± would pass 100
+        ((50, 40, 56), False, "50.0 -10.0 +6.0"),  # and be two points off
+        ((50, 40, 58.5), False, "50.0 ±9.2"),  # three quarters of a point
+        ((-95, -100, -60), True, "-95.0* -5.0 +35.0"),
+    ],
+)
+def test_points(limits: tuple[float, float, float], sign: bool, text: str) -> None:
+    assert points(*limits, sign=sign) == text
+
+
+def printed(grid: Grid, width: int = 80, **settings: int) -> list[str]:
+    out = io.StringIO()
+    show([grid], ["a note"], Console(file=out, width=width), **settings)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_intervals_stand_under_their_values() -> None:
+    lines = printed(GRID)
+    assert lines[0] == "scores" and lines[-1] == "a note"
+    row = next(i for i, line in enumerate(lines) if "AWQ" in line)
+    assert lines[row].split() == ["AWQ", "1.0", "3.0", "-"]
+    assert lines[row + 1].split() == ["±2", "±4"]
+
+
+def test_two_distances_stand_under_their_value_starred_or_not() -> None:
+    for value in ("98.0", "-95.0*"):
+        lines = printed(Grid("t", ("PIQA",), (("AWQ", (f"{value} -5.0 +35.0",)),)))
+        row = next(i for i, line in enumerate(lines) if "AWQ" in line)
+        assert [line.split() for line in lines[row : row + 3]] == [
+            ["AWQ", value], ["-5.0"], ["+35.0"]
+        ]  # fmt: skip
+
+
+def test_long_names_go_on_below_and_sentences_too() -> None:
+    sentence = "rows that were calibrated on as many samples as this one"
+    grid = Grid("t", ("needs",), (("AWQ + TMAS + CGQ + IA-AQ", (sentence,)),))
+    lines = printed(grid, name_width=14)
+    assert max(map(len, lines)) < 60
+    assert any(line.split()[:3] == ["AWQ", "+", "TMAS"] for line in lines)
+    assert " ".join(" ".join(lines).split()).count("this one") == 1
+
+
+def test_brackets_are_text_and_not_markup() -> None:
+    grid = Grid("t", ("x",), (("proportions=[0.3, 0.2] [red]", ("[bold]",)),))
+    text = "\n".join(printed(grid, name_width=60))
+    assert "proportions=[0.3, 0.2] [red]" in text and "[bold]" in text
+
+
+WRITTEN = Grid(
     "score in %",
     ("Hum.", "GSM8K"),
     (("FP", ("94.6 ±2.0", "86.0 ±3.0")), ("a_b|c <i>", ("-1.3* ±0.4", "-"))),
@@ -31,7 +101,7 @@ DOCUMENT = Document(
     "table3",
     "Table 3",
     "Parts & wholes.",
-    (Section("micro_llada, W4A4", (GRID,), ("50% of <b>.",)),),
+    (Section("micro_llada, W4A4", (WRITTEN,), ("50% of <b>.",)),),
     pd.DataFrame({"Hum.": ["94.6"]}, index=pd.Index(["FP"], name="row")),
 )
 MARKDOWN = r"""# Table 3
@@ -50,7 +120,7 @@ score in %:
 
 - 50% of <b>.
 """
-LATEX = r"""% Table 3: needs \usepackage{booktabs,adjustbox,longtable}
+LATEX = r"""% Table 3: needs \usepackage{booktabs,adjustbox}
 \begin{table*}
 \centering
 \caption{micro\_llada, W4A4. Parts \& wholes. 50\% of $<$b$>$.}
@@ -58,7 +128,7 @@ LATEX = r"""% Table 3: needs \usepackage{booktabs,adjustbox,longtable}
 \scriptsize
 \setlength{\tabcolsep}{3pt}
 \par\medskip\emph{score in \%}\par\smallskip
-\begin{adjustbox}{max width=\textwidth}
+\begin{adjustbox}{max width=\textwidth, max totalheight=.9\textheight}
 \begin{tabular}{lrr}
 \toprule
  & Hum. & GSM8K \\
@@ -102,14 +172,10 @@ def test_sentences_are_paragraphs_in_latex_and_stand_left_in_markdown() -> None:
     sentence = "calibrated on as many samples or tokens"
     grid = Grid("t", ("needs",), ((sentence, (sentence,)),))
     document = Document("c", "C", "", (Section("m", (grid,)),), pd.DataFrame())
-    text = to_latex(document)
-    assert r"\begin{longtable}{p{0.3\linewidth}p{0.3\linewidth}}" in text, "goes on over pages"
-    assert r"\caption{m: t.} \label{tab:c-1} \\" in text and "table*" not in text
-    twice = Document("c", "C", "", (Section("m", (grid, grid)),), pd.DataFrame())
-    assert r"\label{tab:c-1-2}" in to_latex(twice) and r"\label{tab:c-1-2}" not in text
+    assert r"\begin{tabular}{p{0.3\linewidth}p{0.3\linewidth}}" in to_latex(document)
     named = Grid("t", ("Hum.",), (("RTN + Random calib\ncalibration.samples=512", ("1.0",)),))
     control = Document("c", "C", "", (Section("m", (named,)),), pd.DataFrame())
-    assert "table*" in to_latex(control), "a setting in a line of its own is no sentence"
+    assert "{lr}" in to_latex(control), "a setting in a line of its own is no sentence"
     (rule,) = (line for line in to_markdown(document).splitlines() if line.startswith("|:"))
     assert rule.count("|:-") == 2
 

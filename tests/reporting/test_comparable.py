@@ -1,20 +1,19 @@
 """What of a sweep is compared with what, and that everything left out is named."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.selection import ModelResults, bits_text, model_results, of_no_row
-from dllmquant_exp.reporting.tables import build_tables
+from dllmquant_exp.reporting.comparable import ModelResults, bits_text, model_results
+from dllmquant_exp.reporting.frame import Cell, to_frame
+from dllmquant_exp.reporting.tables.of_sweep import build_tables
 
-Made = Callable[..., CellResult]
+Made = Callable[..., Cell]
 
 
-def only(cells: list[CellResult]) -> ModelResults:
-    (results,) = model_results(cells)
+def only(cells: list[Cell]) -> ModelResults:
+    (results,) = model_results(to_frame(cells))
     return results
 
 
@@ -32,7 +31,7 @@ def setting(path: str, value: object) -> Callable[[dict[str, Any]], None]:
 
 def test_models_rows_and_columns(made: Made) -> None:
     cells = [made(row, "piqa", [1, 0], model=m) for m in ("b", "a") for row in ("fp", "awq")]
-    first, second = model_results(cells)
+    first, second = model_results(to_frame(cells))
     assert (first.model, second.model) == ("a", "b")
     assert set(first.rows) == {"fp", "awq"} and first.tasks == {"PIQA": "piqa"}
     assert first.title == "a (embedded stand-in), W4A4" and first.is_w4a4
@@ -44,14 +43,13 @@ def test_models_rows_and_columns(made: Made) -> None:
 def test_checkpoints_are_those_of_the_results_that_say_theirs(made: Made) -> None:
     cells = [made(row, "piqa", [1, 0]) for row in ("fp", "awq", "rtn")]
     pairs = zip(cells, ("sha256:a", "sha256:a", ""), strict=True)
-    found = only([replace(cell, checkpoint_digest=digest) for cell, digest in pairs])
+    found = only([cell._replace(checkpoint=digest) for cell, digest in pairs])
     assert found.checkpoints == {"sha256:a"}
 
 
 def test_results_of_no_row_are_set_aside(made: Made) -> None:
     odd = made("awq", "piqa", [1], change=setting("iaaq", {"mode": "online"}))
-    assert model_results([odd]) == []
-    assert of_no_row([odd, made("awq", "piqa", [1])]) == [odd]
+    assert odd.row == "" and model_results(to_frame([odd])) == []
 
 
 def test_the_largest_comparable_group_is_kept_and_the_other_named(made: Made) -> None:
@@ -65,11 +63,9 @@ def test_the_largest_comparable_group_is_kept_and_the_other_named(made: Made) ->
 def test_other_weights_of_the_same_name_are_left_out(made: Made) -> None:
     """The failed cell names no weights and stays; what most results are of is kept."""
     first, second = "sha256:" + 32 * "1a", "sha256:" + 32 * "2b"
-    cells = [
-        replace(made("awq", "piqa", [1, 1], seed=seed), checkpoint_digest=first) for seed in (0, 1)
-    ]
+    cells = [made("awq", "piqa", [1, 1], seed=seed)._replace(checkpoint=first) for seed in (0, 1)]
     cells += [
-        replace(made("awq", "piqa", [0, 0], seed=2), checkpoint_digest=second),
+        made("awq", "piqa", [0, 0], seed=2)._replace(checkpoint=second),
         made("awq", "piqa", None, seed=3),
     ]
     results = only(cells)
@@ -77,15 +73,15 @@ def test_other_weights_of_the_same_name_are_left_out(made: Made) -> None:
     assert [cell.seed for cell in (*entry.cells, *entry.failed)] == [0, 1, 3]
     note = "left out: 1 results of another checkpoint (sha256:2b2b2b2b; shown: sha256:1a1a1a1a)."
     assert note in results.notes
-    (table,) = build_tables(cells)
-    assert note in table.notes and [c.seed for c in table.rows[0].entries[0].cells] == [0, 1]
-    newer = replace(cells[2], finished_at="2026-02-01")
+    (table,) = build_tables(to_frame(cells))
+    assert note in table.notes and [c.seed for c in table.rows[0].entries["piqa"].cells] == [0, 1]
+    newer = cells[2]._replace(finished_at="2026-02-01")
     assert [c.seed for c in only([cells[0], newer]).cells] == [2], "the newest of equally many"
 
 
 def test_saved_models_are_told_apart_by_their_recipe(made: Made) -> None:
     cells = [
-        replace(made(row, "piqa", [1], change=setting("saved", row)), checkpoint_digest=row)
+        made(row, "piqa", [1], change=setting("saved", row))._replace(checkpoint=row)
         for row in ("awq", "quarot")
     ]
     assert set(only(cells).rows) == {"awq", "quarot"}
@@ -127,15 +123,6 @@ def test_a_control_is_a_variant_behind_its_row(made: Made) -> None:
     assert other.entry("PIQA").score.estimate.value == 0  # type: ignore[union-attr]
 
 
-def test_a_copied_setting_is_named_once(made: Made) -> None:
-    def change(config: dict[str, Any]) -> None:
-        config["calibration"] |= {"samples": 128, "tmas": {"samples": 128, "stride": 2}}
-
-    cells = [made("awq_tmas", "piqa", [1]), made("awq_tmas", "piqa", [0], change=change)]
-    _, other = only(cells).rows["awq_tmas"]
-    assert other.difference == "calibration.samples=128, calibration.tmas.stride=2"
-
-
 def test_the_newest_of_several_results_is_shown(made: Made) -> None:
     older = made("awq", "piqa", [0], finished_at="2025-01-01")
     newer = made("awq", "piqa", [1], change=setting("calibration.note", None))
@@ -147,7 +134,7 @@ def test_the_newest_of_several_results_is_shown(made: Made) -> None:
 
 def test_equal_settings_under_two_names_are_one_row(made: Made) -> None:
     cells = [made("awq", "piqa", [1]), made("awq", "piqa", [0], finished_at="2025-01-01")]
-    cells = [cells[0], replace(cells[1], quant="w4a4_by_another_name")]
+    cells = [cells[0], cells[1]._replace(quant="w4a4_by_another_name")]
     (variant,) = only(cells).rows["awq"]
     assert variant.entry("PIQA").sample.seeds == (0,)  # type: ignore[union-attr]
 
@@ -155,7 +142,7 @@ def test_equal_settings_under_two_names_are_one_row(made: Made) -> None:
 def test_one_task_stands_for_a_column(made: Made) -> None:
     cells = [made(row, "piqa", [1, 0]) for row in ("fp", "awq")]
     twin = made("awq", "piqa", [1, 1], change=setting("task.name", "other"))
-    twin = replace(twin, task="piqa_letters")
+    twin = twin._replace(task="piqa_letters")
     results = only([*cells, twin])
     assert results.tasks == {"PIQA": "piqa"}
     assert "left out: results of piqa_letters; piqa stands for PIQA." in results.notes

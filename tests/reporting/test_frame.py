@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 from result_content import CELL, CONFIG, content
 
-from dllmquant_exp.reporting.cells import read_result, read_sweep
+from dllmquant_exp.reporting.frame import of_models, read_result, read_sweep
 from dllmquant_exp.store.results import ResultError, write_result
 
 
 def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) -> None:
     cell = content()["cell"] | {"decoding_overrides": {"gen_length": 64}}
-    assert read_result(write_result(tmp_path, content(cell=cell))).decoding == (
-        "published (gen_length=64)"
-    )
+    found = read_result(write_result(tmp_path, content(cell=cell)))
+    assert found.decoding == "published (gen_length=64)"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_a_broken_cell_does_not_hide_the_others(tmp_path: Path) -> None:
     write_result(tmp_path / "s" / "good", content())
     write_result(tmp_path / "s" / "bad", {"schema_version": 1})
     cells, problems = read_sweep(tmp_path, "s")
-    assert [cell.folder.name for cell in cells] == ["good"]
+    assert [folder.name for folder in cells["folder"]] == ["good"]
     assert len(problems) == 1 and "bad" in problems[0]
 
 
@@ -75,3 +74,31 @@ def test_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None:
     write_result(tmp_path / "first" / "cell", content())
     with pytest.raises(ResultError, match=r"no sweep 'frist' .*first"):
         read_sweep(tmp_path, "frist")
+
+
+def test_a_recorded_row_counts_and_an_older_result_is_recognized(tmp_path: Path) -> None:
+    own = {"name": "mine", "label": "My row"}
+    found = read_result(write_result(tmp_path / "a", content(row=own)))
+    assert (found.row, found.row_label) == ("mine", "My row")
+    found = read_result(write_result(tmp_path / "b", content(row=None)))
+    assert (found.row, found.row_label) == ("", "")
+    found = read_result(write_result(tmp_path / "c", content()))
+    assert (found.row, found.row_label) == ("fp", "")
+
+
+def test_items_are_sorted_and_equal_ones_shared(tmp_path: Path) -> None:
+    items = [{"subtask": "t", "doc_id": i, "score": i / 10} for i in (10, 2, 1)]
+    one = read_result(write_result(tmp_path / "a", content(items=items)))
+    two = read_result(write_result(tmp_path / "b", content(items=items)))
+    assert one.items == (("t", "1"), ("t", "10"), ("t", "2")) and one.items is two.items
+    assert one.scores.tolist() == [0.1, 1.0, 0.2] and one.n == 3
+
+
+def test_cells_of_some_models(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_result(tmp_path / "s" / name, content(cell={**CELL, "model": name}))
+    frame, _ = read_sweep(tmp_path, "s")
+    assert set(of_models(frame, [])["model"]) == {"a", "b"}
+    assert list(of_models(frame, ["b"])["model"]) == ["b"]
+    with pytest.raises(ResultError, match=r"no results of model 'c' in this sweep \(there: a, b\)"):
+        of_models(frame, ["c"])

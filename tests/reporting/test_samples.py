@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.comparisons import average_over_seeds, stratified_test
-from dllmquant_exp.reporting.entries import Sample, average, difference, entry, p_value
-from dllmquant_exp.reporting.statistics import wilson
+from dllmquant_exp.reporting.frame import Cell
+from dllmquant_exp.reporting.samples import Sample, average, difference, entry, p_value
+from dllmquant_exp.reporting.statistics import average_over_seeds, stratified_test, wilson
 
-Made = Callable[..., CellResult]
+Made = Callable[..., Cell]
 
 
 def sample(*runs: list[float], seeds: tuple[int, ...] | None = None, **changes: object) -> Sample:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test
 
-from dllmquant_exp.reporting.sign_flip import EXACT, ROUNDS, p_value, ratio_interval
+from dllmquant_exp.reporting.statistics.sign_flip import EXACT, ROUNDS, p_value, ratio_interval
 
 Array = NDArray[np.float64]
 

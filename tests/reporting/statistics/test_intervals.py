@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dllmquant_exp.reporting.comparisons import paired_difference
 from dllmquant_exp.reporting.statistics import (
     Estimate,
     adjusted_difference,
     average,
     averaged_proportion,
     mean_interval,
+    paired_difference,
     score_interval,
     t_quantile,
     wilson,

@@ -3,18 +3,31 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import yaml
 
-from dllmquant_exp.reporting.cells import CellResult
+from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.reporting.comparable import model_results
+from dllmquant_exp.reporting.frame import Cell, to_frame
 from dllmquant_exp.reporting.paper import paper_cells, paper_rows
-from dllmquant_exp.reporting.paper_pages import gap_lines, grids, long_frame, page
-from dllmquant_exp.reporting.paper_tables import PaperTable, paper_table
-from dllmquant_exp.reporting.selection import model_results
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.reporting.tables.lines import Table
+from dllmquant_exp.reporting.tables.of_preset import (
+    PresetTable,
+    document,
+    gap_lines,
+    grids,
+    long_frame,
+    preset_table,
+)
+from dllmquant_exp.reporting.tables.presets import read_presets
 
-Made = Callable[..., CellResult]
+Made = Callable[..., Cell]
+PRESETS = read_presets(config_folder())
 TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
          "gsm8k")  # fmt: skip
 TABLE_3 = ("quarot_tmas", "quarot_tmas_mask", "quarot_tmas_score", "quarot_tmas_cgq")
@@ -22,11 +35,27 @@ TABLE_6 = ("static_random", "static_llm_qat", "static_uniform_time", "static_tma
 HALF, FULL = [1] * 10 + [0] * 10, [1] * 20
 
 
-def built(number: int, cells: Iterable[CellResult], *presets: Any) -> PaperTable:
-    return paper_table(number, model_results(cells), presets)
+def built(number: int, cells: Iterable[Cell], *models: Any) -> PresetTable:
+    preset = PRESETS.tables[f"table{number}"]
+    return preset_table(preset, model_results(to_frame(cells)), replace(PRESETS, models=models))
 
 
-def table_3(made: Made, **changes: Any) -> list[CellResult]:
+def text(table: PresetTable) -> pd.DataFrame:
+    return document(table).frame
+
+
+def best(part: Table) -> dict[str, tuple[int, float]]:
+    """Per column its marked row and p."""
+    marked = part.lines[part.lines["best"]]
+    pairs = zip(marked["line"], marked["best_p"], strict=True)
+    return dict(zip(marked["place"], pairs, strict=True))
+
+
+def headings(part: Table) -> list[str]:
+    return list(grids(part)["score"].columns)
+
+
+def table_3(made: Made, **changes: Any) -> list[Cell]:
     """The last row is right on every item of GSM8K, all others on half; equal on HumanEval."""
     scores = {"gsm8k": FULL, "humaneval": HALF}
     return [
@@ -36,7 +65,7 @@ def table_3(made: Made, **changes: Any) -> list[CellResult]:
     ]
 
 
-def table_6(made: Made, **changes: Any) -> list[CellResult]:
+def table_6(made: Made, **changes: Any) -> list[Cell]:
     return [made(row, task, HALF, **changes) for row in TABLE_6 for task in ("gsm8k", "humaneval")]
 
 
@@ -45,12 +74,10 @@ def test_rows_and_columns_are_the_papers(made: Made) -> None:
         row = next(iter(paper_rows(number)))
         cells = [made("rtn", "gsm8k", HALF), made(row, "gsm8k", HALF)]
         presets = [{"all": ["micro"], "first": ["micro"]}]
-        (block,) = built(number, cells, *presets).blocks
+        (block,) = built(number, cells, *presets).parts
         printed = [cell for cell in paper_cells(number) if cell.model == "llada_8b"]
-        assert [row.name for row in block.table.rows] == list(
-            dict.fromkeys(c.name for c in printed)
-        )
-        assert list(block.shown) == list(dict.fromkeys(c.column for c in printed))
+        assert [row.name for row in block.rows] == list(dict.fromkeys(c.name for c in printed))
+        assert headings(block) == list(dict.fromkeys(c.column for c in printed))
 
 
 def test_numbers_of_a_small_table_by_hand(made: Made) -> None:
@@ -105,35 +132,35 @@ def test_an_average_has_the_seeds_that_every_task_has(made: Made) -> None:
     joined = hashlib.sha256(" ".join(averaged).encode()).hexdigest()
     assert line["config_hash"] == joined, "of seed 0 alone, whose average it is"
     assert line["state"] == "partial"
-    (block,) = built(2, cells, {"all": ["micro"], "first": ["micro"]}).blocks
+    (block,) = built(2, cells, {"all": ["micro"], "first": ["micro"]}).parts
     note = "AWQ: its average is of seed 0; seed 1, 2 is not there on every task."
-    assert note in block.table.notes
+    assert note in block.notes
     whole = built(5, [c for c in cells if c.seed == 0], {"all": ["micro"], "first": ["micro"]})
-    assert not any("its average is of" in note for note in whole.blocks[0].table.notes)
+    assert not any("its average is of" in note for note in whole.parts[0].notes)
 
 
 def test_a_block_says_of_which_commits_it_is(made: Made) -> None:
     cells = table_3(made)
-    assert not any("made " in note for note in built(3, cells).blocks[0].table.notes)
-    other = [replace(cell, commit="4f57ca4b46") for cell in cells[:3]]
-    (block,) = built(3, [*other, *cells[3:]]).blocks
+    assert not any("made " in note for note in built(3, cells).parts[0].notes)
+    other = [cell._replace(commit="4f57ca4b46") for cell in cells[:3]]
+    (block,) = built(3, [*other, *cells[3:]]).parts
     note = "made by more than one commit: abc123 (5 results), 4f57ca4 (3 results)."
-    assert note in block.table.notes
-    changed = [replace(cell, commit="4f57ca4b46+") for cell in cells]
-    (block,) = built(3, changed).blocks
+    assert note in block.notes
+    changed = [cell._replace(commit="4f57ca4b46+") for cell in cells]
+    (block,) = built(3, changed).parts
     note = "made with uncommitted changes: 4f57ca4 with uncommitted changes (8 results)."
-    assert note in block.table.notes
+    assert note in block.notes
 
 
 def test_the_best_cell_is_marked_only_where_a_test_supports_it(made: Made) -> None:
-    (block,) = built(3, table_3(made)).blocks
-    assert not any("no quantized row is marked" in note for note in block.table.notes)
-    (level,) = built(6, table_6(made)).blocks
-    assert any("no quantized row is marked" in note for note in level.table.notes)
-    (row, p) = block.best["GSM8K"]
-    assert block.variants[row].row == "quarot_tmas_cgq"
+    (block,) = built(3, table_3(made)).parts
+    assert not any("no quantized row is marked" in note for note in block.notes)
+    (level,) = built(6, table_6(made)).parts
+    assert any("no quantized row is marked" in note for note in level.notes)
+    (row, p) = best(block)["GSM8K"]
+    assert block.rows[row].key == "quarot_tmas_cgq"
     assert p == pytest.approx(2 * 2 / 2**10)  # McNemar: 10 to 0; Holm: times two columns
-    assert "Hum." not in block.best, "all rows are equal there"
+    assert "Hum." not in best(block), "all rows are equal there"
     assert grids(block)["score"].best == {(3, 0)}
 
 
@@ -144,26 +171,26 @@ def test_holm_counts_the_columns(made: Made) -> None:
              + [0] * (0 if row == TABLE_3[-1] and task == "gsm8k" else 6))
         for row in TABLE_3 for task in ("gsm8k", "humaneval")
     ]  # fmt: skip
-    (block,) = built(3, cells).blocks
-    assert not block.best
+    (block,) = built(3, cells).parts
+    assert not best(block)
 
 
 def test_full_precision_is_never_the_best_cell(made: Made) -> None:
     cells = [
         made(row, task, FULL if row == "fp" else HALF) for row in paper_rows(1) for task in TASKS
     ]
-    (block,) = built(1, cells).blocks
-    assert not block.best
+    (block,) = built(1, cells).parts
+    assert not best(block)
 
 
 def test_an_incomplete_column_has_no_best_cell(made: Made) -> None:
     cells = [c for c in table_3(made) if not (c.method == "quarot_tmas" and c.task == "gsm8k")]
-    (block,) = built(3, cells).blocks
-    assert not block.best
+    (block,) = built(3, cells).parts
+    assert not best(block)
 
 
 def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> None:
-    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).blocks
+    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).parts
     parts = grids(block)
     assert parts["paper"].lines[0] == ("RTN + Random calib", ("16.56", "14.02"))
     assert parts["difference"].lines[0] == (
@@ -176,15 +203,15 @@ def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> N
     )
     assert line["paper_difference"] == pytest.approx(50 - line["paper"])
     for other in ("micro", "llada_8b_instruct"):
-        (block,) = built(6, table_6(made, model=other, embedded=other == "micro")).blocks
+        (block,) = built(6, table_6(made, model=other, embedded=other == "micro")).parts
         assert set(grids(block)) == {"score"}
 
 
 def test_table_3_is_not_subtracted_from_rows_on_other_states(made: Made) -> None:
-    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).blocks
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False)).parts
     parts = grids(block)
     assert parts["paper"].lines[0] == ("GPTQ", ("44.57", "25.33")) and "difference" not in parts
-    (note,) = (note for note in block.table.notes if note.startswith("not subtracted"))
+    (note,) = (note for note in block.notes if note.startswith("not subtracted"))
     assert "calibrated on TMAS' masked states" in note
 
 
@@ -199,31 +226,31 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
         ({"decoding": "smoke"}, "decoding=smoke"),
     ):
         table = built(6, table_6(made, model="llada_8b", embedded=False, **changes))
-        (block,) = table.blocks
+        (block,) = table.parts
         assert set(grids(block)) == {"score", "paper"}
         assert long_frame([table])["paper_difference"].isna().all()
         assert long_frame([table])["paper"].notna().all()
-        notes = [note for note in block.table.notes if note.startswith("not subtracted")]
+        notes = [note for note in block.notes if note.startswith("not subtracted")]
         assert len(notes) == 1 and notes[0].endswith(f"of another run: {reason}.")
 
 
 def test_a_limit_is_said_where_the_papers_numbers_are(made: Made) -> None:
     note = "differences from the paper compare limit=20 with its whole splits."
     theirs = table_6(made, model="llada_8b", embedded=False, limit=20)
-    (block,) = built(6, theirs).blocks
-    assert note in block.table.notes and "difference" in grids(block)
-    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).blocks
-    assert not any("whole splits" in text for text in block.table.notes)
-    (block,) = built(6, table_6(made, limit=20)).blocks
-    assert note not in block.table.notes, "nothing of the paper stands beside an embedded model"
+    (block,) = built(6, theirs).parts
+    assert note in block.notes and "difference" in grids(block)
+    (block,) = built(6, table_6(made, model="llada_8b", embedded=False)).parts
+    assert not any("whole splits" in text for text in block.notes)
+    (block,) = built(6, table_6(made, limit=20)).parts
+    assert note not in block.notes, "nothing of the paper stands beside an embedded model"
 
 
 def test_other_bits_are_not_compared_with_the_paper(made: Made) -> None:
     def eight(config: dict[str, Any]) -> None:
         config["quant"] |= {"weight_bits": 8, "activation_bits": 8}
 
-    (block,) = built(3, table_3(made, model="llada_8b", embedded=False, change=eight)).blocks
-    assert set(grids(block)) == {"score"} and "W8A8" in block.table.title
+    (block,) = built(3, table_3(made, model="llada_8b", embedded=False, change=eight)).parts
+    assert set(grids(block)) == {"score"} and "W8A8" in block.title
 
 
 def test_controls_are_rows_of_their_own_and_never_missing(made: Made) -> None:
@@ -232,14 +259,13 @@ def test_controls_are_rows_of_their_own_and_never_missing(made: Made) -> None:
 
     cells = [*table_3(made), made("quarot_tmas", "gsm8k", FULL, change=control)]
     table = built(3, cells)
-    names = [row.name for row in table.blocks[0].table.rows]
+    names = [row.name for row in table.parts[0].rows]
     assert names[:2] == ["GPTQ", "GPTQ\ncalibration.samples=128"]
-    assert table.gaps == []
+    assert gap_lines([table]) == []
     variants = long_frame([table]).query("column == 'Hum.'").set_index("variant")
     assert variants.loc["calibration.samples=128", "state"] == "missing"
     assert any(
-        "tmas (136 states, 8,432 tokens); tmas (520 states" in note
-        for note in table.blocks[0].table.notes
+        "tmas (136 states, 8,432 tokens); tmas (520 states" in note for note in table.parts[0].notes
     )
 
 
@@ -248,9 +274,9 @@ def test_missing_and_failed_cells_are_seen_and_named(made: Made) -> None:
     cells = [c for c in cells if not (c.method == "quarot_tmas" and c.task == "gsm8k")]
     cells.append(made("quarot_tmas", "gsm8k", None))
     table = built(3, cells)
-    text = page(table)
-    assert text.loc[("micro (embedded stand-in), W4A4", "score", "GPTQ"), "GSM8K"] == "failed"
-    assert text.loc[(slice(None), "score", "GPTQ+ CGQ w. mask"), "Hum."].tolist() == ["-"]
+    page = text(table)
+    assert page.loc[("micro (embedded stand-in), W4A4", "score", "GPTQ"), "GSM8K"] == "failed"
+    assert page.loc[(slice(None), "score", "GPTQ+ CGQ w. mask"), "Hum."].tolist() == ["-"]
     assert gap_lines([table]) == [
         "failed: micro, quarot_tmas: GSM8K: seed 0: ValueError: it broke",
         "missing: micro, quarot_tmas_mask: every task",
@@ -262,7 +288,7 @@ def test_a_seed_that_some_cells_lack_is_missed(made: Made) -> None:
     lost = next(c for c in cells if c.seed == 1 and c.task == "gsm8k")
     table = built(3, [c for c in cells if c is not lost])
     assert gap_lines([table]) == [f"missing: micro, {lost.method}: GSM8K: seed 1"]
-    assert any("2 were run" in note for note in table.blocks[0].table.notes)
+    assert any("2 were run" in note for note in table.parts[0].notes)
     assert gap_lines([built(3, cells)]) == []
 
 
@@ -270,7 +296,7 @@ def test_what_calibrates_nothing_needs_one_seed(made: Made) -> None:
     cells = [made(row, task, HALF, seed=seed) for row in paper_rows(1) for task in TASKS
              for seed in ((0,) if row in ("fp", "rtn") else (0, 1))]  # fmt: skip
     table = built(1, cells)
-    assert table.gaps == []
+    assert gap_lines([table]) == []
     frame = long_frame([table]).set_index(["row", "column"])
     assert (
         frame.loc[("awq", "Avg."), "seeds"] == "0 1" and frame.loc[("fp", "Avg."), "seeds"] == "0"
@@ -285,18 +311,18 @@ def test_models_of_a_preset_are_missed_where_one_is_there(made: Made) -> None:
     ]
     cells = table_3(made)
     first = built(1, [*cells, made("rtn", "gsm8k", HALF)], *presets)
-    assert [block.model for block in first.blocks] == ["micro", "micro_2"]
+    assert [of.model for of in first.results] == ["micro", "micro_2"]
     assert "missing: micro_2: every cell of Table 1" in gap_lines([first])
-    assert "no results of this model in this sweep." in first.blocks[1].table.notes
-    assert [block.model for block in built(3, cells, *presets).blocks] == ["micro"]
+    assert "no results of this model in this sweep." in first.parts[1].notes
+    assert [of.model for of in built(3, cells, *presets).results] == ["micro"]
 
 
 def test_another_tables_rows_do_not_call_for_this_table(made: Made) -> None:
     """Table 1's rows are half of Table 5's, and would leave it half empty."""
     cells = [made(row, "gsm8k", HALF, model="other") for row in paper_rows(1)]
-    assert built(5, cells).blocks == () and built(3, cells).blocks == ()
+    assert built(5, cells).parts == () and built(3, cells).parts == ()
     cells.append(made("awq_tmas", "gsm8k", HALF, model="other"))
-    assert [block.model for block in built(5, cells).blocks] == ["other"]
+    assert [of.model for of in built(5, cells).results] == ["other"]
 
 
 def test_captions_say_what_a_reader_must_know(made: Made) -> None:
@@ -304,15 +330,51 @@ def test_captions_say_what_a_reader_must_know(made: Made) -> None:
         config["model"]["outliers"] = {"strength": 20.0}
 
     third = built(3, table_3(made, limit=20, change=spread))
-    assert "masked states" in third.caption and "plain GPTQ" in third.caption
-    notes = " ".join(third.blocks[0].table.notes)
+    caption = third.preset.report.caption
+    assert "masked states" in caption and "plain GPTQ" in caption
+    notes = " ".join(third.parts[0].notes)
     assert "embedded stand-in" in notes and "Outlier channels" in notes and "limit=20" in notes
     assert "full precision was not run in this sweep" in notes
     assert "tmas (520 states, 32,240 tokens)" in notes and "the one seed" in notes
     sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
-    assert "static" in sixth.caption and "cannot depend on a calibration set" in sixth.caption
+    caption = sixth.preset.report.caption
+    assert "static" in caption and "cannot depend on a calibration set" in caption
 
 
 def test_every_column_label_is_a_task_or_the_average() -> None:
     for number in (1, 2, 3, 5, 6):
         assert {c.column for c in paper_cells(number)} <= {*PAPER_COLUMNS, "Avg."}
+
+
+def test_a_users_own_table_and_row_print_like_ours(made: Made, tmp_path: Path) -> None:
+    """A table and a row, each one YAML in a folder of their own."""
+    for name, content in {
+        "table/mine": {
+            "hydra": {"sweeper": {"params": {"model": "micro", "row": "quarot_tmas,own_row"}}},
+            "report": {
+                "title": "My table",
+                "caption": "Mine.",
+                "columns": ["GSM8K", "Hum.", "Avg."],
+            },
+        },
+        "row/own_row": {"row": {"name": "own_row", "label": "Own row"}},
+    }.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump(content))
+    presets = read_presets(config_folder(), tmp_path)
+    cells = [c for c in table_3(made) if c.row in ("quarot_tmas", "quarot_tmas_cgq")]
+    cells = [c._replace(row="own_row") if c.row == "quarot_tmas_cgq" else c for c in cells]
+    table = preset_table(presets.tables["mine"], model_results(to_frame(cells)), presets)
+    page = text(table).loc[("micro (embedded stand-in), W4A4", "score")]
+    assert list(page.columns) == ["GSM8K", "Hum.", "Avg."]
+    assert list(page.index) == ["QuaRot + TMAS", "Own row", "chance", "items"]
+    assert page.loc["Own row"].tolist() == ["100.0 -16.1 +0.0", "50.0 ±20.1", "75.0 -12.9 +10.0"]
+    assert document(table).title == "My table" and set(long_frame([table])["table"]) == {"mine"}
+    named = [c._replace(row_label="Recorded") if c.row == "own_row" else c for c in cells]
+    table = preset_table(presets.tables["mine"], model_results(to_frame(named)), presets)
+    assert table.parts[0].rows[1].name == "Recorded"
+    # One more table hides none of ours.
+    every = model_results(to_frame(table_3(made, model="other")))
+    ours = preset_table(presets.tables["table3"], every, presets)
+    assert [of.model for of in ours.results] == ["other"]

@@ -1,26 +1,74 @@
 """The paper's claims about scores: the difference between rows, on what both of them have."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import yaml
 
-from dllmquant_exp.reporting.claim_list import Claim
-from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.entries import Sample, difference, shared_seeds
-from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.selection import ModelResults, Variant, collected
+from dllmquant_exp.reporting.claims import Measured
+from dllmquant_exp.reporting.comparable import ModelResults, Variant
+from dllmquant_exp.reporting.samples import Sample, difference, shared_seeds
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
-NEARLY_EQUAL = 0.02  # of states: TMAS' quotas, each rounded up, make 520 of 512
-FLOOR = 0.02  # above chance, on average: rows that score less have nothing to tell
+NEARLY_EQUAL = 0.02  # of states: TMAS's quotas, each rounded up, make 520 of 512
+FLOOR = 0.02  # above chance, on average: rows that score less decide nothing
+
+
+@cache
+def claims_data() -> dict[str, Any]:
+    """The content of claims.yaml."""
+    text = files(__package__).joinpath("claims.yaml").read_text(encoding="utf-8")
+    data: dict[str, Any] = yaml.safe_load(text)
+    return data
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The mean of `better` less the mean of `worse`, averaged over tasks, exceeds `threshold`.
+
+    With `less`, the same average over those tasks is subtracted. With `equal_size`, the rows are
+    compared where both have as many calibration states.
+    """
+
+    name: str
+    sentence: str
+    better: tuple[str, ...]  # rows of conf/row
+    worse: tuple[str, ...]
+    tasks: tuple[str, ...]
+    less: tuple[str, ...]
+    threshold: float
+    equal_size: bool
+
+
+@cache
+def score_claims() -> tuple[Claim, ...]:
+    """Steps, then the other comparisons."""
+    data = claims_data()
+    return tuple(_claim(entry, data["tasks"]) for entry in (*data["steps"], *data["comparisons"]))
+
+
+def _claim(entry: Mapping[str, Any], tasks: Mapping[str, Sequence[str]]) -> Claim:
+    return Claim(
+        entry["name"],
+        entry["sentence"],
+        tuple(entry["better"]),
+        tuple(entry["worse"]),
+        tuple(tasks[entry.get("tasks", "nine")]),
+        tuple(tasks[entry["less"]] if "less" in entry else ()),
+        entry.get("above", 0.0),
+        entry.get("equal_size", False),
+    )
 
 
 @dataclass(frozen=True)
 class AtChance:
-    """None of a claim's rows scores above chance: a difference between them says nothing."""
+    """None of a claim's rows scores above chance: their difference decides nothing."""
 
     scores: tuple[float, ...]  # averages of the rows, fractions
 
@@ -28,7 +76,7 @@ class AtChance:
         return f"rows above chance: these score {', '.join(f'{100 * s:.1f}%' for s in self.scores)}"
 
 
-def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtChance | str:
+def measure_scores(claim: Claim, results: ModelResults) -> Measured | AtChance | str:
     """The claim's effect, or what it needs."""
     better = [results.variant(row) for row in claim.better]
     worse = [results.variant(row) for row in claim.worse]
@@ -38,12 +86,18 @@ def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtCha
             needed = f"row={claim.better[0]} and row={claim.worse[0]}"
             return f"{needed} calibrated on as many states (a control)"
         better, worse = [pair[0]], [pair[1]]
-    labels = (*claim.tasks, *claim.beside)
-    rows = [*better, *worse]
+    labels, rows = (*claim.tasks, *claim.less), [*better, *worse]
     unfit = missing_cells(rows, labels) or _unlike(rows) or _at_chance(rows, labels, results)
     if unfit:
         return unfit
-    found = _effect(better, worse, labels, _weights(claim))
+    # The average over the tasks, less the average over the others.
+    weights = [1 / len(claim.tasks)] * len(claim.tasks)
+    weights += [-1 / len(claim.less)] * len(claim.less) if claim.less else []
+    own, other = (
+        [_mean([variant.entry(label).sample for variant in side]) for label in labels]
+        for side in (better, worse)
+    )
+    found = difference(own, other, weights)
     if found is None:
         return "the same items and seeds in all of its rows"
     n = sum(better[0].entry(label).n for label in labels)
@@ -51,17 +105,11 @@ def measure_score_claim(claim: Claim, results: ModelResults) -> Measured | AtCha
     return Measured(found, n, " - ".join(names))
 
 
-def _weights(claim: Claim) -> list[float]:
-    """Of the tasks in the effect: their average, less the average of those beside."""
-    beside = [-1 / len(claim.beside)] * len(claim.beside) if claim.beside else []
-    return [1 / len(claim.tasks)] * len(claim.tasks) + beside
-
-
 def _names(variants: Sequence[Variant], *, sizes: bool) -> str:
     texts = [
         v.row
         + (f" ({v.difference})" if v.difference else "")
-        + (f" on {collected(v)}" if sizes else "")
+        + (f" on {v.collected}" if sizes else "")
         for v in variants
     ]
     return texts[0] if len(texts) == 1 else f"mean({', '.join(texts)})"
@@ -91,8 +139,8 @@ def _unlike(variants: Sequence[Variant]) -> str:
 
 
 def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
-    """Whether rows may differ in a setting: in calibration, in the parts of CGQ, in what another
-    method has, or in how quantized layers are executed where one of them has none."""
+    """Whether rows may differ in a setting: in calibration, in the parts of CGQ, in the settings of
+    another method, or in how quantized layers are executed where one of them has none."""
     if key == "execution":
         return "weight_bits" not in a.settings.keys() & b.settings.keys()
     other_method = a.settings["method.name"] != b.settings["method.name"]
@@ -109,17 +157,6 @@ def _at_chance(
     scores = [float(np.mean([s.scores.mean() for s in own if s is not None])) for own in samples]
     above = len(known) < len(chance) or max(scores) > float(np.mean(known)) + FLOOR
     return None if above else AtChance(tuple(scores))
-
-
-def _effect(
-    better: Sequence[Variant],
-    worse: Sequence[Variant],
-    labels: Sequence[str],
-    weights: Sequence[float],
-) -> SeededAverage | None:
-    samples = [_mean([variant.entry(label).sample for variant in better]) for label in labels]
-    references = [_mean([variant.entry(label).sample for variant in worse]) for label in labels]
-    return difference(samples, references, weights)
 
 
 def _mean(samples: Sequence[Sample | None]) -> Sample | None:

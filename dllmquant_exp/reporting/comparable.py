@@ -1,0 +1,244 @@
+"""The results of a sweep that may be compared, by model and row.
+
+For each model this is the largest group of results that agree in everything but row, task and seed,
+in the weights that were loaded, and in bits. Notes name the results that are left out.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.reporting.frame import SPEED, Bits, Cell, first, flat, grouped, lines_of
+from dllmquant_exp.reporting.notes import setting_notes
+from dllmquant_exp.reporting.samples import MISSING, Entry, entry
+
+SHOWN = len("sha256:") + 8
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row as it was run: its entries by column, and its difference from the row's first."""
+
+    row: str
+    settings: Mapping[str, object]  # the recipe, see frame.py
+    difference: str  # as `calibration.samples=512`; empty for the row's first variant
+    entries: Mapping[str, Entry]
+    label: str = ""  # of the row, as its results recorded it
+
+    def entry(self, label: str) -> Entry:
+        return self.entries.get(label, MISSING)
+
+    @property
+    def calibrated_on(self) -> tuple[float, float] | None:
+        """States and tokens that were collected, averaged over seeds; None where none were."""
+        cells = (cell for entry in self.entries.values() for cell in entry.cells)
+        sets = {cell.seed: cell.calibrated_on for cell in cells if cell.calibrated_on}
+        if not sets:
+            return None
+        states, tokens = zip(*sets.values(), strict=True)
+        return fmean(states), fmean(tokens)
+
+    @property
+    def collected(self) -> str:
+        """`520 states, 32,432 tokens`; empty without a calibration set."""
+        if self.calibrated_on is None:
+            return ""
+        states, tokens = self.calibrated_on
+        return f"{states:,.0f} states, {tokens:,.0f} tokens"
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """Comparable results of one model. Columns go by their label in the paper."""
+
+    model: str
+    embedded: bool
+    bits: Bits | None = None  # see frame.bits_of; None where nothing is quantized
+    rows: Mapping[str, tuple[Variant, ...]] = field(default_factory=dict)  # the usual variant first
+    tasks: Mapping[str, str] = field(default_factory=dict)  # label -> task
+    chance: Mapping[str, float | None] = field(default_factory=dict)  # by label
+    notes: tuple[str, ...] = ()
+
+    def variant(self, row: str) -> Variant:
+        """The row's first variant; one without entries where the row was not run."""
+        return self.rows[row][0] if row in self.rows else Variant(row, {}, "", {})
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The finished results behind all entries."""
+        entries = (e for of in self.rows.values() for v in of for e in v.entries.values())
+        return [cell for entry in entries for cell in entry.cells]
+
+    @property
+    def title(self) -> str:
+        """As `micro_llada (embedded stand-in), W4A4`."""
+        bits = f", {bits_text(self.bits)}" if self.bits else ""
+        return f"{self.model}{' (embedded stand-in)' if self.embedded else ''}{bits}"
+
+    @property
+    def checkpoints(self) -> set[str]:
+        """Digests of the results' checkpoints, where they are known."""
+        return {cell.checkpoint for cell in self.cells} - {""}
+
+    @property
+    def is_w4a4(self) -> bool:
+        return self.bits is not None and self.bits[:5] == (4, 4, 4, 4, 16)
+
+
+def bits_text(bits: Bits) -> str:
+    """`W4A4`, and each difference from 4-bit P and V and 16-bit K, head and embedding."""
+    weights, activations, *rest = bits
+    names, usual = ("P", "V", "K", "head", "embedding"), (4, 4, 16, 16, 16)
+    others = [
+        f"{name} {'not quantized' if value is None else f'{value} bits'}"
+        for name, value, paper in zip(names, rest, usual, strict=True)
+        if value != paper
+    ]
+    return ", ".join([f"W{weights}A{activations}", *others])
+
+
+def model_results(
+    frame: pd.DataFrame, samples: Mapping[str, int] | None = None
+) -> list[ModelResults]:
+    """Sort results into models and rows; results of no row are left out, and speed tasks.
+
+    samples: usual sizes of calibration sets by sampler, see `usual_samples`.
+    """
+    scored = frame[(frame["row"] != "") & (frame["kind"] != SPEED)]
+    usual = usual_samples(config_folder()) if samples is None else samples
+    return [_model_results(cells, usual) for _, cells in scored.groupby("model")]
+
+
+@cache
+def usual_samples(folder: Path) -> dict[str, int]:
+    """Sizes of calibration sets by sampler, as a configuration folder has them. TMAS's option is
+    called `on`."""
+    found = {}
+    for path in [*folder.glob("calibration/*.yaml"), *folder.glob("tmas/*.yaml")]:
+        option = yaml.safe_load(path.read_text("utf-8"))
+        if "samples" in option:
+            found[str(option.get("name", path.parent.name))] = int(option["samples"])
+    return found
+
+
+def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResults:
+    groups = [group for _, group in frame.groupby("comparable", sort=False)]
+    kept = max(groups, key=lambda group: _size(lines_of(group)))
+    notes = setting_notes(first(kept))
+    for group in groups:
+        if group is not kept:
+            own, main = (flat("", first(one).conditions) for one in (group, kept))
+            notes.append(f"left out: {len(group)} results with {_difference(own, main)}.")
+    kept, bits = _of_most_bits(one_checkpoint(kept, notes), notes)
+    repeated: list[str] = []
+    kept = _one_task_per_label(newest(kept, repeated), notes)
+    if repeated:
+        notes.append(f"{len(repeated)} cells have several results; the newest are shown.")
+    known = kept[kept["chance"].notna()]
+    return ModelResults(
+        model=first(kept).model,
+        embedded=first(kept).embedded,
+        bits=bits,
+        rows=_rows(lines_of(kept), samples),
+        tasks=dict(zip(kept["label"], kept["task"], strict=True)),
+        chance=dict(zip(known["label"], known["chance"], strict=True)),
+        notes=tuple(notes),
+    )
+
+
+def _size(cells: Sequence[Cell]) -> tuple[int, str]:
+    """How much of a table a group can fill, and how new it is."""
+    places = {(cell.row, cell.task, cell.seed) for cell in cells}
+    return len(places), max(cell.finished_at for cell in cells)
+
+
+def one_checkpoint(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The results of the checkpoint that most of them are of, the newest where that ties: results
+    of one name and of different weights are never averaged or compared.
+
+    `notes` gets the others. A failed result has no digest and stays, and so does a saved quantized
+    model, whose digest is its own: its recipe tells it apart.
+    """
+    saved = frame["config"].map(lambda config: "saved" in config)
+    known = frame[(frame["checkpoint"] != "") & ~saved]
+    groups = {digest: group for digest, group in known.groupby("checkpoint", sort=False)}
+    if len(groups) < 2:
+        return frame
+    kept = max(groups, key=lambda key: (len(groups[key]), max(groups[key]["finished_at"])))
+    others = {digest: group for digest, group in groups.items() if digest != kept}
+    for digest, group in others.items():
+        notes.append(
+            f"left out: {len(group)} results of another checkpoint ({digest[:SHOWN]}; shown: "
+            f"{kept[:SHOWN]})."
+        )
+    return frame.drop(index=pd.concat(others.values()).index)
+
+
+def newest(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """One cell per recipe, task and seed: a finished one before a failed one, then the newest."""
+    order = frame.assign(done=frame["status"] == "finished").sort_values(
+        ["done", "finished_at"], kind="stable"
+    )
+    key = ["made_of", "task", "seed"]
+    replaced = order[order.duplicated(key, keep="last") & order["done"]]
+    for method, task in zip(replaced["method"], replaced["task"], strict=True):
+        notes.append(f"{method}, {task}: several results, the newest is shown.")
+    return order.drop_duplicates(key, keep="last").drop(columns="done")
+
+
+def _of_most_bits(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, Bits | None]:
+    """The results of the bits that fill most, and those where nothing is quantized."""
+    bits = frame["bits"].map(lambda bits: bits_text(bits) if bits else "")
+    groups = {text: group for text, group in frame.groupby(bits, sort=False) if text}
+    kept = max(groups, key=lambda text: _size(lines_of(groups[text])), default="")
+    for text, group in groups.items():
+        if text != kept:
+            notes.append(f"left out: {len(group)} results with {text}.")
+    return frame[bits.isin([kept, ""])], first(groups[kept]).bits if kept else None
+
+
+def _one_task_per_label(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    chosen: dict[str, str] = {}
+    for label, task in frame[["label", "task"]].value_counts().index:
+        if chosen.setdefault(label, task) != task:
+            notes.append(f"left out: results of {task}; {chosen[label]} stands for {label}.")
+    return frame[frame["label"].map(chosen) == frame["task"]]
+
+
+def _rows(cells: Iterable[Cell], samples: Mapping[str, int]) -> dict[str, tuple[Variant, ...]]:
+    return {row: _variants(row, own, samples) for row, own in grouped(cells, "row").items()}
+
+
+def _variants(row: str, cells: Iterable[Cell], samples: Mapping[str, int]) -> tuple[Variant, ...]:
+    """A row's variants; first those whose calibration set has the usual size, then the largest."""
+    groups = list(grouped(cells, "made_of").values())
+    groups.sort(key=lambda of: (has_usual_size(of[0].config, samples), *_size(of)), reverse=True)
+    return tuple(_variant(row, cells, groups[0][0].recipe) for cells in groups)
+
+
+def has_usual_size(config: Mapping[str, Any], samples: Mapping[str, int]) -> bool:
+    """Whether a configuration's calibration set, if there is one, has the usual size."""
+    calibration = config.get("calibration")
+    if calibration is None:
+        return True
+    size = samples.get(calibration["name"])
+    return calibration.get("samples") == size and calibration.get("tokens") is None
+
+
+def _variant(row: str, cells: Sequence[Cell], main: Mapping[str, object]) -> Variant:
+    entries = {label: entry(own)[0] for label, own in grouped(cells, "label").items()}
+    recipe = cells[0].recipe
+    return Variant(row, recipe, _difference(recipe, main), entries, cells[0].row_label)
+
+
+def _difference(settings: Mapping[str, object], main: Mapping[str, object]) -> str:
+    """As `calibration.samples=512`."""
+    names: Sequence[str] = [*settings, *(key for key in main if key not in settings)]
+    return ", ".join(f"{k}={settings.get(k)}" for k in names if settings.get(k) != main.get(k))
