@@ -17,23 +17,55 @@ import yaml
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.frame import SPEED, Bits, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import setting_notes
-from dllmquant_exp.reporting.samples import MISSING, Entry, entry
+from dllmquant_exp.reporting.samples import MISSING, Entry, Sample, entry
+from dllmquant_exp.reporting.tables import REFERENCE
 
 SHOWN = len("sha256:") + 8
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row as it was run: its entries by column, and its difference from the row's first."""
+    """A row as it was run.
+
+    Attributes:
+        settings: the recipe, see frame.py.
+        difference: from the row's first variant, as `calibration.samples=512`.
+        entries: by column.
+        name: as printed; on lines of their own, settings that set it apart.
+        seeds: each entry should have them.
+    """
 
     row: str
-    settings: Mapping[str, object]  # the recipe, see frame.py
-    difference: str  # as `calibration.samples=512`; empty for the row's first variant
+    settings: Mapping[str, object]
+    difference: str
     entries: Mapping[str, Entry]
-    label: str = ""  # of the row, as its results recorded it
+    name: str = ""
+    seeds: frozenset[int] = frozenset()
 
     def entry(self, label: str) -> Entry:
         return self.entries.get(label, MISSING)
+
+    def of(self, columns: Iterable[str]) -> list[Entry]:
+        return [self.entry(column) for column in columns]
+
+    def samples(self, columns: Iterable[str]) -> list[Sample | None]:
+        return [entry.sample for entry in self.of(columns)]
+
+    def absent(self, entry: Entry) -> list[int]:
+        """The seeds that an entry with a score lacks, and that did not fail."""
+        if entry.sample is None:
+            return []
+        return sorted(self.seeds - set(entry.sample.seeds) - {cell.seed for cell in entry.failed})
+
+    @property
+    def key(self) -> str:
+        """Its name in lists of gaps."""
+        return self.row or self.name
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is full precision, which has no change from itself."""
+        return REFERENCE in (self.row, self.settings.get("method.name"))
 
     @property
     def calibrated_on(self) -> tuple[float, float] | None:
@@ -63,7 +95,7 @@ class ModelResults:
     bits: Bits | None = None  # see frame.bits_of; None where nothing is quantized
     rows: Mapping[str, tuple[Variant, ...]] = field(default_factory=dict)  # the usual variant first
     tasks: Mapping[str, str] = field(default_factory=dict)  # label -> task
-    chance: Mapping[str, float | None] = field(default_factory=dict)  # by label
+    chance: Mapping[str, float] = field(default_factory=dict)  # by label
     notes: tuple[str, ...] = ()
 
     def variant(self, row: str) -> Variant:

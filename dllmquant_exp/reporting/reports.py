@@ -21,7 +21,7 @@ from dllmquant_exp.reporting.notes import source_notes
 from dllmquant_exp.reporting.render import Document
 from dllmquant_exp.reporting.speed_pages import speed_document
 from dllmquant_exp.reporting.speed_results import speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables.of_preset import document, gap_lines, long_frame, preset_table
+from dllmquant_exp.reporting.tables.of_preset import document, gap_lines, long_frame, preset_tables
 from dllmquant_exp.reporting.tables.presets import Presets, read_presets
 from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
@@ -61,9 +61,12 @@ def tables_report(
     frame, unreadable = read_sweep(runs_dir, sweep)
     frame, presets = of_models(frame, models), presets.narrowed(models)
     results = sorted(model_results(frame), key=lambda of: presets.place(of.model))
-    scored = [preset_table(preset, results, presets) for preset in chosen if not preset.speed]
-    documents, gaps = [document(table) for table in scored], gap_lines(scored)
-    cells = {"cells" if name == "all" else f"{name}_cells": long_frame(scored)} if scored else {}
+    scored = {of.name: preset_tables(of, results, presets) for of in chosen if not of.speed}
+    documents = [document(presets.tables[of], parts) for of, parts in scored.items()]
+    gaps = [gap for of, parts in scored.items() for gap in gap_lines(presets.tables[of], parts)]
+    gaps = list(dict.fromkeys(gaps))  # Tables 2 and 5 have the same cells
+    lines = long_frame([part for parts in scored.values() for part in parts])
+    cells = {"cells" if name == "all" else f"{name}_cells": lines} if scored else {}
     for preset in (preset for preset in chosen if preset.speed):
         present = dict(zip(frame["model"], frame["embedded"], strict=True))
         blocks = speed_blocks(lines_of(frame), presets.expected(preset.models, present))

@@ -8,7 +8,8 @@ from scipy import stats
 
 from dllmquant_exp.reporting.frame import Cell
 from dllmquant_exp.reporting.samples import Sample, average, difference, entry, p_value
-from dllmquant_exp.reporting.statistics import average_over_seeds, stratified_test, wilson
+from dllmquant_exp.reporting.statistics.intervals import wilson
+from dllmquant_exp.reporting.statistics.paired import average_over_seeds, stratified_test
 
 Made = Callable[..., Cell]
 

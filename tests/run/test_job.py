@@ -14,7 +14,7 @@ from dllmquant_exp.config.experiment import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
-from dllmquant_exp.reporting.statistics import wilson
+from dllmquant_exp.reporting.statistics.intervals import wilson
 from dllmquant_exp.run import finished
 from dllmquant_exp.run import job as module
 from dllmquant_exp.run import prepare as preparation

@@ -1,7 +1,7 @@
 """The paper's claims about scores: the difference between rows, on what both of them have."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,6 +15,7 @@ from dllmquant_exp.reporting.claims import Measured
 from dllmquant_exp.reporting.comparable import ModelResults, Variant
 from dllmquant_exp.reporting.samples import Sample, difference, shared_seeds
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.store.schema import read
 
 NEARLY_EQUAL = 0.02  # of states: TMAS's quotas, each rounded up, make 520 of 512
 FLOOR = 0.02  # above chance, on average: rows that score less decide nothing
@@ -30,7 +31,7 @@ def claims_data() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Claim:
-    """The mean of `better` less the mean of `worse`, averaged over tasks, exceeds `threshold`.
+    """The mean of `better` less the mean of `worse`, averaged over tasks, exceeds `above`.
 
     With `less`, the same average over those tasks is subtracted. With `equal_size`, the rows are
     compared where both have as many calibration states.
@@ -40,30 +41,17 @@ class Claim:
     sentence: str
     better: tuple[str, ...]  # rows of conf/row
     worse: tuple[str, ...]
-    tasks: tuple[str, ...]
-    less: tuple[str, ...]
-    threshold: float
-    equal_size: bool
+    tasks: tuple[str, ...] = PAPER_COLUMNS
+    less: tuple[str, ...] = ()
+    above: float = 0.0
+    equal_size: bool = False
 
 
 @cache
 def score_claims() -> tuple[Claim, ...]:
     """Steps, then the other comparisons."""
-    data = claims_data()
-    return tuple(_claim(entry, data["tasks"]) for entry in (*data["steps"], *data["comparisons"]))
-
-
-def _claim(entry: Mapping[str, Any], tasks: Mapping[str, Sequence[str]]) -> Claim:
-    return Claim(
-        entry["name"],
-        entry["sentence"],
-        tuple(entry["better"]),
-        tuple(entry["worse"]),
-        tuple(tasks[entry.get("tasks", "nine")]),
-        tuple(tasks[entry["less"]] if "less" in entry else ()),
-        entry.get("above", 0.0),
-        entry.get("equal_size", False),
-    )
+    entries = (*claims_data()["steps"], *claims_data()["comparisons"])
+    return tuple(read(Claim, entry, f"claims.yaml: {entry['name']}") for entry in entries)
 
 
 @dataclass(frozen=True)

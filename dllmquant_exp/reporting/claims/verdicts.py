@@ -87,7 +87,7 @@ def verdicts(
     decided = _decided([*_scores(results), *_figures(figures), *_speed(speed)])
     steps = [decided.pop(step["name"]) for step in data["steps"]]
     sums = [_sum(claim, steps) for claim in data["sums"]]
-    best = _count_of_tasks(data["best"], data["tasks"]["nine"], results)
+    best = _count_of_tasks(data["best"], results)
     return [*steps, *sums, best, *decided.values()]
 
 
@@ -99,7 +99,7 @@ def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
 def _scores(results: ModelResults) -> Iterator[Question]:
     for of in score_claims():
         family = "size" if of.equal_size else "scores"
-        yield Question(of.name, of.sentence, measure_scores(of, results), of.threshold, family)
+        yield Question(of.name, of.sentence, measure_scores(of, results), of.above, family)
 
 
 def _figures(figures: Sequence[FigureData]) -> Iterator[Question]:
@@ -188,9 +188,7 @@ def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _count_of_tasks(
-    claim: Mapping[str, Any], labels: Sequence[str], results: ModelResults
-) -> Verdict:
+def _count_of_tasks(claim: Mapping[str, Any], results: ModelResults) -> Verdict:
     """In how many tasks a row is better than each of its rivals.
 
     At least where it beats every rival, at most where no rival beats it, by paired tests with
@@ -198,6 +196,7 @@ def _count_of_tasks(
     missed most: a difference on one task, in points.
     """
     named = {**EMPTY, "claim": claim["name"], "sentence": claim["sentence"]}
+    labels = claim["tasks"]
     row, *rivals = (results.variant(name) for name in (claim["row"], *claim["rivals"]))
     missing = missing_cells([row, *rivals], labels)
     if missing:

@@ -3,13 +3,9 @@
 from dllmquant_exp.reporting.statistics.intervals import (
     ALPHA,
     Estimate,
-    adjusted_difference,
-    average,
-    averaged_proportion,
     mean_interval,
     score_interval,
     t_quantile,
-    wilson,
     z_quantile,
 )
 from dllmquant_exp.reporting.statistics.paired import (
@@ -17,31 +13,13 @@ from dllmquant_exp.reporting.statistics.paired import (
     average_over_seeds,
     holm,
     mcnemar,
-    paired_difference,
     paired_test,
     stratified_test,
 )
 from dllmquant_exp.reporting.statistics.sign_flip import RatioTest, ratio_interval, ratio_test
 
 __all__ = [
-    "ALPHA",
-    "Estimate",
-    "RatioTest",
-    "SeededAverage",
-    "adjusted_difference",
-    "average",
-    "average_over_seeds",
-    "averaged_proportion",
-    "holm",
-    "mcnemar",
-    "mean_interval",
-    "paired_difference",
-    "paired_test",
-    "ratio_interval",
-    "ratio_test",
-    "score_interval",
-    "stratified_test",
-    "t_quantile",
-    "wilson",
-    "z_quantile",
-]
+    "ALPHA", "Estimate", "RatioTest", "SeededAverage", "average_over_seeds", "holm", "mcnemar",
+    "mean_interval", "paired_test", "ratio_interval", "ratio_test", "score_interval",
+    "stratified_test", "t_quantile", "z_quantile",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""From rows of entries to the lines of a table, and from lines to its grids.
+"""From rows to the lines of a table, and from lines to its grids.
 
 A table is a long frame: a line per row and column, with the score, its paired change from full
 precision, and the runs behind them. A grid is a pivot of these lines, each as text.
@@ -6,22 +6,16 @@ precision, and the runs behind them. A grid is a pivot of these lines, each as t
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from dllmquant_exp.reporting.notes import in_line, listed
+from dllmquant_exp.reporting.comparable import Variant
+from dllmquant_exp.reporting.notes import in_line, left_out_seeds, listed, source_notes
 from dllmquant_exp.reporting.render import AVERAGE, Grid, Line, points
-from dllmquant_exp.reporting.samples import (
-    MISSING,
-    Entry,
-    Sample,
-    average,
-    difference,
-    shared_seeds,
-)
+from dllmquant_exp.reporting.samples import Entry, average, difference, shared_seeds
 from dllmquant_exp.reporting.statistics import SeededAverage
 from dllmquant_exp.reporting.tables import REFERENCE
 
@@ -30,96 +24,104 @@ STATES = ("failed", "missing", "partial", "finished")  # the worst first
 Gap = tuple[str, str, str, str]  # state, row, column, reason
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """A row of a table.
-
-    Attributes:
-        name: as printed; on lines of their own, settings that set it apart.
-        key: its name in lists of gaps.
-        entries: by column.
-        seeds: each entry should have them.
-        plain: whether it is full precision, which has no change from itself.
-        more: further columns of its lines.
-    """
-
-    name: str
-    key: str
-    entries: Mapping[str, Entry]
-    seeds: frozenset[int] = frozenset()
-    plain: bool = False
-    more: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, columns: Iterable[str]) -> list[Entry]:
-        return [self.entries.get(column, MISSING) for column in columns]
-
-    def samples(self, columns: Iterable[str]) -> list[Sample | None]:
-        return [entry.sample for entry in self.of(columns)]
-
-    def absent(self, entry: Entry) -> list[int]:
-        """The seeds that an entry with a score lacks, and that did not fail."""
-        if entry.sample is None:
-            return []
-        return sorted(self.seeds - set(entry.sample.seeds) - {cell.seed for cell in entry.failed})
-
-
 @dataclass(frozen=True)
 class Table:
-    """One model's part of a table; its lines and what is said of them.
+    """One model's part of a table.
 
     Attributes:
         tasks: heading by column, without the average.
         shown: the columns that are shown, the average under its own name.
-        lines: see `lines`.
+        lines: a line per row and shown column, see `table`.
     """
 
     title: str
     tasks: Mapping[str, str]
     shown: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Variant, ...]
     lines: pd.DataFrame
-    chance: Mapping[str, float | None]
+    chance: Mapping[str, float]
     notes: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
 
 
-def lines(
-    rows: Sequence[Row], tasks: Mapping[str, str], shown: Sequence[str], reference: Row | None
-) -> pd.DataFrame:
-    """A line per row and shown column. Scores and limits in percent, changes in points.
+def table(
+    title: str,
+    rows: Sequence[Variant],
+    tasks: Mapping[str, str],
+    shown: Sequence[str],
+    reference: Variant | None,
+    chance: Mapping[str, float],
+    notes: Iterable[str],
+) -> Table:
+    """A table with its lines, gaps and notes.
 
-    `line` and `place` say where its text stands. `state` is partial where seeds are missing or
-    failed, and the worst of the tasks' for an average.
+    Lines have scores and limits in percent, changes in points. `line` and `place` say where a
+    line's text stands. `state` is partial where seeds are missing or failed, and the worst of the
+    tasks' for an average.
 
     Args:
         reference: changes are from this row, paired by item.
     """
-    made = []
-    for i, row in enumerate(rows):
-        for place in shown:
-            over = list(tasks) if place == AVERAGE else [place]
-            entries, samples = row.of(over), row.samples(over)
-            score = average(samples) if place == AVERAGE else entries[0].score
-            change = None
-            if reference is not None and not row.plain:
-                change = difference(samples, reference.samples(over))
-            states = {_state(row, entry) for entry in entries}
-            made.append({
-                "line": i,
-                "place": place,
-                "name": row.name,
-                "column": tasks.get(place, AVERAGE),
-                "state": next(state for state in STATES if state in states),
-                **_behind(entries, score),
-                **_numbers(SCORE, score),
-                **_numbers(CHANGE, change),
-                "covers": score.covers if score else "",
-                **row.more,
-            })  # fmt: skip
-    return pd.DataFrame(made).astype(dict.fromkeys((*SCORE, *CHANGE), float))
+    lines = [
+        {"line": i, "place": place, **_line(row, tasks, place, reference)}
+        for i, row in enumerate(rows)
+        for place in shown
+    ]
+    sources = {id(entry): entry for row in (*rows, reference) if row for entry in row.of(tasks)}
+    more = [] if reference is None else _unpaired_notes(rows, tasks, reference)
+    if AVERAGE in shown:
+        more += [note for row in rows for note in left_out_seeds(row.name, row.of(tasks))]
+    return Table(
+        title,
+        tasks,
+        tuple(shown),
+        tuple(rows),
+        pd.DataFrame(lines).astype(dict.fromkeys((*SCORE, *CHANGE), float)),
+        chance,
+        (*notes, *more, *source_notes(cell for of in sources.values() for cell in of.cells)),
+        tuple(_gaps(rows, tasks)),
+    )
 
 
-def _state(row: Row, entry: Entry) -> str:
+def _unpaired_notes(
+    rows: Iterable[Variant], columns: Iterable[str], reference: Variant
+) -> list[str]:
+    """Rows whose items are not those of the reference."""
+    tasks = list(columns)
+    pairs = {
+        row.name: zip(row.samples(tasks), reference.samples(tasks), strict=True) for row in rows
+    }
+    return [
+        f"{in_line(name)}: other items than {REFERENCE} in a task: no paired difference."
+        for name, samples in pairs.items()
+        if any(a and b and a.items != b.items for a, b in samples)
+    ]
+
+
+def _line(
+    row: Variant, tasks: Mapping[str, str], place: str, reference: Variant | None
+) -> dict[str, Any]:
+    over = list(tasks) if place == AVERAGE else [place]
+    entries, samples = row.of(over), row.samples(over)
+    score = average(samples) if place == AVERAGE else entries[0].score
+    change = None
+    if reference is not None and not row.is_plain:
+        change = difference(samples, reference.samples(over))
+    states = {_state(row, entry) for entry in entries}
+    return {
+        "row": row.row,
+        "name": row.name,
+        "variant": row.difference,
+        "column": tasks.get(place, AVERAGE),
+        "state": next(state for state in STATES if state in states),
+        **_behind(entries, score),
+        **_numbers(SCORE, score),
+        **_numbers(CHANGE, change),
+        "covers": score.covers if score else "",
+    }
+
+
+def _state(row: Variant, entry: Entry) -> str:
     partial = entry.state == "finished" and (entry.failed or row.absent(entry))
     return "partial" if partial else entry.state
 
@@ -144,30 +146,27 @@ def _behind(entries: Sequence[Entry], score: SeededAverage | None) -> dict[str, 
     seeds = shared_seeds(entry.sample for entry in entries)
     runs = [run for entry in entries for run in entry.cells if run.seed in seeds]
     hashes = [run.config_hash for run in runs]
-    joined = " ".join(sorted(hashes)).encode()
+    joined = hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()
     return {
         "n": sum(entry.n for entry in entries),
         "seeds": " ".join(map(str, seeds)),
-        "config_hash": (
-            " ".join(hashes) if len(entries) == 1 else hashlib.sha256(joined).hexdigest()
-        ),
+        "config_hash": " ".join(hashes) if len(entries) == 1 else joined,
         "commit": " ".join(dict.fromkeys(run.commit for run in runs)),
     }
 
 
-def gaps(rows: Iterable[Row], tasks: Mapping[str, str]) -> list[Gap]:
-    """Results that should be there and are missing or failed, be it with some seeds."""
-    found: list[Gap] = []
-    for row in rows:
-        for (_, label), entry in zip(tasks.items(), row.of(tasks), strict=True):
+def _gaps(rows: Iterable[Variant], tasks: Mapping[str, str]) -> Iterable[Gap]:
+    """Results that should be there and are missing or failed, be it with some seeds. Variants of a
+    row are extra."""
+    for row in (row for row in rows if not row.difference):
+        for label, entry in zip(tasks.values(), row.of(tasks), strict=True):
             for cell in entry.failed:
                 reason = cell.error.partition("\n")[0] or "its seeds saw different items"
-                found.append(("failed", row.key, label, f"seed {cell.seed}: {reason}"))
+                yield "failed", row.key, label, f"seed {cell.seed}: {reason}"
             if entry.state == "missing":
-                found.append(("missing", row.key, label, ""))
+                yield "missing", row.key, label, ""
             if row.absent(entry):
-                found.append(("missing", row.key, label, f"seed {listed(row.absent(entry))}"))
-    return found
+                yield "missing", row.key, label, f"seed {listed(row.absent(entry))}"
 
 
 def gap_texts(table: Table) -> list[tuple[str, str]]:
@@ -178,20 +177,8 @@ def gap_texts(table: Table) -> list[tuple[str, str]]:
     texts = []
     for (state, row, reason), labels in grouped.items():
         where = "every task" if len(labels) == len(table.tasks) else ", ".join(labels)
-        texts.append((state, f"{row}: {where}{f': {reason}' if reason else ''}"))
+        texts.append((state, f"{in_line(row)}: {where}{f': {reason}' if reason else ''}"))
     return texts
-
-
-def unpaired_notes(rows: Iterable[Row], tasks: Mapping[str, str], reference: Row) -> list[str]:
-    """Rows whose items are not those of the reference."""
-    others = reference.samples(tasks)
-    return [
-        f"{in_line(row.name)}: other items than {REFERENCE} in a task: no paired difference."
-        for row in rows
-        if any(
-            a and b and a.items != b.items for a, b in zip(row.samples(tasks), others, strict=True)
-        )
-    ]
 
 
 def pivot(
@@ -208,45 +195,41 @@ def pivot(
     wide = texts.pivot(index="line", columns="place", values="text")[list(table.shown)]
     names = kept.groupby("line")["name"].first()
     rows = tuple(zip(names, wide.itertuples(index=False, name=None), strict=True))
-    return Grid(
-        title, tuple(table.tasks.get(place, AVERAGE) for place in table.shown), rows, **parts
-    )
+    columns = tuple(table.tasks.get(place, AVERAGE) for place in table.shown)
+    return Grid(title, columns, rows, **parts)
 
 
-def score_grid(table: Table) -> Grid:
-    """Scores with their intervals, and below them chance and the number of items. A line with
-    `best` is marked."""
-
-    def text(line: Any) -> str:
-        failed = line.state == "failed" and line.place != AVERAGE
-        return "failed" if failed else points(line.score, line.low, line.high)
-
-    marked = table.lines[table.lines["best"]] if "best" in table.lines else table.lines[:0]
+def score_grids(table: Table) -> dict[str, Grid]:
+    """By `score` the scores with their intervals, chance and the number of items below them, and by
+    `change` paired changes from full precision, where there are any. A line with `best` is marked.
+    """
+    lines = table.lines
+    marked = lines[lines["best"]] if "best" in lines else lines[:0]
     places = (table.shown.index(place) for place in marked["place"])
     best = frozenset(zip(marked["line"], places, strict=True))
-    everything = pd.Series(True, table.lines.index)
-    title = "score in %, ± half of the 95% interval"
-    return pivot(table, title, text, everything, footer=_footer(table), best=best)
+    title, everything = "score in %, ± half of the 95% interval", pd.Series(True, lines.index)
+    found = {"score": pivot(table, title, _score, everything, footer=_footer(table), best=best)}
+    if lines["change"].notna().any():
+        title = (
+            f"change from {REFERENCE} on the same items, in points; * excludes 0, taken by itself"
+        )
+        found["change"] = pivot(table, title, _change, lines["change"].notna())
+    return found
 
 
-def change_grids(table: Table) -> list[Grid]:
-    """Paired changes from full precision; no grid where there are none."""
-    changed = table.lines["change"].notna()
-    if not changed.any():
-        return []
-    title = f"change from {REFERENCE} on the same items, in points; * excludes 0, taken by itself"
+def _score(line: Any) -> str:
+    failed = line.state == "failed" and line.place != AVERAGE
+    return "failed" if failed else points(line.score, line.low, line.high)
 
-    def text(line: Any) -> str:
-        return points(line.change, line.change_low, line.change_high, sign=True)
 
-    return [pivot(table, title, text, changed)]
+def _change(line: Any) -> str:
+    return points(line.change, line.change_low, line.change_high, sign=True)
 
 
 def _footer(table: Table) -> tuple[Line, ...]:
-    chance = [table.chance.get(task) for task in table.tasks]
-    known = [value for value in chance if value is not None]
-    every = dict(zip(table.tasks, chance, strict=True))
-    every[AVERAGE] = fmean(known) if len(known) == len(chance) else None
+    chance = {task: 100 * table.chance[task] for task in table.tasks if task in table.chance}
+    if len(chance) == len(table.tasks):
+        chance[AVERAGE] = fmean(chance.values())
     counted = table.lines[table.lines["n"] > 0].groupby("place")["n"]
     least, most = counted.min(), counted.max()
     items = {
@@ -255,8 +238,7 @@ def _footer(table: Table) -> tuple[Line, ...]:
         else f"{least[place]} to {most[place]}"
         for place in most.index
     }
-    texts = ("-" if (x := every[place]) is None else f"{100 * x:.1f}" for place in table.shown)
     return (
-        ("chance", tuple(texts)),
+        ("chance", tuple(f"{chance[x]:.1f}" if x in chance else "-" for x in table.shown)),
         ("items", tuple(items.get(place, "-") for place in table.shown)),
     )

@@ -6,15 +6,14 @@ which cells are missing and why; nothing stands in for them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dllmquant_exp.reporting.comparable import ModelResults, Variant
-from dllmquant_exp.reporting.frame import Cell
-from dllmquant_exp.reporting.notes import in_line, left_out_seeds, source_notes
+from dllmquant_exp.reporting.notes import in_line
 from dllmquant_exp.reporting.paper import (
     PaperCell,
     paper_cell,
@@ -30,15 +29,11 @@ from dllmquant_exp.reporting.tables import REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
     SCORE,
-    Row,
     Table,
-    change_grids,
     gap_texts,
-    gaps,
-    lines,
     pivot,
-    score_grid,
-    unpaired_notes,
+    score_grids,
+    table,
 )
 from dllmquant_exp.reporting.tables.presets import Presets, TablePreset
 
@@ -49,121 +44,95 @@ COLUMNS = (  # of `long_frame`
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PresetTable:
-    """A preset's table: a part per model, whose lines have the columns of COLUMNS as well."""
-
-    preset: TablePreset
-    results: tuple[ModelResults, ...]
-    parts: tuple[Table, ...]
-
-
-def preset_table(
+def preset_tables(
     preset: TablePreset, results: Sequence[ModelResults], presets: Presets
-) -> PresetTable:
-    """One table, with the models that should be there and those that were run for it."""
+) -> list[Table]:
+    """A part per model that should be there or was run for this table."""
     by_name = {found.model: found for found in results}
     present = {found.model: found.embedded for found in results}
     expected = presets.expected(preset.models, present)
     models = {name: by_name.get(name) or ModelResults(name, expected[name]) for name in expected}
     own = presets.own_rows(preset)
     models |= {found.model: found for found in results if own & found.rows.keys()}
-    parts = tuple(_part(preset, found, presets.labels) for found in models.values())
-    return PresetTable(preset, tuple(models.values()), parts)
+    return [_part(preset, found, presets.labels) for found in models.values()]
 
 
 def _part(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> Table:
-    shown, tasks = preset.report.columns, {label: label for label in preset.report.tasks}
+    tasks = {label: label for label in preset.tasks}
+    rows = _rows(preset, results, labels)
+    reference = results.variant(REFERENCE)
+    made = table(
+        results.title, rows, tasks, preset.columns, reference, results.chance, results.notes
+    )
+    lines = _add_best(rows, tasks, made.lines)
+    lines = _add_paper(preset, results, rows, lines).assign(
+        table=preset.paper or preset.name,
+        model=results.model,
+        embedded=results.embedded,
+        task=[results.tasks.get(place, "") for place in lines["place"]],
+    )
+    notes = [*made.notes, *_paper_notes(preset, results, lines)]
+    notes += _remarks(results, rows, tasks, lines)
+    return replace(made, lines=lines, notes=tuple(notes))
+
+
+def _rows(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> list[Variant]:
+    """A row per variant, under the paper's name or its own label. Rows as they are usually run
+    should have each other's seeds if they calibrate; controls are extra."""
+    names = _paper_names(preset)
     variants = [
         variant
         for name in preset.rows
         for variant in (results.variant(name), *results.rows.get(name, ())[1:])
     ]
-    rows = _rows(preset, results, variants, labels)
-    plain = results.variant(REFERENCE)
-    reference = Row(REFERENCE, REFERENCE, plain.entries, plain=True)
-    every = list({id(variant): variant for variant in (*variants, plain)}.values())
-    made = _add_best(rows, tasks, lines(rows, tasks, shown, reference))
-    made = _add_paper(preset, results, variants, made)
-    notes = [*results.notes, *unpaired_notes(rows, tasks, reference)]
-    if AVERAGE in shown:
-        notes += [note for row in rows for note in left_out_seeds(row.name, row.of(tasks))]
-    notes += source_notes(_cells(every, tasks))
-    notes += _paper_notes(preset, results, made)
-    notes += _remarks(results, variants, rows, tasks, made)
-    return Table(
-        title=results.title,
-        tasks=tasks,
-        shown=shown,
-        rows=rows,
-        lines=made.assign(
-            model=results.model,
-            embedded=results.embedded,
-            task=[results.tasks.get(place, "") for place in made["place"]],
-        ),
-        chance=results.chance,
-        notes=tuple(notes),
-        gaps=tuple(gaps([row for row in rows if not row.more["variant"]], tasks)),
-    )
-
-
-def _rows(
-    preset: TablePreset,
-    results: ModelResults,
-    variants: Sequence[Variant],
-    labels: Mapping[str, str],
-) -> tuple[Row, ...]:
-    """A row per variant, under the paper's name or its own label. Rows as they are usually run
-    should have each other's seeds if they calibrate; controls are extra."""
-    names = _paper_names(preset)
-    usual = [variant for variant in variants if not variant.difference]
+    calibrated = [
+        [sample for sample in variant.samples(preset.tasks) if sample and sample.calibrated]
+        for variant in variants
+    ]
     seeds = {
         seed
-        for variant in usual
-        for label in preset.report.tasks
-        if (sample := variant.entry(label).sample) and sample.calibrated
+        for variant, samples in zip(variants, calibrated, strict=True)
+        if not variant.difference
+        for sample in samples
         for seed in sample.seeds
     }
-    rows = []
-    for variant in variants:
-        name = names.get(variant.row) or variant.label or labels.get(variant.row, variant.row)
-        calibrated = any(e.sample and e.sample.calibrated for e in variant.entries.values())
-        rows.append(
-            Row(
-                name="\n".join(filter(None, (name, variant.difference))),
-                key=variant.row,
-                entries=variant.entries,
-                seeds=frozenset(seeds if calibrated and not variant.difference else ()),
-                plain=variant.row == REFERENCE,
-                more={"row": variant.row, "variant": variant.difference},
-            )
+    return [
+        replace(
+            variant,
+            name="\n".join(
+                filter(
+                    None,
+                    (
+                        names.get(variant.row)
+                        or variant.name
+                        or labels.get(variant.row, variant.row),
+                        variant.difference,
+                    ),
+                )
+            ),
+            seeds=frozenset(seeds if samples and not variant.difference else ()),
         )
-    return tuple(rows)
+        for variant, samples in zip(variants, calibrated, strict=True)
+    ]
 
 
 def _paper_names(preset: TablePreset) -> dict[str, str]:
     """Our rows by the paper's names."""
-    if preset.report.paper is None:
+    if preset.paper is None:
         return {}
-    names = {cell.row: cell.name for cell in paper_cells(preset.report.paper)}
-    return {ours: names[theirs] for ours, theirs in paper_rows(preset.report.paper).items()}
+    names = {cell.row: cell.name for cell in paper_cells(preset.paper)}
+    return {ours: names[theirs] for ours, theirs in paper_rows(preset.paper).items()}
 
 
-def _cells(variants: Iterable[Variant], labels: Iterable[str]) -> list[Cell]:
-    """Every result behind these columns."""
-    columns = list(labels)
-    return [cell for of in variants for label in columns for cell in of.entry(label).cells]
-
-
-def _add_best(rows: Sequence[Row], tasks: Iterable[str], made: pd.DataFrame) -> pd.DataFrame:
+def _add_best(rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame) -> pd.DataFrame:
     """With `best`, the best quantized row of a column where a paired test against the runner-up
     supports it, and `best_p` after Holm's correction over the columns in which every row is there.
     """
-    quantized = {i: row for i, row in enumerate(rows) if not row.plain}
+    quantized = {i: row for i, row in enumerate(rows) if not row.is_plain}
     found: dict[tuple[int, str], float] = {}
     for place in dict.fromkeys(made["place"]):
         over = list(tasks) if place == AVERAGE else [place]
-        samples = {i: [of.sample for of in row.of(over)] for i, row in quantized.items()}
+        samples = {i: row.samples(over) for i, row in quantized.items()}
         if len(samples) < 2 or any(sample is None for own in samples.values() for sample in own):
             continue
         means = {i: sum(s.scores.mean() for s in own if s) for i, own in samples.items()}
@@ -182,7 +151,7 @@ def _add_paper(
 ) -> pd.DataFrame:
     """With `printed`, the paper's number as text, its value `paper`, and `paper_difference` in
     points, where ours may be subtracted from it."""
-    printed = [_printed(preset.report.paper, results, variant) for variant in variants]
+    printed = [_printed(preset.paper, results, variant) for variant in variants]
     cells = [
         printed[line].get(place) for line, place in zip(made["line"], made["place"], strict=True)
     ]
@@ -217,7 +186,7 @@ def _unlike(preset: TablePreset, results: ModelResults) -> str:
     reasons = {
         f"its checkpoint is {checkpoint}, not {published}": checkpoint != published,
         f"decoding={cell.decoding}": cell.decoding != "published",
-        preset.report.unlike: bool(preset.report.unlike),
+        preset.unlike: bool(preset.unlike),
     }
     return " and ".join(reason for reason, holds in reasons.items() if holds)
 
@@ -236,11 +205,7 @@ def _paper_notes(preset: TablePreset, results: ModelResults, made: pd.DataFrame)
 
 
 def _remarks(
-    results: ModelResults,
-    variants: Sequence[Variant],
-    rows: Sequence[Row],
-    tasks: Iterable[str],
-    made: pd.DataFrame,
+    results: ModelResults, rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame
 ) -> list[str]:
     notes = []
     if not results.rows:
@@ -249,7 +214,7 @@ def _remarks(
         notes.append("full precision was not run in this sweep: no changes from it.")
     sizes = {
         f"{name} ({variant.collected})"
-        for variant in variants
+        for variant in rows
         if variant.entries and (name := variant.settings.get("calibration.name")) is not None
     }
     if sizes:
@@ -263,7 +228,7 @@ def _remarks(
     )
     if made["best"].any():
         notes.append(f"best quantized row of a column marked where {test}")
-    elif sum(variant.row != REFERENCE and bool(variant.entries) for variant in variants) > 1:
+    elif sum(variant.row != REFERENCE and bool(variant.entries) for variant in rows) > 1:
         notes.append(
             f"no quantized row is marked as the best of a column: in no complete one {test}"
         )
@@ -275,8 +240,7 @@ def grids(part: Table) -> dict[str, Grid]:
 
     The last two are there for the paper's models alone, the last where they were run as such.
     """
-    found = {"score": score_grid(part)}
-    found |= dict(zip(["change"], change_grids(part), strict=False))
+    found = score_grids(part)
     printed = part.lines["printed"] != ""
     if printed.any():
         name = paper_model(part.lines["model"].iloc[0])
@@ -292,46 +256,43 @@ def _difference(line: Any) -> str:
     return "-" if pd.isna(line.paper_difference) else signed(line.paper_difference)
 
 
-def long_frame(tables: Iterable[PresetTable]) -> pd.DataFrame:
+def long_frame(parts: Sequence[Table]) -> pd.DataFrame:
     """One line per table, model, row and column, with everything that stands behind the number.
 
-    Scores and their limits are in percent, changes and differences in points. See `lines` for `n`,
-    `seeds`, `config_hash`, `commit` and `state`. `task` is empty where nothing was run on a column.
+    Scores and their limits are in percent, changes and differences in points. See `lines.table` for
+    `n`, `seeds`, `config_hash`, `commit` and `state`. `task` is empty where nothing was run on a
+    column.
     """
-    frames = [
-        part.lines.assign(
-            table=table.preset.report.paper or table.preset.name,
-            name=[name.partition("\n")[0] for name in part.lines["name"]],
-            task=part.lines["task"].where(part.lines["place"] != AVERAGE, "average"),
-        )
-        for table in tables
-        for part in table.parts
-    ]
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
-    return frame[list(COLUMNS)]
+    if not parts:
+        return pd.DataFrame(columns=list(COLUMNS))
+    frame = pd.concat([part.lines for part in parts], ignore_index=True)
+    return frame.assign(
+        name=frame["name"].str.partition("\n")[0],
+        task=frame["task"].where(frame["place"] != AVERAGE, "average"),
+    )[list(COLUMNS)]
 
 
-def gap_lines(tables: Iterable[PresetTable]) -> list[str]:
+def gap_lines(preset: TablePreset, parts: Iterable[Table]) -> list[str]:
     """Missing and failed results, a line per row, or one for a model without any result."""
     found: list[str] = []
-    for table in tables:
-        for results, part in zip(table.results, table.parts, strict=True):
-            if _is_empty(part):
-                found.append(f"missing: {results.model}: every cell of {table.preset.title}")
-            else:
-                found += [f"{state}: {results.model}, {text}" for state, text in gap_texts(part)]
-    return list(dict.fromkeys(found))
+    for part in parts:
+        model = part.lines["model"].iloc[0]
+        if _is_empty(part):
+            found.append(f"missing: {model}: every cell of {preset.title}")
+        else:
+            found += [f"{state}: {model}, {text}" for state, text in gap_texts(part)]
+    return found
 
 
 def _is_empty(part: Table) -> bool:
     return not any(row.entries for row in part.rows)
 
 
-def document(table: PresetTable) -> Document:
+def document(preset: TablePreset, tables: Sequence[Table]) -> Document:
     """The content of the files of `report table=...`. Its frame has the printed texts by (model,
     part, row): percent in `score` and `paper`, points in `change` and `difference`."""
     sections, texts = [], []
-    for part in table.parts:
+    for part in tables:
         parts = grids(part)
         missing = "; ".join(f"{state}: {text}" for state, text in gap_texts(part))
         incomplete = [f"incomplete: {missing}."] if missing and not _is_empty(part) else []
@@ -341,12 +302,12 @@ def document(table: PresetTable) -> Document:
             for name, grid in parts.items()
             for row, line in (*grid.lines, *grid.footer)
         ]
-    shown = table.preset.report.columns if table.parts else ()
+    shown = preset.columns if tables else ()
     frame = pd.DataFrame(texts, columns=["model", "part", "row", *shown])
     return Document(
-        table.preset.name,
-        table.preset.title,
-        table.preset.report.caption,
+        preset.name,
+        preset.title,
+        preset.caption,
         tuple(sections),
         frame.set_index(["model", "part", "row"]),
     )

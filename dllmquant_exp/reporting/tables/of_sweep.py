@@ -5,36 +5,26 @@ limit, batch size, device, dtype and decoding.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from dllmquant_exp.reporting.comparable import newest, one_checkpoint
+from dllmquant_exp.reporting.comparable import Variant, newest, one_checkpoint
 from dllmquant_exp.reporting.frame import SPEED, Cell, first, flat, grouped, lines_of
-from dllmquant_exp.reporting.notes import (
-    in_line,
-    left_out_seeds,
-    seed_notes,
-    setting_notes,
-    source_notes,
-)
+from dllmquant_exp.reporting.notes import in_line, seed_notes, setting_notes
 from dllmquant_exp.reporting.render import AVERAGE, show
 from dllmquant_exp.reporting.samples import entry
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
     SCORE,
-    Row,
     Table,
-    change_grids,
     gap_texts,
-    gaps,
-    lines,
-    score_grid,
-    unpaired_notes,
+    score_grids,
+    table,
 )
 
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
@@ -52,67 +42,44 @@ def build_tables(frame: pd.DataFrame) -> list[Table]:
     scored = frame[frame["kind"] != SPEED]
     groups = [group for _, group in scored.groupby("comparable")]
     firsts = [first(group) for group in groups]
-    titles = [_title(cell) for cell in firsts]
-    twins = [[c for c, of in zip(firsts, titles, strict=True) if of == own] for own in titles]
-    return [
-        replace(_build(group), title="; ".join([title, *_differing(cell, same)]))
-        for group, cell, title, same in zip(groups, firsts, titles, twins, strict=True)
-    ]
+    return [_build(group, _title(cell, firsts)) for group, cell in zip(groups, firsts, strict=True)]
 
 
-def _title(cell: Cell) -> str:
+def _title(cell: Cell, others: Sequence[Cell]) -> str:
+    """Model and kind of task, and the conditions that other tables of these do not share, as
+    `dtype=float32`."""
     tasks = {"micro": "micro-world tasks", "official": "official tasks"}.get(cell.kind, cell.kind)
-    return f"{cell.model}, {tasks}"
-
-
-def _differing(cell: Cell, twins: Sequence[Cell]) -> list[str]:
-    """The conditions that differ among twins, as `dtype=float32`."""
-    own, *others = (flat("", one.conditions) for one in (cell, *twins))
-    return [
+    same = [of for of in others if (of.model, of.kind) == (cell.model, cell.kind)]
+    own, *twins = (flat("", of.conditions) for of in (cell, *same))
+    different = (
         f"{name}={_shown(value)}"
         for name, value in own.items()
-        if any(other.get(name) != value for other in others)
-    ]
+        if any(twin.get(name) != value for twin in twins)
+    )
+    return "; ".join([f"{cell.model}, {tasks}", *different])
 
 
-def _build(frame: pd.DataFrame) -> Table:
+def _build(frame: pd.DataFrame, title: str) -> Table:
     notes = setting_notes(first(frame))
     frame = newest(one_checkpoint(frame, notes), notes)
-    tasks = _tasks(frame)
     groups = grouped(lines_of(frame), "method", "quant", "made_of")
     in_order = sorted(groups, key=lambda key: (_rank(key[0]), key))
-    rows = tuple(_rows([groups[key] for key in in_order], notes))
-    reference = next((row for row in rows if row.plain), None)
-    shown = (*tasks, AVERAGE) if len(tasks) > 1 else tuple(tasks)
-    if reference is not None:
-        notes += unpaired_notes(rows, tasks, reference)
+    rows = list(_rows([groups[key] for key in in_order], notes))
+    tasks = _tasks(frame)
     notes += seed_notes({row.name: row.of(tasks) for row in rows})
-    notes += [note for row in rows for note in left_out_seeds(row.name, row.of(tasks))]
-    notes += source_notes(cell for row in rows for of in row.of(tasks) for cell in of.cells)
-    absent = [gap for gap in gaps(rows, tasks) if gap[0] == "missing" and gap[3]]
-    chance = {task: chance for task, chance in frame.groupby("task")["chance"].first().items()}
-    return Table(
-        title="",
-        tasks=tasks,
-        shown=shown,
-        rows=rows,
-        lines=lines(rows, tasks, shown, reference),
-        chance={task: None if pd.isna(value) else value for task, value in chance.items()},
-        notes=tuple(notes),
-        gaps=tuple(absent),
-    )
+    reference = next((row for row in rows if row.is_plain), None)
+    shown = (*tasks, AVERAGE) if len(tasks) > 1 else tuple(tasks)
+    chance = frame.groupby("task")["chance"].first().dropna().to_dict()
+    made = table(title, rows, tasks, shown, reference, chance, notes)
+    absent = tuple(gap for gap in made.gaps if gap[0] == "missing" and gap[3])
+    return replace(made, gaps=absent)
 
 
 def _tasks(frame: pd.DataFrame) -> dict[str, str]:
     """Labels by task, in the paper's order."""
     labels = dict(zip(frame["task"], frame["label"], strict=True))
     order = {label: place for place, label in enumerate(PAPER_COLUMNS)}
-    return {
-        task: label
-        for task, label in sorted(
-            labels.items(), key=lambda pair: (order.get(pair[1], len(order)), pair)
-        )
-    }
+    return dict(sorted(labels.items(), key=lambda pair: (order.get(pair[1], len(order)), pair)))
 
 
 def _rank(row: str) -> tuple[int, int]:
@@ -122,15 +89,15 @@ def _rank(row: str) -> tuple[int, int]:
     return METHOD_ORDER.index(method) if known else len(METHOD_ORDER), len(components)
 
 
-def _rows(groups: Sequence[Sequence[Cell]], notes: list[str]) -> Iterable[Row]:
+def _rows(groups: Sequence[Sequence[Cell]], notes: list[str]) -> Iterator[Variant]:
     firsts = [cells[0] for cells in groups]
     for cells, cell in zip(groups, firsts, strict=True):
         entries = {task: entry(own) for task, own in grouped(cells, "task").items()}
         notes += [note for _, remarks in entries.values() for note in remarks]
         found = {task: made for task, (made, _) in entries.items()}
-        seeds = {s for of in found.values() if of.sample for s in of.sample.seeds}
+        seeds = frozenset(s for of in found.values() if of.sample for s in of.sample.seeds)
         name = _name(cell, [other for other in firsts if other is not cell])
-        yield Row(name, in_line(name), found, frozenset(seeds), cell.method == REFERENCE)
+        yield Variant("", cell.recipe, "", found, name, seeds)
 
 
 def _name(cell: Cell, others: Sequence[Cell]) -> str:
@@ -162,31 +129,31 @@ def _shown(value: object) -> str:
 
 def print_tables(tables: Iterable[Table], problems: Iterable[str], console: Console) -> None:
     """Print every table, then its gaps and the result files that cannot be read."""
-    for table in tables:
-        scores = score_grid(table)
-        named = replace(scores, title=f"{table.title}: {scores.title}")
-        show([named, *change_grids(table)], table.notes, console)
+    for of in tables:
+        scores, *changes = score_grids(of).values()
+        named = replace(scores, title=f"{of.title}: {scores.title}")
+        show([named, *changes], of.notes, console)
         console.print()
-        for gap in missing(table):
+        for gap in missing(of):
             console.print(Text(f"missing: {gap}", style="red"))
     for problem in problems:
         console.print(Text(f"unreadable: {problem}", style="red"))
 
 
-def missing(table: Table) -> list[str]:
+def missing(of: Table) -> list[str]:
     """Seeds that a row has on some tasks alone."""
-    return [text for _, text in gap_texts(table)]
+    return [text for _, text in gap_texts(of)]
 
 
 def to_csv(tables: Iterable[Table]) -> str:
     """Every number with its limits, in percent or points; one line per table, row and column."""
     listed = [
-        table.lines.assign(
-            table=table.title,
-            row=table.lines["name"].map(in_line),
-            task=table.lines["place"].replace(AVERAGE, "average"),
+        of.lines.assign(
+            table=of.title,
+            row=of.lines["name"].map(in_line),
+            task=of.lines["place"].replace(AVERAGE, "average"),
         )
-        for table in tables
+        for of in tables
     ]
     frame = pd.concat(listed) if listed else pd.DataFrame(columns=list(COLUMNS))
     return str(frame[list(COLUMNS)].to_csv(index=False))

@@ -21,17 +21,23 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
-class TableReport:
-    """The section `report` of a table.
+class TablePreset:
+    """An option of conf/table.
 
     Attributes:
+        models: names, or a list of the option of conf/models, as `${models.first}`.
+        speed: whether it measures speed instead of scores.
         paper: number of the paper's table whose numbers stand beside ours; None: of none.
         columns: labels, and `Avg.` for the average over the other columns, or over the nine tasks
             where it stands alone.
         unlike: why our rows are not the paper's, where they are not.
     """
 
-    title: str = ""
+    name: str
+    rows: tuple[str, ...]
+    models: str
+    speed: bool
+    title: str
     caption: str = ""
     paper: int | None = None
     columns: tuple[str, ...] = (*PAPER_COLUMNS, AVERAGE)
@@ -42,26 +48,6 @@ class TableReport:
         """Labels of the tasks behind the columns."""
         named = tuple(column for column in self.columns if column != AVERAGE)
         return named or PAPER_COLUMNS
-
-
-@dataclass(frozen=True)
-class TablePreset:
-    """An option of conf/table.
-
-    Attributes:
-        models: names, or a list of the option of conf/models, as `${models.first}`.
-        speed: whether it measures speed instead of scores.
-    """
-
-    name: str
-    rows: tuple[str, ...]
-    models: str
-    speed: bool
-    report: TableReport
-
-    @property
-    def title(self) -> str:
-        return self.report.title or self.name
 
 
 @dataclass(frozen=True)
@@ -160,10 +146,11 @@ def _table(name: str, option: Mapping[str, Any]) -> TablePreset | None:
     words = option.get("hydra", {}).get("sweeper", {}).get("params", {})
     if "row" not in words:
         return None
-    return TablePreset(
-        name,
-        tuple(str(words["row"]).split(",")),
-        str(words.get("model", "${models.all}")),
-        words.get("task") == "speed",
-        read(TableReport, option.get("report", {}), f"table={name}: report"),
-    )
+    facts = {
+        "name": name,
+        "rows": str(words["row"]).split(","),
+        "models": str(words.get("model", "${models.all}")),
+        "speed": words.get("task") == "speed",
+        "title": name,
+    }
+    return read(TablePreset, facts | option.get("report", {}), f"table={name}: report")

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dllmquant_exp.reporting.statistics import (
+from dllmquant_exp.reporting.statistics.intervals import (
     Estimate,
     adjusted_difference,
     average,
     averaged_proportion,
     mean_interval,
-    paired_difference,
     score_interval,
     t_quantile,
     wilson,
     z_quantile,
 )
+from dllmquant_exp.reporting.statistics.paired import paired_difference
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from dllmquant_exp.reporting.statistics import (
-    Estimate,
+from dllmquant_exp.reporting.statistics.intervals import Estimate, average, score_interval
+from dllmquant_exp.reporting.statistics.paired import (
     SeededAverage,
-    average,
     average_over_seeds,
     holm,
     mcnemar,
     paired_difference,
     paired_test,
-    score_interval,
     stratified_test,
 )
 

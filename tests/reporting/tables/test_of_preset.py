@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -17,14 +17,13 @@ from dllmquant_exp.reporting.paper import paper_cells, paper_rows
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.reporting.tables.lines import Table
 from dllmquant_exp.reporting.tables.of_preset import (
-    PresetTable,
     document,
     gap_lines,
     grids,
     long_frame,
-    preset_table,
+    preset_tables,
 )
-from dllmquant_exp.reporting.tables.presets import read_presets
+from dllmquant_exp.reporting.tables.presets import Presets, TablePreset, read_presets
 
 Made = Callable[..., Cell]
 PRESETS = read_presets(config_folder())
@@ -35,13 +34,36 @@ TABLE_6 = ("static_random", "static_llm_qat", "static_uniform_time", "static_tma
 HALF, FULL = [1] * 10 + [0] * 10, [1] * 20
 
 
-def built(number: int, cells: Iterable[Cell], *models: Any) -> PresetTable:
-    preset = PRESETS.tables[f"table{number}"]
-    return preset_table(preset, model_results(to_frame(cells)), replace(PRESETS, models=models))
+class Built(NamedTuple):
+    """A preset's table with its part per model."""
+
+    preset: TablePreset
+    parts: list[Table]
+
+    @property
+    def models(self) -> list[str]:
+        return [part.lines["model"].iloc[0] for part in self.parts]
+
+    @property
+    def gaps(self) -> list[str]:
+        return gap_lines(*self)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return long_frame(self.parts)
+
+    @property
+    def page(self) -> pd.DataFrame:
+        return document(*self).frame
 
 
-def text(table: PresetTable) -> pd.DataFrame:
-    return document(table).frame
+def built(number: int, cells: Iterable[Cell], *models: Any) -> Built:
+    return of_presets(f"table{number}", cells, replace(PRESETS, models=models))
+
+
+def of_presets(name: str, cells: Iterable[Cell], presets: Presets) -> Built:
+    preset = presets.tables[name]
+    return Built(preset, preset_tables(preset, model_results(to_frame(cells)), presets))
 
 
 def best(part: Table) -> dict[str, tuple[int, float]]:
@@ -86,7 +108,7 @@ def test_numbers_of_a_small_table_by_hand(made: Made) -> None:
         made("fp", "gsm8k", [1] * 19 + [0]),
         made("fp", "humaneval", FULL),
     ]
-    frame = long_frame([built(3, cells)]).set_index(["row", "column"])
+    frame = built(3, cells).frame.set_index(["row", "column"])
     plain, both = frame.loc["quarot_tmas", "GSM8K"], frame.loc["quarot_tmas_cgq", "GSM8K"]
     assert plain["score"] == pytest.approx(50) and both["score"] == pytest.approx(100)
     # Wilson for 10 of 20: 0.5 +- z / (1 + z^2 / n) * sqrt(1 / (4 n) + z^2 / (4 n^2)).
@@ -107,7 +129,7 @@ def test_the_average_is_of_nine_tasks_or_not_at_all(made: Made) -> None:
     scores = {task: [1] * (i + 1) + [0] * (9 - i) for i, task in enumerate(TASKS)}
     cells = [made("awq", task, scores[task]) for task in TASKS]
     cells += [made("quarot", task, scores[task]) for task in TASKS[1:]]
-    frame = long_frame([built(2, cells, *presets)]).set_index("row")
+    frame = built(2, cells, *presets).frame.set_index("row")
     assert frame.loc["awq", "score"] == pytest.approx(50)  # the mean of 10, 20, ..., 90
     assert frame.loc["awq", "n"] == 90 and frame.loc["awq", "task"] == "average"
     assert frame.loc["quarot", "state"] == "missing" and frame["score"].notna().sum() == 1
@@ -125,7 +147,7 @@ def test_an_average_has_the_seeds_that_every_task_has(made: Made) -> None:
         for seed in scores
         if task != "piqa" or seed == 0
     ]
-    frame = long_frame([built(2, cells, {"all": ["micro"], "first": ["micro"]})]).set_index("row")
+    frame = built(2, cells, {"all": ["micro"], "first": ["micro"]}).frame.set_index("row")
     line = frame.loc["awq"]
     assert line["score"] == pytest.approx(50) and line["seeds"] == "0"
     averaged = sorted(cell.config_hash for cell in cells if cell.seed == 0)
@@ -197,8 +219,8 @@ def test_the_papers_numbers_stand_beside_the_papers_models_only(made: Made) -> N
         "RTN + Random calib", (f"{50 - 16.56:+.1f}", f"{50 - 14.02:+.1f}"),
     )  # fmt: skip
     (line,) = (
-        long_frame([built(6, table_6(made, model="llada_8b", embedded=False))])
-        .query("row == 'static_tmas' and column == 'GSM8K'")
+        built(6, table_6(made, model="llada_8b", embedded=False))
+        .frame.query("row == 'static_tmas' and column == 'GSM8K'")
         .to_dict("records")
     )
     assert line["paper_difference"] == pytest.approx(50 - line["paper"])
@@ -228,8 +250,8 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
         table = built(6, table_6(made, model="llada_8b", embedded=False, **changes))
         (block,) = table.parts
         assert set(grids(block)) == {"score", "paper"}
-        assert long_frame([table])["paper_difference"].isna().all()
-        assert long_frame([table])["paper"].notna().all()
+        assert table.frame["paper_difference"].isna().all()
+        assert table.frame["paper"].notna().all()
         notes = [note for note in block.notes if note.startswith("not subtracted")]
         assert len(notes) == 1 and notes[0].endswith(f"of another run: {reason}.")
 
@@ -261,8 +283,8 @@ def test_controls_are_rows_of_their_own_and_never_missing(made: Made) -> None:
     table = built(3, cells)
     names = [row.name for row in table.parts[0].rows]
     assert names[:2] == ["GPTQ", "GPTQ\ncalibration.samples=128"]
-    assert gap_lines([table]) == []
-    variants = long_frame([table]).query("column == 'Hum.'").set_index("variant")
+    assert table.gaps == []
+    variants = table.frame.query("column == 'Hum.'").set_index("variant")
     assert variants.loc["calibration.samples=128", "state"] == "missing"
     assert any(
         "tmas (136 states, 8,432 tokens); tmas (520 states" in note for note in table.parts[0].notes
@@ -274,10 +296,10 @@ def test_missing_and_failed_cells_are_seen_and_named(made: Made) -> None:
     cells = [c for c in cells if not (c.method == "quarot_tmas" and c.task == "gsm8k")]
     cells.append(made("quarot_tmas", "gsm8k", None))
     table = built(3, cells)
-    page = text(table)
+    page = table.page
     assert page.loc[("micro (embedded stand-in), W4A4", "score", "GPTQ"), "GSM8K"] == "failed"
     assert page.loc[(slice(None), "score", "GPTQ+ CGQ w. mask"), "Hum."].tolist() == ["-"]
-    assert gap_lines([table]) == [
+    assert table.gaps == [
         "failed: micro, quarot_tmas: GSM8K: seed 0: ValueError: it broke",
         "missing: micro, quarot_tmas_mask: every task",
     ]
@@ -287,17 +309,17 @@ def test_a_seed_that_some_cells_lack_is_missed(made: Made) -> None:
     cells = [*table_3(made), *table_3(made, seed=1)]
     lost = next(c for c in cells if c.seed == 1 and c.task == "gsm8k")
     table = built(3, [c for c in cells if c is not lost])
-    assert gap_lines([table]) == [f"missing: micro, {lost.method}: GSM8K: seed 1"]
+    assert table.gaps == [f"missing: micro, {lost.method}: GSM8K: seed 1"]
     assert any("2 were run" in note for note in table.parts[0].notes)
-    assert gap_lines([built(3, cells)]) == []
+    assert built(3, cells).gaps == []
 
 
 def test_what_calibrates_nothing_needs_one_seed(made: Made) -> None:
     cells = [made(row, task, HALF, seed=seed) for row in paper_rows(1) for task in TASKS
              for seed in ((0,) if row in ("fp", "rtn") else (0, 1))]  # fmt: skip
     table = built(1, cells)
-    assert gap_lines([table]) == []
-    frame = long_frame([table]).set_index(["row", "column"])
+    assert table.gaps == []
+    frame = table.frame.set_index(["row", "column"])
     assert (
         frame.loc[("awq", "Avg."), "seeds"] == "0 1" and frame.loc[("fp", "Avg."), "seeds"] == "0"
     )
@@ -311,18 +333,18 @@ def test_models_of_a_preset_are_missed_where_one_is_there(made: Made) -> None:
     ]
     cells = table_3(made)
     first = built(1, [*cells, made("rtn", "gsm8k", HALF)], *presets)
-    assert [of.model for of in first.results] == ["micro", "micro_2"]
-    assert "missing: micro_2: every cell of Table 1" in gap_lines([first])
+    assert first.models == ["micro", "micro_2"]
+    assert "missing: micro_2: every cell of Table 1" in first.gaps
     assert "no results of this model in this sweep." in first.parts[1].notes
-    assert [of.model for of in built(3, cells, *presets).results] == ["micro"]
+    assert built(3, cells, *presets).models == ["micro"]
 
 
 def test_another_tables_rows_do_not_call_for_this_table(made: Made) -> None:
     """Table 1's rows are half of Table 5's, and would leave it half empty."""
     cells = [made(row, "gsm8k", HALF, model="other") for row in paper_rows(1)]
-    assert built(5, cells).parts == () and built(3, cells).parts == ()
+    assert built(5, cells).parts == [] and built(3, cells).parts == []
     cells.append(made("awq_tmas", "gsm8k", HALF, model="other"))
-    assert [of.model for of in built(5, cells).results] == ["other"]
+    assert built(5, cells).models == ["other"]
 
 
 def test_captions_say_what_a_reader_must_know(made: Made) -> None:
@@ -330,14 +352,14 @@ def test_captions_say_what_a_reader_must_know(made: Made) -> None:
         config["model"]["outliers"] = {"strength": 20.0}
 
     third = built(3, table_3(made, limit=20, change=spread))
-    caption = third.preset.report.caption
+    caption = third.preset.caption
     assert "masked states" in caption and "plain GPTQ" in caption
     notes = " ".join(third.parts[0].notes)
     assert "embedded stand-in" in notes and "Outlier channels" in notes and "limit=20" in notes
     assert "full precision was not run in this sweep" in notes
     assert "tmas (520 states, 32,240 tokens)" in notes and "the one seed" in notes
     sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
-    caption = sixth.preset.report.caption
+    caption = sixth.preset.caption
     assert "static" in caption and "cannot depend on a calibration set" in caption
 
 
@@ -365,16 +387,13 @@ def test_a_users_own_table_and_row_print_like_ours(made: Made, tmp_path: Path) -
     presets = read_presets(config_folder(), tmp_path)
     cells = [c for c in table_3(made) if c.row in ("quarot_tmas", "quarot_tmas_cgq")]
     cells = [c._replace(row="own_row") if c.row == "quarot_tmas_cgq" else c for c in cells]
-    table = preset_table(presets.tables["mine"], model_results(to_frame(cells)), presets)
-    page = text(table).loc[("micro (embedded stand-in), W4A4", "score")]
+    table = of_presets("mine", cells, presets)
+    page = table.page.loc[("micro (embedded stand-in), W4A4", "score")]
     assert list(page.columns) == ["GSM8K", "Hum.", "Avg."]
     assert list(page.index) == ["QuaRot + TMAS", "Own row", "chance", "items"]
     assert page.loc["Own row"].tolist() == ["100.0 -16.1 +0.0", "50.0 ±20.1", "75.0 -12.9 +10.0"]
-    assert document(table).title == "My table" and set(long_frame([table])["table"]) == {"mine"}
+    assert table.preset.title == "My table" and set(table.frame["table"]) == {"mine"}
     named = [c._replace(row_label="Recorded") if c.row == "own_row" else c for c in cells]
-    table = preset_table(presets.tables["mine"], model_results(to_frame(named)), presets)
-    assert table.parts[0].rows[1].name == "Recorded"
-    # One more table hides none of ours.
-    every = model_results(to_frame(table_3(made, model="other")))
-    ours = preset_table(presets.tables["table3"], every, presets)
-    assert [of.model for of in ours.results] == ["other"]
+    assert of_presets("mine", named, presets).parts[0].rows[1].name == "Recorded"
+    ours = of_presets("table3", table_3(made, model="other"), presets)
+    assert ours.models == ["other"], "one more table hides none of ours"

@@ -14,8 +14,9 @@ from rich.console import Console
 from dllmquant_exp.reporting.frame import Cell, line_of, to_frame
 from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.samples import Entry
-from dllmquant_exp.reporting.statistics import Estimate, average, paired_difference, wilson
-from dllmquant_exp.reporting.tables.lines import CHANGE, SCORE, Table, score_grid
+from dllmquant_exp.reporting.statistics.intervals import Estimate, average, wilson
+from dllmquant_exp.reporting.statistics.paired import paired_difference
+from dllmquant_exp.reporting.tables.lines import CHANGE, SCORE, Table, score_grids
 from dllmquant_exp.reporting.tables.of_sweep import build_tables, missing, print_tables, to_csv
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
@@ -258,14 +259,14 @@ def test_seeds_are_named_and_those_that_a_task_lacks_are_missing() -> None:
     cells = [cell("fp", task) for task in ("piqa", "arc")]
     cells += [cell("rtn", t, seed=s) for t in ("piqa", "arc") for s in (0, 1, 2)]
     whole = only(cells)
-    assert "seed 0 (fp); seeds 0, 1, 2 (rtn w4a4)." in whole.notes and whole.gaps == ()
+    assert "seed 0 (fp); seeds 0, 1, 2 (rtn w4a4)." in whole.notes and missing(whole) == []
     partial = only(cells[:-1])
     assert missing(partial) == ["rtn w4a4: Arc.: seed 2"]
     note = "rtn w4a4: its average is of seed 0, 1; seed 2 is not there on every task."
     assert note in partial.notes
     assert "missing: rtn w4a4: Arc.: seed 2" in printed(cells[:-1], width=200)
     failed = [*cells[:-1], cell("rtn", "arc", None, seed=2)]
-    assert only(failed).gaps == (), "it failed, and is noted as such"
+    assert missing(only(failed)) == [], "it failed, and is noted as such"
 
 
 def test_tables_of_one_title_say_what_differs() -> None:
@@ -287,9 +288,9 @@ def test_rows_of_the_papers_tables_have_their_names_and_long_values_are_short() 
 
 def test_items_are_those_of_the_rows() -> None:
     cells = [cell("fp"), cell("rtn", scores=RTN[:7]), cell("fp", "arc")]
-    footer = dict(score_grid(only(cells)).footer)
+    footer = dict(score_grids(only(cells))["score"].footer)
     assert footer["items"] == ("10", "7 to 10", "20")
-    assert dict(score_grid(only(cells[1:])).footer)["items"][-1] == "-"
+    assert dict(score_grids(only(cells[1:]))["score"].footer)["items"][-1] == "-"
 
 
 def test_a_row_that_was_recorded_has_its_own_label() -> None:
