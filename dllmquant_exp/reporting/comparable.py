@@ -154,7 +154,7 @@ def usual_samples(folder: Path) -> dict[str, int]:
     called `on`."""
     found = {}
     for path in [*folder.glob("calibration/*.yaml"), *folder.glob("tmas/*.yaml")]:
-        option = yaml.safe_load(path.read_text("utf-8"))
+        option = yaml.safe_load(path.read_text("utf-8")) or {}
         if "samples" in option:
             found[str(option.get("name", path.parent.name))] = int(option["samples"])
     return found
