@@ -149,11 +149,12 @@ def model_results(
 
 
 @cache
-def usual_samples(folder: Path) -> dict[str, int]:
-    """Sizes of calibration sets by sampler, as a configuration folder has them. TMAS's option is
+def usual_samples(*folders: Path) -> dict[str, int]:
+    """Sizes of calibration sets by sampler, as configuration folders have them. TMAS's option is
     called `on`."""
     found = {}
-    for path in [*folder.glob("calibration/*.yaml"), *folder.glob("tmas/*.yaml")]:
+    groups = ("calibration/*.yaml", "tmas/*.yaml")
+    for path in (path for folder in folders for group in groups for path in folder.glob(group)):
         option = yaml.safe_load(path.read_text("utf-8")) or {}
         if "samples" in option:
             found[str(option.get("name", path.parent.name))] = int(option["samples"])

@@ -60,7 +60,7 @@ def tables_report(
     chosen = list(presets.tables.values()) if name == "all" else [presets.table(name, "all")]
     frame, unreadable = read_sweep(runs_dir, sweep)
     frame, presets = of_models(frame, models), presets.narrowed(models)
-    results = sorted(model_results(frame), key=lambda of: presets.place(of.model))
+    results = sorted(model_results(frame, presets.samples), key=lambda of: presets.place(of.model))
     scored = {of.name: preset_tables(of, results, presets) for of in chosen if not of.speed}
     documents = [document(presets.tables[of], parts) for of, parts in scored.items()]
     gaps = [gap for of, parts in scored.items() for gap in gap_lines(presets.tables[of], parts)]
@@ -77,7 +77,7 @@ def tables_report(
     documents.sort(key=lambda of: of.name)
     empty = [f"missing: {of.title}: no results" for of in documents if not of.sections]
     faults = (*empty, *gaps, *_unfinished(runs_dir, sweep, models))
-    return Report(tuple(documents), faults, tuple(unreadable), _of_no_row(frame), cells)
+    return Report(tuple(documents), faults, tuple(unreadable), _of_no_row(frame, presets), cells)
 
 
 def claims_report(
@@ -93,7 +93,7 @@ def claims_report(
     """
     frame, unreadable = read_sweep(runs_dir, sweep)
     frame, presets = of_models(frame, models), presets.narrowed(models)
-    results = _with_missing(model_results(frame), presets)
+    results = _with_missing(model_results(frame, presets.samples), presets)
     figures, broken = recorded_figures(runs_dir)
     speed = {block.model: block for block in speed_blocks(lines_of(frame))}
     found: dict[str, list[Verdict]] = {}
@@ -111,7 +111,7 @@ def claims_report(
     faults += [f"failed: {folder.name}" for folder in failed]
     faults += _unfinished(runs_dir, sweep, models)
     page = claims_document(found, notes)
-    return Report((page,), tuple(faults), (*unreadable, *broken), _of_no_row(frame))
+    return Report((page,), tuple(faults), (*unreadable, *broken), _of_no_row(frame, presets))
 
 
 def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
@@ -131,8 +131,8 @@ def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[Mod
     return sorted([*results, *missing], key=lambda of: presets.place(of.model))
 
 
-def _of_no_row(frame: pd.DataFrame) -> int:
-    return int(((frame["row"] == "") & (frame["kind"] != SPEED)).sum())
+def _of_no_row(frame: pd.DataFrame, presets: Presets) -> int:
+    return int((~frame["row"].isin(presets.labels) & (frame["kind"] != SPEED)).sum())
 
 
 def _unfinished(runs_dir: Path, sweep: str, models: Sequence[str]) -> list[str]:

@@ -7,11 +7,13 @@ limit, batch size, device, dtype and decoding.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import Variant, newest, one_checkpoint
 from dllmquant_exp.reporting.frame import SPEED, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import in_line, seed_notes, setting_notes
@@ -101,11 +103,11 @@ def _rows(groups: Sequence[Sequence[Cell]], notes: list[str]) -> Iterator[Varian
 
 
 def _name(cell: Cell, others: Sequence[Cell]) -> str:
-    """The row's own label where its results recorded one, or else the method; and the bits. Where
+    """The method and its components, or the label of a row that a user brought; and the bits. Where
     two rows would be named alike, the option of conf/row and the different settings follow."""
 
     def base(of: Cell) -> tuple[str, str]:
-        return of.row_label or of.method, of.quant
+        return (of.method if of.row in _our_rows() else of.row_label or of.method), of.quant
 
     twins = [other for other in others if base(other) == base(cell)]
     alike = [other.recipe for other in twins if other.row == cell.row]
@@ -116,6 +118,11 @@ def _name(cell: Cell, others: Sequence[Cell]) -> str:
         if any(twin.get(key) != value for twin in alike)
     )
     return "\n".join([*filter(None, (*base(cell), option)), *settings])
+
+
+@cache
+def _our_rows() -> frozenset[str]:
+    return frozenset(path.stem for path in (config_folder() / "row").glob("*.yaml"))
 
 
 def _shown(value: object) -> str:

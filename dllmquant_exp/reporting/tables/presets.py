@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from dllmquant_exp.reporting.comparable import usual_samples
 from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.store.results import ResultError
@@ -57,11 +58,13 @@ class Presets:
     Attributes:
         models: an option of conf/models each, as {"all": [...], "first": [...]}.
         labels: by row.
+        samples: usual sizes of calibration sets, see `usual_samples`.
     """
 
     models: Sequence[Mapping[str, Sequence[str]]] = ()
     tables: Mapping[str, TablePreset] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     def table(self, name: str, *more: str) -> TablePreset:
         """A table by its name; `more`: other words that would do.
@@ -130,6 +133,7 @@ def read_presets(*folders: Path) -> Presets:
         [{key: str(option[key]).split(",") for key in ("all", "first")} for option in models],
         tables,
         {row["name"]: row["label"] for row in rows if row},
+        usual_samples(*folders),
     )
 
 

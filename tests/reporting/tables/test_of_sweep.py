@@ -296,3 +296,5 @@ def test_items_are_those_of_the_rows() -> None:
 def test_a_row_that_was_recorded_has_its_own_label() -> None:
     cells = [cell("fp"), cell("rtn", row="mine", row_label="My rounding")]
     assert [row.name for row in only(cells).rows] == ["fp", "My rounding\nw4a4"]
+    cells = [cell("fp"), cell("rtn", row="rtn", row_label="RTN")]
+    assert [row.name for row in only(cells).rows] == ["fp", "rtn\nw4a4"], "as it was asked for"
