@@ -226,7 +226,12 @@ def _report_sweep(words: Sequence[str]) -> int:
     """`report [sweep=default] [runs_dir=runs] [model=...] [format=table|csv]`."""
     from dllmquant_exp.reporting.frame import lines_of, of_models, read_sweep
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.of_sweep import build_tables, missing, print_tables, to_csv
+    from dllmquant_exp.reporting.tables.sweep_table import (
+        build_tables,
+        missing,
+        print_tables,
+        to_csv,
+    )
     from dllmquant_exp.store.unfinished import unfinished_cells
 
     values = read_settings(

@@ -21,7 +21,12 @@ from dllmquant_exp.reporting.notes import source_notes
 from dllmquant_exp.reporting.render import Document
 from dllmquant_exp.reporting.speed_pages import speed_document
 from dllmquant_exp.reporting.speed_results import speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables.of_preset import document, gap_lines, long_frame, preset_tables
+from dllmquant_exp.reporting.tables.preset_table import (
+    document,
+    gap_lines,
+    long_frame,
+    preset_tables,
+)
 from dllmquant_exp.reporting.tables.presets import Presets, read_presets
 from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
@@ -153,8 +158,8 @@ def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.Data
 def table(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """A table as text, as `report table=...` prints it; see of_preset.document, and speed_document
-    for Table 4.
+    """A table as text, as `report table=...` prints it; see preset_table.document, and
+    speed_document for Table 4.
 
     Rows and models that are missing have `-`; files that cannot be read are warned of.
 
@@ -171,7 +176,7 @@ def table(
 def table_cells(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The numbers behind a table, one line each; see of_preset.long_frame and speed_frame.
+    """The numbers behind a table, one line each; see preset_table.long_frame and speed_frame.
 
     Args and Raises: as `table`.
     """

@@ -7,7 +7,7 @@ import pytest
 
 from dllmquant_exp.reporting.comparable import ModelResults, bits_text, model_results
 from dllmquant_exp.reporting.frame import Cell, to_frame
-from dllmquant_exp.reporting.tables.of_sweep import build_tables
+from dllmquant_exp.reporting.tables.sweep_table import build_tables
 
 Made = Callable[..., Cell]
 

@@ -17,7 +17,7 @@ from dllmquant_exp.reporting.frame import read_result, to_frame
 from dllmquant_exp.reporting.render import FORMATS
 from dllmquant_exp.reporting.speed_pages import notes, speed_document, speed_grids
 from dllmquant_exp.reporting.speed_results import TABLE_ROWS, speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables.of_sweep import build_tables
+from dllmquant_exp.reporting.tables.sweep_table import build_tables
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.quantization import kernels
 from dllmquant_exp.reporting.frame import read_cells
-from dllmquant_exp.reporting.tables.of_sweep import build_tables
+from dllmquant_exp.reporting.tables.sweep_table import build_tables
 from dllmquant_exp.run import prepare as preparation
 from dllmquant_exp.run.job import run
 from dllmquant_exp.run.save_model import identity

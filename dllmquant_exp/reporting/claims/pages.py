@@ -9,14 +9,14 @@ from dllmquant_exp.reporting.render import Document, Grid, Section, signed
 
 CAPTION = (
     "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
-    "both rows; those of figures are over prompts (and seeds), speed's over rounds. A claim holds, "
+    "both rows; figures' effects are over prompts (and seeds), speed's over rounds. A claim holds, "
     "or does not, where p stays below 0.05 after Holm's correction over the claims of one model "
     "and kind: scores, scores with as many calibration states, figures, speed (and, in the count "
     "of tasks, over its comparisons). Detectable: how far from the claim's threshold an effect "
     "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% "
-    "interval alone; in brackets, as the first of its kind that Holm tests. That of the count of "
-    "tasks is a difference on one task, in points; that of speed a factor on the threshold; that "
-    "of a sum the largest of its parts', each tested by itself."
+    "interval alone; in brackets, as the first of its kind that Holm tests. For the count of tasks "
+    "it is a difference on one task, in points; for speed a factor on the threshold; for a sum the "
+    "largest of its parts', each tested by itself."
 )
 
 

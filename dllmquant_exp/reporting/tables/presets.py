@@ -1,4 +1,4 @@
-"""What the configuration says of tables: their rows, columns and captions, and their models.
+"""Tables as the configuration describes them: their rows, columns, captions and models.
 
 A table of conf/table has its rows and models among the sweep's parameters, and in `report` what a
 report adds: title, caption and columns. A user's folder may hold further tables and rows.

@@ -121,7 +121,7 @@ def finish(jobs: Sequence[Path]) -> None:
     """
     from dllmquant_exp.reporting.frame import lines_of, read_cells
     from dllmquant_exp.reporting.speed_pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.of_sweep import build_tables, print_tables
+    from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
     from dllmquant_exp.store.results import RESULT_FILE
     from dllmquant_exp.store.unfinished import unfinished
 

@@ -16,7 +16,7 @@ from dllmquant_exp.reporting.frame import Cell, to_frame
 from dllmquant_exp.reporting.paper import paper_cells, paper_rows
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.reporting.tables.lines import Table
-from dllmquant_exp.reporting.tables.of_preset import (
+from dllmquant_exp.reporting.tables.preset_table import (
     document,
     gap_lines,
     grids,

@@ -17,7 +17,7 @@ from dllmquant_exp.reporting.samples import Entry
 from dllmquant_exp.reporting.statistics.intervals import Estimate, average, wilson
 from dllmquant_exp.reporting.statistics.paired import paired_difference
 from dllmquant_exp.reporting.tables.lines import CHANGE, SCORE, Table, score_grids
-from dllmquant_exp.reporting.tables.of_sweep import build_tables, missing, print_tables, to_csv
+from dllmquant_exp.reporting.tables.sweep_table import build_tables, missing, print_tables, to_csv
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
 RTN = (1, 0, 0, 0, 1, 1, 1, 0, 1, 0)
