@@ -4,7 +4,7 @@ For each model this is the largest group of results that agree in everything but
 in the weights that were loaded, and in bits. Notes name the results that are left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -162,56 +162,62 @@ def usual_samples(*folders: Path) -> dict[str, int]:
 
 
 def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResults:
-    groups = [group for _, group in frame.groupby("comparable", sort=False)]
-    kept = max(groups, key=lambda group: _size(lines_of(group)))
-    notes = setting_notes(first(kept))
-    for group in groups:
-        if group is not kept:
-            own, main = (flat("", first(one).conditions) for one in (group, kept))
-            notes.append(f"left out: {len(group)} results with {_difference(own, main)}.")
-    kept, bits = _of_most_bits(one_checkpoint(kept, notes), notes)
+    def conditions(own: Cell, kept: Cell) -> str:
+        return f"with {_difference(flat('', own.conditions), flat('', kept.conditions))}"
+
+    left: list[str] = []
+    kept = one_checkpoint(_largest(frame, frame["comparable"], conditions, left), left)
+    bits = kept["bits"].map(lambda bits: bits_text(bits) if bits else "")
+    kept = _largest(kept, bits, lambda own, _: f"with {bits_text(own.bits or ())}", left)
     repeated: list[str] = []
-    kept = _one_task_per_label(newest(kept, repeated), notes)
+    kept = _one_task_per_label(newest(kept, repeated), left)
     if repeated:
-        notes.append(f"{len(repeated)} cells have several results; the newest are shown.")
+        left.append(f"{len(repeated)} cells have several results; the newest are shown.")
     known = kept[kept["chance"].notna()]
     return ModelResults(
         model=first(kept).model,
         embedded=first(kept).embedded,
-        bits=bits,
+        bits=next((bits for bits in kept["bits"] if bits), None),
         rows=_rows(lines_of(kept), samples),
         tasks=dict(zip(kept["label"], kept["task"], strict=True)),
         chance=dict(zip(known["label"], known["chance"], strict=True)),
-        notes=tuple(notes),
+        notes=(*setting_notes(first(kept)), *left),
     )
+
+
+def _largest(
+    frame: pd.DataFrame, keys: pd.Series, told: Callable[[Cell, Cell], str], notes: list[str]
+) -> pd.DataFrame:
+    """The results of the key that can fill most of a table, the newest where that ties, and those
+    without a key. `notes` gets the others, in the words of `told(one of them, one that is kept)`.
+    """
+    groups = {key: lines_of(group) for key, group in frame.groupby(keys, sort=False) if key}
+    kept = max(groups, key=lambda key: _size(groups[key]), default="")
+    for key, cells in groups.items():
+        if key != kept:
+            notes.append(f"left out: {len(cells)} results {told(cells[0], groups[kept][0])}.")
+    return frame[keys.isin([kept, ""])]
 
 
 def _size(cells: Sequence[Cell]) -> tuple[int, str]:
     """How much of a table a group can fill, and how new it is."""
-    places = {(cell.row, cell.task, cell.seed) for cell in cells}
+    places = {(cell.row or cell.method, cell.task, cell.seed) for cell in cells}
     return len(places), max(cell.finished_at for cell in cells)
 
 
 def one_checkpoint(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """The results of the checkpoint that most of them are of, the newest where that ties: results
-    of one name and of different weights are never averaged or compared.
+    """The results of one checkpoint: results of one name and of different weights are never
+    averaged or compared. See `_largest`.
 
-    `notes` gets the others. A failed result has no digest and stays, and so does a saved quantized
-    model, whose digest is its own: its recipe tells it apart.
+    A failed result has no digest and stays, and so does a saved quantized model, whose digest is
+    its own: its recipe tells it apart.
     """
-    saved = frame["config"].map(lambda config: "saved" in config)
-    known = frame[(frame["checkpoint"] != "") & ~saved]
-    groups = {digest: group for digest, group in known.groupby("checkpoint", sort=False)}
-    if len(groups) < 2:
-        return frame
-    kept = max(groups, key=lambda key: (len(groups[key]), max(groups[key]["finished_at"])))
-    others = {digest: group for digest, group in groups.items() if digest != kept}
-    for digest, group in others.items():
-        notes.append(
-            f"left out: {len(group)} results of another checkpoint ({digest[:SHOWN]}; shown: "
-            f"{kept[:SHOWN]})."
-        )
-    return frame.drop(index=pd.concat(others.values()).index)
+    saved = frame["config"].map(lambda config: "saved" in config).astype(bool)
+
+    def told(own: Cell, kept: Cell) -> str:
+        return f"of another checkpoint ({own.checkpoint[:SHOWN]}; shown: {kept.checkpoint[:SHOWN]})"
+
+    return _largest(frame, frame["checkpoint"].where(~saved, ""), told, notes)
 
 
 def newest(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -224,17 +230,6 @@ def newest(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     for method, task in zip(replaced["method"], replaced["task"], strict=True):
         notes.append(f"{method}, {task}: several results, the newest is shown.")
     return order.drop_duplicates(key, keep="last").drop(columns="done")
-
-
-def _of_most_bits(frame: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, Bits | None]:
-    """The results of the bits that fill most, and those where nothing is quantized."""
-    bits = frame["bits"].map(lambda bits: bits_text(bits) if bits else "")
-    groups = {text: group for text, group in frame.groupby(bits, sort=False) if text}
-    kept = max(groups, key=lambda text: _size(lines_of(groups[text])), default="")
-    for text, group in groups.items():
-        if text != kept:
-            notes.append(f"left out: {len(group)} results with {text}.")
-    return frame[bits.isin([kept, ""])], first(groups[kept]).bits if kept else None
 
 
 def _one_task_per_label(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
