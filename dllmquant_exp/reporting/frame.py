@@ -219,8 +219,21 @@ def _recipe(config: Mapping[str, Any]) -> dict[str, object]:
     found: dict[str, object] = {}
     for section in RECIPE:
         if section in config:
-            found |= flat("" if section == "quant" else section, config[section])
+            part = config[section]
+            value = _by_step(part) if section == "method" else part
+            found |= flat("" if section == "quant" else section, value)
     return found
+
+
+def _by_step(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's steps by their keys, and their order; as it is where it has no list of them."""
+    if "steps" not in method:
+        return dict(method)
+    order = ", ".join(step["step"] for step in method["steps"])
+    return {"name": method["name"], "steps": order} | {
+        step["step"]: {key: value for key, value in step.items() if key != "step"}
+        for step in method["steps"]
+    }
 
 
 def _conditions(cell: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, object]:

@@ -34,7 +34,8 @@ def row_of(config: Mapping[str, Any]) -> str | None:
     """The row of a result's configuration; None where it is no row of conf/row."""
     method, quant, cgq = config["method"], config.get("quant"), config.get("cgq") or {}
     calibration = config.get("calibration")
-    parts = [name for name in ("rotation", "awq", "gptq") if method.get(name)]
+    steps = {step["step"] for step in method["steps"]} if "steps" in method else method
+    parts = [name for name in ("rotation", "awq", "gptq") if name in steps and method.get(name, 1)]
     recipe = (
         "fp" if quant is None else " ".join(parts) or "rtn",
         calibration and calibration["name"],

@@ -102,3 +102,18 @@ def test_cells_of_some_models(tmp_path: Path) -> None:
     assert list(of_models(frame, ["b"])["model"]) == ["b"]
     with pytest.raises(ResultError, match=r"no results of model 'c' in this sweep \(there: a, b\)"):
         of_models(frame, ["c"])
+
+
+def test_steps_of_a_method_are_settings_of_its_row(tmp_path: Path) -> None:
+    steps = [{"step": "rotation", "seed": 0}, {"step": "gptq", "damp": 0.1, "act_order": True}]
+    config = {**CONFIG, "method": {"name": "quarot", "steps": steps}}
+    turned = {**CONFIG, "method": {"name": "quarot", "steps": steps[::-1]}}
+    one, other = (
+        read_result(write_result(tmp_path / name, content(config=value)))
+        for name, value in (("a", config), ("b", turned))
+    )
+    assert one.recipe == {
+        "method.name": "quarot", "method.steps": "rotation, gptq", "method.rotation.seed": 0,
+        "method.gptq.damp": 0.1, "method.gptq.act_order": True,
+    }  # fmt: skip
+    assert one.made_of != other.made_of, "the order counts"

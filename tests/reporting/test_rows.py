@@ -67,6 +67,9 @@ def test_a_methods_name_alone_makes_no_row() -> None:
     config = composed("method=quarot")
     assert row_of({**config, "method": {**config["method"], "gptq": None}}) is None
     assert row_of({**config, "method": {**config["method"], "rotation": None}}) == "gptq"
+    steps = [{"step": "rotation", "seed": 0}, {"step": "gptq", "damp": 0.01}]
+    assert row_of({**config, "method": {"name": "quarot", "steps": steps}}) == "quarot"
+    assert row_of({**config, "method": {"name": "quarot", "steps": steps[:1]}}) is None
 
 
 def test_sizes_and_bits_that_differ_are_seen() -> None:
