@@ -145,7 +145,9 @@ def _unfinished(runs_dir: Path, sweep: str, models: Sequence[str]) -> list[str]:
 
 
 def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.DataFrame:
-    """The results of a sweep, one line per cell; see frame.to_frame.
+    """The results of a sweep, a line per cell; `frame.Cell` says its columns.
+
+    Files that cannot be read are warned of, here and below.
 
     Raises:
         ResultError: no such sweep.
@@ -158,17 +160,9 @@ def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.Data
 def table(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """A table as text, as `report table=...` prints it; see preset_table.document, and
-    speed_document for Table 4.
+    """A table as text, as `report table=...` prints it; a row or model that is missing has `-`.
 
-    Rows and models that are missing have `-`; files that cannot be read are warned of.
-
-    Args:
-        name: an option of conf/table.
-        models: of these alone; of all that the sweep holds, or should hold, where none is named.
-
-    Raises:
-        ResultError: no such table or sweep, or a model without results in it.
+    Args and Raises: as `tables_report`, for a single table.
     """
     return _one_table(name, runs_dir, sweep, models).documents[0].frame
 
@@ -176,10 +170,7 @@ def table(
 def table_cells(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The numbers behind a table, one line each; see preset_table.long_frame and speed_frame.
-
-    Args and Raises: as `table`.
-    """
+    """The numbers behind `table`, one line each; see preset_table.long_frame and speed_frame."""
     return _one_table(name, runs_dir, sweep, models).cells[f"{name}_cells"]
 
 
@@ -193,14 +184,7 @@ def _one_table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str
 def claim_verdicts(
     runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The paper's claims, one line per model and claim; see claims.pages.claims_frame.
-
-    Args:
-        models: as for `table`.
-
-    Raises:
-        ResultError: no such sweep, or a model without results in it.
-    """
+    """The paper's claims, a line per model and claim; see claims.verdicts and `claims_report`."""
     report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()), models)
     _warn(report.unreadable)
     return report.documents[0].frame.reset_index()
