@@ -73,6 +73,8 @@ def test_only_what_calibrates_nothing_stands_for_seeds_it_lacks() -> None:
     ours = sample([1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1])
     plain = sample([1, 0, 1, 0], calibrated=False)
     assert difference([ours], [plain]) == average_over_seeds([ours.scores], [plain.scores])
+    twice = sample([1, 0, 1, 0], [0, 0, 0, 0], calibrated=False)
+    assert difference([ours], [twice]) == difference([ours], [plain]), "its first run stands in"
     calibrated = sample([1, 0, 1, 0])
     assert difference([ours], [calibrated]) == average_over_seeds(
         [ours.scores[:1]], [calibrated.scores]

@@ -395,5 +395,7 @@ def test_a_users_own_table_and_row_print_like_ours(made: Made, tmp_path: Path) -
     assert table.preset.title == "My table" and set(table.frame["table"]) == {"mine"}
     named = [c._replace(row_label="Recorded") if c.row == "own_row" else c for c in cells]
     assert of_presets("mine", named, presets).parts[0].rows[1].name == "Recorded"
+    more = replace(presets.tables["table3"], name="more", rows=(*TABLE_3, "own_row"))
+    presets = replace(presets, tables={**presets.tables, "more": more})
     ours = of_presets("table3", table_3(made, model="other"), presets)
-    assert ours.models == ["other"], "one more table hides none of ours"
+    assert ours.models == ["other"], "further tables, of some or all of its rows, hide none of ours"
