@@ -116,10 +116,14 @@ def _random_checkpoint(given: Given) -> int:
 
 
 def _report_sweep(given: Given) -> int:
-    from dllmquant_exp.reporting.cells import of_models, read_sweep
+    from dllmquant_exp.reporting.frame import lines_of, of_models, read_sweep
     from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.sweep_pages import print_tables, to_csv
-    from dllmquant_exp.reporting.tables import build_tables
+    from dllmquant_exp.reporting.tables.sweep_table import (
+        build_tables,
+        missing,
+        print_tables,
+        to_csv,
+    )
     from dllmquant_exp.store.unfinished import unfinished_cells
 
     runs_dir, models = Path(given.runs_dir), _models(given)
@@ -129,20 +133,20 @@ def _report_sweep(given: Given) -> int:
     tables = build_tables(cells)
     if given.format == "csv":
         print(to_csv(tables), end="")
-        for gap in (gap for table in tables for gap in table.gaps):
+        for gap in (gap for table in tables for gap in missing(table)):
             print(f"missing: {gap}", file=sys.stderr)
         for problem in problems:
             print(f"unreadable: {problem}", file=sys.stderr)
     else:
         from rich.console import Console
 
-        print_speed_cells(cells, Console())
+        print_speed_cells(lines_of(cells), Console())
         print_tables(tables, problems, Console())
-    if not cells:
+    if cells.empty:
         print(f"no results in {runs_dir / given.sweep} yet", file=sys.stderr)
     for line in unfinished:
         print(f"unfinished: {line}", file=sys.stderr)
-    whole = cells and all(cell.status == "finished" for cell in cells)
+    whole = not cells.empty and bool((cells["status"] == "finished").all())
     return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
 
 
@@ -180,10 +184,10 @@ def _report_folder(given: Given) -> Path:
     return Path(given.folder or Path(given.runs_dir, given.sweep, "report"))
 
 
-def _presets(folders: Folders) -> list[dict[str, list[str]]]:
-    from dllmquant_exp.reporting.presets import read_presets
+def _presets(folders: Folders) -> Any:
+    from dllmquant_exp.reporting.tables.presets import read_presets
 
-    return [preset for folder in folders for preset in read_presets(folder)]
+    return read_presets(*folders)
 
 
 def _tracking(folders: Folders, name: str) -> Any:

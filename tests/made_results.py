@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.reporting.cells import CellResult, read_result
+from dllmquant_exp.reporting.frame import Cell, read_result
 from dllmquant_exp.store.results import config_hash, write_result
 
 LABELS = {
@@ -131,8 +131,8 @@ def write_cell(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def made(write_cell: Callable[..., Path]) -> Callable[..., CellResult]:
-    """made(row, task, scores, ...): the same, read back."""
+def made(write_cell: Callable[..., Path]) -> Callable[..., Cell]:
+    """made(row, task, scores, ...): the same, read back as a line of the frame."""
     return lambda *words, **settings: read_result(write_cell(*words, **settings))
 
 

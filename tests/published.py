@@ -18,10 +18,10 @@ from pathlib import Path
 import pandas as pd
 
 from dllmquant_exp.reporting import claim_verdicts, table
-from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
+from dllmquant_exp.reporting.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED
 from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE
-from dllmquant_exp.reporting.grids import signed
+from dllmquant_exp.reporting.render import signed
 from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
 from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
 

@@ -18,7 +18,7 @@ from dllmquant_exp.config import help
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.reporting.writers import FORMATS
+from dllmquant_exp.reporting.render import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -312,7 +312,7 @@ def test_a_crash_of_the_report_is_not_a_success(
     def crash(*_: object) -> None:
         raise RuntimeError("the table broke")
 
-    monkeypatch.setattr("dllmquant_exp.reporting.tables.build_tables", crash)
+    monkeypatch.setattr("dllmquant_exp.reporting.tables.sweep_table.build_tables", crash)
     status, _, err = call("task=micro_piqa", *small(checkpoint))
     assert status == 1
     assert "the table broke" in err

@@ -7,8 +7,8 @@ from pathlib import Path
 import published
 import pytest
 
-from dllmquant_exp.reporting.cells import read_sweep
 from dllmquant_exp.reporting.figures.recordings import recorded_figures
+from dllmquant_exp.reporting.frame import lines_of, read_sweep
 from dllmquant_exp.store.results import TABLES_SWEEP, ResultError
 
 
@@ -23,7 +23,7 @@ def test_every_kept_result_is_whole(runs: Path) -> None:
     """Digests are checked as they are read; of commits without changes."""
     cells, problems = read_sweep(runs, TABLES_SWEEP)
     plain, more = read_sweep(runs, published.PLAIN)
-    cells, problems = [*cells, *plain], [*problems, *more]
+    cells, problems = [*lines_of(cells), *lines_of(plain)], [*problems, *more]
     figures, broken = recorded_figures(runs)
     assert problems == broken == []
     assert cells and {cell.status for cell in cells} == {"finished"}

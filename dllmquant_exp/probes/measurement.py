@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dllmquant_exp.reporting.sign_flip import ratio_interval
-from dllmquant_exp.reporting.statistics import mean_interval
+from dllmquant_exp.reporting.statistics import mean_interval, ratio_interval
 
 UNBOUNDED = (-math.inf, math.inf)
 LIMITS = ("value", "low", "high")

@@ -10,16 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dllmquant_exp.reporting.grids import NAME_WIDTH, show
-from dllmquant_exp.reporting.presets import Presets
-from dllmquant_exp.reporting.reports import Report, claims_report, tables_report
-from dllmquant_exp.reporting.writers import (
-    Document,
+from dllmquant_exp.reporting.render import (
+    NAME_WIDTH,
     check_formats,
+    show_document,
     write_cells,
     write_document,
     write_file,
 )
+from dllmquant_exp.reporting.reports import Report, claims_report, tables_report
+from dllmquant_exp.reporting.tables.presets import Presets
 from dllmquant_exp.store.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30
@@ -38,10 +38,9 @@ def report_tables(
     """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
     Args:
-        name: table1, ..., table6, or all.
+        name: an option of conf/table, or all.
         folder: where files go, beside the numbers of every cell as CSV and Parquet.
-        formats: see writers.check_formats.
-        presets: which models belong together, see presets.expected_models.
+        formats: see render.check_formats.
         tracked: W&B, off or where to; its record is kept in `folder`.
         models: of these alone; of all where none is named.
 
@@ -83,7 +82,7 @@ def _deliver(
     """To the screen and to files; the exit status."""
     console = Console()
     for document in report.documents:
-        _show_document(document, console, name_width)
+        show_document(document, console, name_width)
     written = [p for document in report.documents for p in write_document(document, folder, kinds)]
     written += [p for name, frame in report.cells.items() for p in write_cells(frame, folder, name)]
     if report.of_no_row:
@@ -94,15 +93,6 @@ def _deliver(
     for fault in faults:
         console.print(Text(fault, style="red"), soft_wrap=True)
     return 1 if faults else 0
-
-
-def _show_document(document: Document, console: Console, name_width: int) -> None:
-    console.print(Text(f"{document.title}. {document.caption}", style="bold"))
-    console.print()
-    for section in document.sections:
-        console.print(Text(section.title, style="bold underline"))
-        show(section.grids, section.notes, console, name_width)
-        console.print()
 
 
 def report_audit(folder: Path) -> int:

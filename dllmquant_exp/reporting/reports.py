@@ -1,42 +1,45 @@
-"""From a sweep's files to what a report says of them: one way for the commands and for frames.
+"""From a sweep's files to the documents of a report: one way for the commands and for notebooks.
 
-Nothing is printed or written here, and nothing stops at a file that cannot be read: it is named.
+Nothing is printed or written here. A file that cannot be read does not stop a report: it is named.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from dllmquant_exp.reporting.cells import of_models, read_sweep
-from dllmquant_exp.reporting.claim_pages import claims_document
-from dllmquant_exp.reporting.claims import UNMEASURED, Verdict, speed_verdicts, verdicts
+from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.reporting.claims.pages import claims_document
+from dllmquant_exp.reporting.claims.verdicts import UNMEASURED, Verdict, speed_verdicts, verdicts
+from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.recordings import all_deciding, of_model, recorded_figures
-from dllmquant_exp.reporting.paper_pages import gap_lines, long_frame, table_document
-from dllmquant_exp.reporting.paper_tables import TABLES, paper_table
-from dllmquant_exp.reporting.presets import Presets, expected_models, narrowed, place
-from dllmquant_exp.reporting.remarks import source_notes
-from dllmquant_exp.reporting.rows import SPEED_TABLE
-from dllmquant_exp.reporting.selection import ModelResults, model_results, of_no_row
+from dllmquant_exp.reporting.frame import SPEED, lines_of, of_models, read_sweep
+from dllmquant_exp.reporting.notes import source_notes
+from dllmquant_exp.reporting.render import Document
 from dllmquant_exp.reporting.speed.pages import speed_document
-from dllmquant_exp.reporting.speed.results import is_speed, speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.writers import Document
-from dllmquant_exp.store.results import ResultError
+from dllmquant_exp.reporting.speed.results import speed_blocks, speed_frame, speed_gaps
+from dllmquant_exp.reporting.tables.preset_table import (
+    document,
+    gap_lines,
+    long_frame,
+    preset_tables,
+)
+from dllmquant_exp.reporting.tables.presets import Presets, read_presets
+from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
-
-TABLE_NAMES = tuple(sorted([*TABLES, SPEED_TABLE]))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is said, and what could not be.
+    """The documents of a report, and what could not be said.
 
     Attributes:
         cells: the numbers behind the documents in long form, by the name of their file.
-        faults: what is missing, failed or unfinished, a line each.
+        faults: missing, failed and unfinished results, a line each.
         unreadable: files that cannot be read, and why.
-        of_no_row: how many results are of no row of the paper's tables.
+        of_no_row: how many results are of no row of the tables.
     """
 
     documents: tuple[Document, ...]
@@ -49,47 +52,36 @@ class Report:
 def tables_report(
     name: str, runs_dir: Path, sweep: str, presets: Presets, models: Sequence[str] = ()
 ) -> Report:
-    """One table of the paper, or all of them.
+    """One table, or all of them.
 
     Args:
-        name: one of TABLE_NAMES, or all.
-        presets: which models belong together, see presets.expected_models.
+        name: an option of conf/table, or all.
         models: of these alone; of all that the sweep holds, or should hold, where none is named.
 
     Raises:
         ResultError: no such table or sweep, or a model without results in it.
     """
-    if name not in (*TABLE_NAMES, "all"):
-        raise ResultError(f"table = {name!r} is not one of: {', '.join(TABLE_NAMES)}, all")
-    found, unreadable = read_sweep(runs_dir, sweep)
-    found, presets = of_models(found, models), narrowed(presets, models)
-    results = sorted(model_results(found), key=lambda of: place(presets, of.model))
-    documents: list[Document] = []
-    gaps: list[str] = []
-    cells: dict[str, pd.DataFrame] = {}
-    scored = [paper_table(TABLES[n], results, presets) for n in TABLES if name in (n, "all")]
-    if scored:
-        documents += map(table_document, scored)
-        gaps += gap_lines(scored)
-        cells["cells" if name == "all" else f"{name}_cells"] = long_frame(scored)
-    if name in (SPEED_TABLE, "all"):
-        present = {of.model: of.embedded for of in results}
-        present |= {cell.model: cell.embedded for cell in found if is_speed(cell)}
-        expected = expected_models(presets, "all", present)
-        blocks = speed_blocks(found, expected)
-        blocks.sort(key=lambda block: place(presets, block.model))
+    chosen = list(presets.tables.values()) if name == "all" else [presets.table(name, "all")]
+    frame, unreadable = read_sweep(runs_dir, sweep)
+    frame, presets = of_models(frame, models), presets.narrowed(models)
+    results = sorted(model_results(frame, presets.samples), key=lambda of: presets.place(of.model))
+    scored = {of.name: preset_tables(of, results, presets) for of in chosen if not of.speed}
+    documents = [document(presets.tables[of], parts) for of, parts in scored.items()]
+    gaps = [gap for of, parts in scored.items() for gap in gap_lines(presets.tables[of], parts)]
+    gaps = list(dict.fromkeys(gaps))  # Tables 2 and 5 have the same cells
+    lines = long_frame([part for parts in scored.values() for part in parts])
+    cells = {"cells" if name == "all" else f"{name}_cells": lines} if scored else {}
+    for preset in (preset for preset in chosen if preset.speed):
+        present = dict(zip(frame["model"], frame["embedded"], strict=True))
+        blocks = speed_blocks(lines_of(frame), presets.expected(preset.models, present))
+        blocks.sort(key=lambda block: presets.place(block.model))
         documents.append(speed_document(blocks))
         gaps += speed_gaps(blocks)
-        cells[f"{SPEED_TABLE}_cells"] = speed_frame(blocks)
-    documents.sort(key=lambda document: document.name)
+        cells[f"{preset.name}_cells"] = speed_frame(blocks)
+    documents.sort(key=lambda of: of.name)
     empty = [f"missing: {of.title}: no results" for of in documents if not of.sections]
-    return Report(
-        tuple(documents),
-        (*empty, *gaps, *_unfinished(runs_dir, sweep, models)),
-        tuple(unreadable),
-        len(of_no_row(found)),
-        cells,
-    )
+    faults = (*empty, *gaps, *_unfinished(runs_dir, sweep, models))
+    return Report(tuple(documents), faults, tuple(unreadable), _of_no_row(frame, presets), cells)
 
 
 def claims_report(
@@ -103,36 +95,32 @@ def claims_report(
     Raises:
         ResultError: no such sweep, or a model without results in it.
     """
-    cells, unreadable = read_sweep(runs_dir, sweep)
-    cells, presets = of_models(cells, models), narrowed(presets, models)
-    results = _with_missing(model_results(cells), presets)
+    frame, unreadable = read_sweep(runs_dir, sweep)
+    frame, presets = of_models(frame, models), presets.narrowed(models)
+    results = _with_missing(model_results(frame, presets.samples), presets)
     figures, broken = recorded_figures(runs_dir)
-    speed = {block.model: block for block in speed_blocks(cells)}
-    recorded = {of.title: of_model(figures, of.model, of.checkpoints) for of in results}
-    found = {
-        of.title: verdicts(of, recorded[of.title], speed.pop(of.model, None)) for of in results
-    }
-    others = sorted(speed.values(), key=lambda block: place(presets, block.model))
+    speed = {block.model: block for block in speed_blocks(lines_of(frame))}
+    found: dict[str, list[Verdict]] = {}
+    notes: dict[str, list[str]] = {}
+    for of in results:
+        recorded = of_model(figures, of.model, of.checkpoints)
+        found[of.title] = verdicts(of, recorded, speed.pop(of.model, None))
+        made = source_notes(of.cells) + source_notes(all_deciding(recorded), "figures")
+        notes[of.title] = [*of.notes, *made]
+    others = sorted(speed.values(), key=lambda block: presets.place(block.model))
     found |= {block.title: speed_verdicts(block) for block in others if block.cells}
-    notes = {
-        of.title: (
-            *of.notes,
-            *source_notes(of.cells),
-            *source_notes(all_deciding(recorded[of.title]), "figures"),
-        )
-        for of in results
-    }
-    document = claims_document(found, notes)
     faults = [line for title, decided in found.items() for line in _lacking(title, decided)]
     faults += [] if found else ["missing: no results of any row of the paper's tables"]
-    faults += [f"failed: {cell.folder.name}" for cell in cells if cell.status == "failed"]
+    failed = frame.loc[frame["status"] == "failed", "folder"]
+    faults += [f"failed: {folder.name}" for folder in failed]
     faults += _unfinished(runs_dir, sweep, models)
-    return Report((document,), tuple(faults), (*unreadable, *broken), len(of_no_row(cells)))
+    page = claims_document(found, notes)
+    return Report((page,), tuple(faults), (*unreadable, *broken), _of_no_row(frame, presets))
 
 
 def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
-    """What the claims that were not measured need: rows, controls, figures; each once."""
-    needs = [verdict.needs for verdict in decided if verdict.verdict == UNMEASURED]
+    """Rows, controls and figures that the claims without a measurement need; each once."""
+    needs = [line["needs"] for line in decided if line["verdict"] == UNMEASURED]
     if not needs:
         return []
     single = dict.fromkeys(part for text in needs for part in text.split("; "))
@@ -140,13 +128,67 @@ def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
 
 
 def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[ModelResults]:
-    """With the models of a preset that have no results, in the presets' order."""
+    """With the models of an option of conf/models that have no results, in its order."""
     present = {found.model: found.embedded for found in results}
-    expected = expected_models(presets, "all", present)
-    missing = [model for model in expected if model not in present]
-    every = [*results, *(ModelResults(model, expected[model]) for model in missing)]
-    return sorted(every, key=lambda of: place(presets, of.model))
+    expected = presets.expected("${models.all}", present)
+    missing = [ModelResults(name, expected[name]) for name in expected if name not in present]
+    return sorted([*results, *missing], key=lambda of: presets.place(of.model))
+
+
+def _of_no_row(frame: pd.DataFrame, presets: Presets) -> int:
+    return int((~frame["row"].isin(presets.labels) & (frame["kind"] != SPEED)).sum())
 
 
 def _unfinished(runs_dir: Path, sweep: str, models: Sequence[str]) -> list[str]:
     return [f"unfinished: {line}" for line in unfinished_cells(runs_dir, sweep, models)]
+
+
+def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.DataFrame:
+    """The results of a sweep, a line per cell; `frame.Cell` says its columns.
+
+    Files that cannot be read are warned of, here and below.
+
+    Raises:
+        ResultError: no such sweep.
+    """
+    frame, unreadable = read_sweep(Path(runs_dir), sweep)
+    _warn(unreadable)
+    return frame
+
+
+def table(
+    name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A table as text, as `report table=...` prints it; a row or model that is missing has `-`.
+
+    Args and Raises: as `tables_report`, for a single table.
+    """
+    return _one_table(name, runs_dir, sweep, models).documents[0].frame
+
+
+def table_cells(
+    name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The numbers behind `table`, one line each; see preset_table.long_frame and speed_frame."""
+    return _one_table(name, runs_dir, sweep, models).cells[f"{name}_cells"]
+
+
+def _one_table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str]) -> Report:
+    presets = read_presets(config_folder())
+    report = tables_report(presets.table(name).name, Path(runs_dir), sweep, presets, models)
+    _warn(report.unreadable, level=4)
+    return report
+
+
+def claim_verdicts(
+    runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The paper's claims, a line per model and claim; see claims.verdicts and `claims_report`."""
+    report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()), models)
+    _warn(report.unreadable)
+    return report.documents[0].frame.reset_index()
+
+
+def _warn(unreadable: Sequence[str], level: int = 3) -> None:
+    for problem in unreadable:
+        warnings.warn(f"unreadable: {problem}", stacklevel=level)

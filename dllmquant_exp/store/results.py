@@ -106,11 +106,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def _is_intact(written: bytes, value: Mapping[str, Any]) -> bool:
     end = written.rfind(f',\n "{DIGEST}": '.encode())  # from behind: only `timing` comes after it
-    if value[DIGEST] == sha256(memoryview(written)[:end]):
-        return True
-    # Before 2026-11-22 the digest was the last field, of the content's canonical form.
-    content = {key: item for key, item in value.items() if key not in (DIGEST, TIMING)}
-    return bool(value[DIGEST] == sha256(canonical_json(content).encode()))
+    return bool(value[DIGEST] == sha256(memoryview(written)[:end]))
 
 
 def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:

@@ -17,15 +17,16 @@ from dllmquant_exp.config.experiment import Experiment, to_mapping
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.reporting.claim_list import CLAIMS, RIVALS
-from dllmquant_exp.reporting.presets import read_presets
-from dllmquant_exp.reporting.rows import ROWS, SAMPLES, row_of, usual_size
-from dllmquant_exp.reporting.score_claims import NEARLY_EQUAL
+from dllmquant_exp.reporting.claims.scores import NEARLY_EQUAL, claims_data, score_claims
+from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
+from dllmquant_exp.reporting.rows import ROWS, row_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.reporting.tables.presets import read_presets
 from dllmquant_exp.run.sweep.composition import combinations, compose_jobs
 from dllmquant_exp.store.schema import build
 
 CONF = config_folder()
+SAMPLES = usual_samples(CONF)
 EMBEDDED = ("micro_llada", "micro_llada_1_5", "micro_dream")
 SIZES = {"micro_llada": 512, "micro_llada_1_5": 512, "micro_dream": 182}  # of TMAS' sets
 Cell = tuple[str, str, str, int | None]  # model, row, column, samples of its calibration set
@@ -62,7 +63,7 @@ def test_controls_are_the_cells_that_were_run_by_hand(
     cells = by_folder(jobs)
     assert cells == by_folder(jobs_of(*by_hand.split())) and len(cells) == n
     assert set(cells.values()) == set(rows.split(",")), "variants of the rows, under their names"
-    usual = {job.row.name for job in jobs if usual_size(job.cell_config(job.tasks[0]))}
+    usual = {job.row.name for job in jobs if has_usual_size(job.cell_config(job.tasks[0]), SAMPLES)}
     assert len(usual) == (table == "table6"), "uniform time has as many as TMAS already"
 
 
@@ -165,18 +166,18 @@ def test_every_claim_has_its_cells_for_every_embedded_model(
 
     def sizes(row: str, label: str) -> set[int]:
         found = {size for *cell, size in every_cell if cell == [model, row, label]}
-        sampler = ROWS[row].calibration
+        sampler = ROWS[row][1]
         usual = SIZES[model] if sampler == "tmas" else SAMPLES[sampler] if sampler else 0
         return {size or usual for size in found}
 
-    for claim in CLAIMS:
-        for label in (*claim.tasks, *claim.beside):
+    for claim in score_claims():
+        for label in (*claim.tasks, *claim.less):
             for row in (*claim.better, *claim.worse):
                 assert sizes(row, label), (claim.name, row, label)
             if claim.equal_size:
                 (better,), (worse,) = claim.better, claim.worse
                 assert sizes(better, label) & sizes(worse, label), (claim.name, label)
-    for row in ("dllmquant_plusplus", *RIVALS):
+    for row in ("dllmquant_plusplus", *claims_data()["best"]["rivals"]):
         assert all(sizes(row, label) for label in PAPER_COLUMNS), row
     for row in ("rtn", "quarot", "dllmquant_plusplus"):
         assert (model, row, "Speed", None) in every_cell
@@ -184,7 +185,7 @@ def test_every_claim_has_its_cells_for_every_embedded_model(
 
 def test_reports_miss_models_of_the_usual_options_only() -> None:
     """Results of models=embedded must not lack the models that embedded_all adds to Table 2."""
-    firsts = [preset["first"] for preset in read_presets(CONF)]
+    firsts = [preset["first"] for preset in read_presets(CONF).models]
     assert firsts == [["micro_llada"], ["llada_8b"]]
 
 

@@ -34,9 +34,8 @@ from typing import Any
 
 from rich.console import Console
 
-from dllmquant_exp.reporting.cells import read_sweep
-from dllmquant_exp.reporting.sweep_pages import print_tables
-from dllmquant_exp.reporting.tables import build_tables
+from dllmquant_exp.reporting.frame import read_sweep
+from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS, TASKS = ("awq", "quarot"), ("micro_piqa", "micro_winogrande", "micro_gsm8k")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dllmquant_exp.probes.measurement import mean, ratio, share_removed
-from dllmquant_exp.reporting.sign_flip import ratio_interval
+from dllmquant_exp.reporting.statistics import ratio_interval
 
 
 def test_numbers_hold_each_prompts_values_and_the_limits_that_there_are() -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting import claim_verdicts, commands, table, table_cells
+from dllmquant_exp.reporting import claim_verdicts, commands, results, table, table_cells
 from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.paper.audit import audit
 from dllmquant_exp.store.results import ResultError
@@ -332,3 +332,12 @@ def test_frames_refuse_what_is_not_there(third: Path, call: Call) -> None:
         table("table3", sweep="nope")
     with pytest.raises(ResultError, match=r"is not one of: table1, .*, table4, table5, table6$"):
         table("all")
+
+
+def test_the_frame_of_results_has_a_line_per_cell(call: Call, mixed: Path) -> None:
+    with pytest.warns(UserWarning, match="unreadable: .*not a readable result file"):
+        found = results()
+    files = list(mixed.parent.glob("*/result.json"))
+    assert len(found) == len(files) - 1, "one file is cut"
+    line = found[(found["row"] == "rtn") & (found["task"] == "gsm8k")].iloc[0]
+    assert (line["model"], line["score"], line["n"]) == ("micro_llada", 0.5, 2)

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.reporting.grids import AVERAGE
 from dllmquant_exp.reporting.paper import (
     paper_caption,
     paper_cell,
@@ -19,6 +18,7 @@ from dllmquant_exp.reporting.paper import (
     paper_rows,
 )
 from dllmquant_exp.reporting.paper.audit import audit
+from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 TEXT = Path(__file__).resolve().parents[2] / ".." / "shared" / "paper" / "dllmquant.txt"

@@ -1,13 +1,17 @@
 """Documents of a sweep, whatever printed them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.reports import claims_report, tables_report
+from dllmquant_exp.reporting.tables.presets import read_presets
 
-PRESETS = [{"all": ["zeta", "alpha"], "first": ["zeta"]}]
+MODELS = [{"all": ["zeta", "alpha"], "first": ["zeta"]}]
+PRESETS = replace(read_presets(config_folder()), models=MODELS)
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ from hydra import compose, initialize_config_dir
 
 from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import resolve, to_mapping
+from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
+from dllmquant_exp.reporting.frame import bits_of
 from dllmquant_exp.reporting.paper import paper_rows
-from dllmquant_exp.reporting.rows import ROWS, bits_of, row_of, usual_size
+from dllmquant_exp.reporting.rows import ROWS, row_of
 
+SAMPLES = usual_samples(config_folder())
 OPTIONS = sorted(path.stem for path in (config_folder() / "row").glob("*.yaml"))
 
 
@@ -38,7 +41,7 @@ def test_each_option_has_a_recipe_of_its_own() -> None:
 def test_exactly_its_own_row_recognises_an_option(row: str) -> None:
     config = composed(f"row={row}")
     assert row_of(config) == row
-    assert usual_size(config), "SAMPLES says what conf/calibration and conf/tmas collect"
+    assert has_usual_size(config, SAMPLES), "of conf/calibration and conf/tmas"
     assert bits_of(config) == (None if row == "fp" else (4, 4, 4, 4, 16, 16, 16))
 
 
@@ -68,8 +71,8 @@ def test_a_methods_name_alone_makes_no_row() -> None:
 
 
 def test_sizes_and_bits_that_differ_are_seen() -> None:
-    assert not usual_size(composed("method=awq", "calibration.samples=512"))
-    assert not usual_size(composed("method=awq", "calibration.tokens=4000"))
+    assert not has_usual_size(composed("method=awq", "calibration.samples=512"), SAMPLES)
+    assert not has_usual_size(composed("method=awq", "calibration.tokens=4000"), SAMPLES)
     assert bits_of(composed("method=rtn", "quant=w8a8"))[:2] == (8, 8)  # type: ignore[index]
     open_attention = bits_of(composed("method=quarot", "quant.attention=null"))
     assert open_attention == (4, 4, None, None, None, 16, 16)

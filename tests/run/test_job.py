@@ -13,8 +13,8 @@ from made_experiments import option, small_config
 from dllmquant_exp.config.experiment import Experiment, resolve
 from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
-from dllmquant_exp.reporting.cells import read_result
-from dllmquant_exp.reporting.statistics import wilson
+from dllmquant_exp.reporting.frame import read_result
+from dllmquant_exp.reporting.statistics.intervals import wilson
 from dllmquant_exp.run import finished
 from dllmquant_exp.run import job as module
 from dllmquant_exp.run import prepare as preparation
@@ -88,7 +88,7 @@ def test_what_wandb_recorded_offline_is_what_the_result_file_says(
     (outcome,) = run(make(task=task, tracking=option("tracking", "offline")), keep_going=False)
     value, found = result(outcome), recorded(outcome.folder)
     (history,) = found["history"]
-    assert history["score"] == value["score"]
+    assert history.score == value["score"]
     assert [history["score_low95"], history["score_high95"]] == value["interval95"]
     assert history["items"] == value["n"]
     assert history["token_forwards"] == value["token_forwards"]

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from dllmquant_exp.reporting.cells import read_sweep
+from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.recordings import FigureData
 from dllmquant_exp.reporting.figures.style import styled, write_pictures
-from dllmquant_exp.reporting.selection import ModelResults, model_results
+from dllmquant_exp.reporting.frame import read_sweep
 from dllmquant_exp.store.results import FIGURES_FOLDER, ResultError
 
 logger = logging.getLogger(__name__)

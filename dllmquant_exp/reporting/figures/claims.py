@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from dllmquant_exp.reporting.comparisons import SeededAverage
+from dllmquant_exp.reporting.claims import Measured
 from dllmquant_exp.reporting.figures.recordings import FigureData, deciding
-from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.sign_flip import RatioTest, ratio_test
-from dllmquant_exp.reporting.statistics import Estimate, t_quantile
+from dllmquant_exp.reporting.statistics import (
+    Estimate,
+    RatioTest,
+    SeededAverage,
+    ratio_test,
+    t_quantile,
+)
 
 LEAST_PROMPTS = 6  # with fewer, no outcome of the test has p < 5%
 Number = Mapping[str, Any]  # value, n and, per prompt, above and below; see probes/measurement.py

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from dllmquant_exp.reporting.cells import commit_of
+from dllmquant_exp.reporting.frame import commit_of
 from dllmquant_exp.store.results import (
     FIGURES_FOLDER,
     ResultError,
@@ -82,7 +82,7 @@ class FigureData:
 
     @property
     def commit(self) -> str:
-        """The source that measured it, as in `CellResult.commit`."""
+        """The source that measured it, as in `Cell.commit`."""
         return commit_of(self.info.get("source", {}))
 
     @property

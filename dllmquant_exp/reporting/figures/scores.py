@@ -7,14 +7,13 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.entries import Sample, average, difference
+from dllmquant_exp.reporting.comparable import ModelResults, bits_text
 from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import model_note
 from dllmquant_exp.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, letter
 from dllmquant_exp.reporting.paper import CHAINS, paper_cell, paper_model, paper_rows
-from dllmquant_exp.reporting.selection import ModelResults, bits_text
-from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.samples import Sample, average, difference
+from dllmquant_exp.reporting.statistics import Estimate, SeededAverage
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 
 PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}

@@ -7,11 +7,10 @@ from statistics import fmean, stdev
 
 import yaml
 
-from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.comparisons import SeededAverage
-from dllmquant_exp.reporting.measured import Measured
+from dllmquant_exp.reporting.claims import Measured
+from dllmquant_exp.reporting.frame import Cell
 from dllmquant_exp.reporting.speed.results import SpeedBlock, low_bits, row_name, variants
-from dllmquant_exp.reporting.statistics import Estimate
+from dllmquant_exp.reporting.statistics import Estimate, SeededAverage
 
 NEEDS = "table=table4"
 
@@ -62,7 +61,7 @@ def measure_speed_claim(claim: SpeedClaim, block: SpeedBlock | None) -> Measured
     return _counted(cell, claim.ratio) if claim.counted else _timed(cell, claim.ratio)
 
 
-def _timed(cell: CellResult, field: str) -> Measured | str:
+def _timed(cell: Cell, field: str) -> Measured | str:
     """The mean over rounds; the interval is Student's on the ratios' logarithms."""
     full, low = variants(cell)[0], low_bits(cell)[0]
     logs = [math.log(a / b) for a, b in zip(full[field], low[field], strict=True)]
@@ -80,7 +79,7 @@ def _timed(cell: CellResult, field: str) -> Measured | str:
     return Measured(found, len(logs), what, logarithm=True)
 
 
-def _counted(cell: CellResult, field: str) -> Measured:
+def _counted(cell: Cell, field: str) -> Measured:
     ratio = math.log(variants(cell)[0][field] / low_bits(cell)[0][field])
     found = SeededAverage(Estimate(ratio, ratio, ratio), covers="every model of this shape")
     return Measured(found, 1, f"{row_name(cell)}: bytes of the weights", logarithm=True)

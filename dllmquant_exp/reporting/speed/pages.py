@@ -7,10 +7,10 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.grids import Grid, Line, show
+from dllmquant_exp.reporting.frame import Cell
+from dllmquant_exp.reporting.notes import source_notes
 from dllmquant_exp.reporting.paper import paper_model
-from dllmquant_exp.reporting.remarks import source_notes
+from dllmquant_exp.reporting.render import Document, Grid, Line, Section, show
 from dllmquant_exp.reporting.speed.results import (
     PARTS,
     SpeedBlock,
@@ -19,7 +19,6 @@ from dllmquant_exp.reporting.speed.results import (
     speed_blocks,
     variants,
 )
-from dllmquant_exp.reporting.writers import Document, Section
 
 TITLE = "Table 4"
 CAPTION = (
@@ -78,7 +77,7 @@ def _speed_grid(block: SpeedBlock) -> Grid:
     return Grid(title, COLUMNS, tuple(lines))
 
 
-def _speed_line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> Line:
+def _speed_line(block: SpeedBlock, cell: Cell, variant: Mapping[str, Any]) -> Line:
     full = variants(cell)[0]
     own, saved = variant["weight_bytes"], full["weight_bytes"] / variant["weight_bytes"]
     quantized = variant is not full
@@ -92,7 +91,7 @@ def _speed_line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any])
     )
 
 
-def _name(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> str:
+def _name(block: SpeedBlock, cell: Cell, variant: Mapping[str, Any]) -> str:
     low = variant["activation_bits"] is not None
     return f"{block.name(cell)}\n{variant['name']}" if low else block.name(cell)
 
@@ -130,7 +129,7 @@ def _block_grid(block: SpeedBlock) -> Grid:
     return Grid(title, ("ms", "Speed Up"), tuple(lines))
 
 
-def _part_line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> Line:
+def _part_line(block: SpeedBlock, cell: Cell, variant: Mapping[str, Any]) -> Line:
     parts = variant["parts"]
     rest = 1 - sum(parts[name] for name in ("linears", "attention", "head"))
     shares = (*(parts[name] for name in PARTS), rest)
@@ -153,7 +152,7 @@ def _memory_grid(block: SpeedBlock) -> Grid:
     return Grid(title, ("tensors", "resident", "peak"), lines)
 
 
-def _form(cell: CellResult, variant: Mapping[str, Any]) -> str:
+def _form(cell: Cell, variant: Mapping[str, Any]) -> str:
     low = variant["activation_bits"] is not None
     return variant["name"] if low else f"{variant['name']}, {cell.speed['full_precision']}"
 
@@ -164,7 +163,7 @@ def _measured(variant: Mapping[str, Any], key: str) -> str:
     return _size(variant[key]) + ("*" if known and variant["extrapolated"] else "")
 
 
-def _counted_grid(cell: CellResult) -> Grid:
+def _counted_grid(cell: Cell) -> Grid:
     counted = cell.speed["weight_bytes"]
     whole = counted["16 16 16"]
     lines = tuple(
@@ -237,6 +236,6 @@ def print_speed(blocks: Iterable[SpeedBlock], console: Console) -> None:
         console.print()
 
 
-def print_speed_cells(cells: Iterable[CellResult], console: Console) -> None:
+def print_speed_cells(cells: Iterable[Cell], console: Console) -> None:
     """Print the speed tasks among a sweep's cells, if there are any."""
     print_speed(speed_blocks(cells), console)

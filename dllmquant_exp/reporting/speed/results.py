@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.reporting.cells import SPEED, CellResult, flat
+from dllmquant_exp.reporting.frame import SPEED, Cell, flat
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
 from dllmquant_exp.reporting.rows import ROWS
 from dllmquant_exp.store.results import canonical_json
@@ -40,8 +40,8 @@ class SpeedBlock:
 
     model: str
     embedded: bool
-    cells: tuple[CellResult, ...]
-    failed: tuple[CellResult, ...]
+    cells: tuple[Cell, ...]
+    failed: tuple[Cell, ...]
     missing: tuple[str, ...]
     printed: Mapping[str, PaperCell]
     differences: Mapping[str, str]
@@ -52,28 +52,28 @@ class SpeedBlock:
         what = "embedded stand-in" if self.embedded else "its shape, random weights"
         return f"{self.model} ({what})"
 
-    def name(self, cell: CellResult) -> str:
+    def name(self, cell: Cell) -> str:
         """The row, and on lines of their own the settings that set it apart."""
         return "\n".join(filter(None, (row_name(cell), self.differences.get(_key(cell)))))
 
 
-def is_speed(cell: CellResult) -> bool:
+def is_speed(cell: Cell) -> bool:
     return cell.kind == SPEED
 
 
-def row_name(cell: CellResult) -> str:
+def row_name(cell: Cell) -> str:
     """The row of conf/row, or else the method; and the quantization where it is not W4A4."""
     quant = "" if cell.quant == "w4a4" else cell.quant
     return " ".join(filter(None, (cell.row or cell.method, quant)))
 
 
-def variants(cell: CellResult) -> list[Mapping[str, Any]]:
+def variants(cell: Cell) -> list[Mapping[str, Any]]:
     """The models that were timed side by side: full precision first, then low bits."""
     found: list[Mapping[str, Any]] = cell.speed["variants"]
     return found
 
 
-def low_bits(cell: CellResult) -> list[Mapping[str, Any]]:
+def low_bits(cell: Cell) -> list[Mapping[str, Any]]:
     return [variant for variant in variants(cell) if variant["activation_bits"] is not None]
 
 
@@ -86,7 +86,7 @@ def table_rows() -> tuple[str, ...]:
 
 
 def speed_blocks(
-    cells: Iterable[CellResult], expected: Mapping[str, bool] | None = None
+    cells: Iterable[Cell], expected: Mapping[str, bool] | None = None
 ) -> list[SpeedBlock]:
     """Results of speed tasks by model, rows in the order of conf/row.
 
@@ -94,7 +94,7 @@ def speed_blocks(
         expected: models that should have every row of the table, and whether they are embedded;
             None: no row of any model is missed.
     """
-    by_model: dict[str, list[CellResult]] = {model: [] for model in expected or ()}
+    by_model: dict[str, list[Cell]] = {model: [] for model in expected or ()}
     embedded = dict(expected or {})
     for cell in sorted(filter(is_speed, cells), key=lambda cell: cell.finished_at):
         by_model.setdefault(cell.model, []).append(cell)
@@ -103,9 +103,7 @@ def speed_blocks(
     return [_block(name, embedded[name], by_model[name], rows) for name in sorted(by_model)]
 
 
-def _block(
-    model: str, embedded: bool, cells: Sequence[CellResult], rows: Sequence[str]
-) -> SpeedBlock:
+def _block(model: str, embedded: bool, cells: Sequence[Cell], rows: Sequence[str]) -> SpeedBlock:
     finished = {_key(cell): cell for cell in cells if cell.status == "finished"}
     done = {cell.config_hash for cell in finished.values()}
     failed = {c.config_hash: c for c in cells if c.config_hash not in done}
@@ -163,7 +161,7 @@ def _head(block: SpeedBlock, row: str, state: str) -> dict[str, Any]:
     return {"table": NUMBER, **model, "row": row, "state": state}
 
 
-def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> dict[str, Any]:
+def _line(block: SpeedBlock, cell: Cell, variant: Mapping[str, Any]) -> dict[str, Any]:
     machine, parts = cell.speed["machine"], variant["parts"] or {}
     return {
         **_head(block, row_name(cell), "finished"),
@@ -188,7 +186,7 @@ def _line(block: SpeedBlock, cell: CellResult, variant: Mapping[str, Any]) -> di
     }
 
 
-def _settings(cell: CellResult) -> dict[str, object]:
+def _settings(cell: Cell) -> dict[str, object]:
     """Everything that a measurement of speed depends on; quant's settings have no prefix."""
     config = {key: value for key, value in cell.config.items() if key != "quant"}
     machine = {"cpu": cell.hardware.get("cpu"), "threads": cell.hardware.get("threads")}
@@ -196,11 +194,11 @@ def _settings(cell: CellResult) -> dict[str, object]:
     return flat("", config) | flat("", cell.config.get("quant") or {}) | machine | execution
 
 
-def _key(cell: CellResult) -> str:
+def _key(cell: Cell) -> str:
     return canonical_json(_settings(cell))
 
 
-def _differences(cells: Mapping[str, CellResult]) -> dict[str, str]:
+def _differences(cells: Mapping[str, Cell]) -> dict[str, str]:
     """By key: the settings that set a result apart from others of its row, as `head_bits=8`."""
     settings = {key: _settings(cell) for key, cell in cells.items()}
     found = {}

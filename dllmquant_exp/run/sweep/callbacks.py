@@ -111,10 +111,9 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.cells import read_cells
+    from dllmquant_exp.reporting.frame import lines_of, read_cells
     from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.sweep_pages import print_tables
-    from dllmquant_exp.reporting.tables import build_tables
+    from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
     from dllmquant_exp.store.results import RESULT_FILE
     from dllmquant_exp.store.unfinished import unfinished
 
@@ -126,7 +125,7 @@ def finish(jobs: Sequence[Path]) -> None:
     missing = [unfinished(folder) for folder in folders if folder not in made]
     cells, problems = read_cells(made)
     console = Console()
-    print_speed_cells(cells, console)
+    print_speed_cells(lines_of(cells), console)
     print_tables(build_tables(cells), problems, console)
     for line in missing:
         print(f"unfinished: {line}", file=sys.stderr)
@@ -134,7 +133,7 @@ def finish(jobs: Sequence[Path]) -> None:
         print(f"error: {error}", file=sys.stderr)
     for job in jobs:
         _tidy(job, OUTCOME_FILE)
-    if errors or problems or missing or any(cell.status == "failed" for cell in cells):
+    if errors or problems or missing or (cells["status"] == "failed").any():
         raise SystemExit(BAD_INPUT if errors and len(jobs) == 1 else FAILED)
 
 

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import t
 
 from dllmquant_exp.probes import measurement
-from dllmquant_exp.reporting.claims import verdicts
-from dllmquant_exp.reporting.comparisons import ALPHA
+from dllmquant_exp.reporting.claims import Measured
+from dllmquant_exp.reporting.claims.verdicts import verdicts
+from dllmquant_exp.reporting.comparable import ModelResults
 from dllmquant_exp.reporting.figures.claims import (
     FIGURE_CLAIMS,
     LEAST_PROMPTS,
@@ -18,8 +19,7 @@ from dllmquant_exp.reporting.figures.claims import (
     measure,
 )
 from dllmquant_exp.reporting.figures.recordings import FigureData, all_deciding, of_model
-from dllmquant_exp.reporting.measured import Measured
-from dllmquant_exp.reporting.selection import ModelResults
+from dllmquant_exp.reporting.statistics import ALPHA
 
 CLAIMS = {claim.name: claim for claim in FIGURE_CLAIMS}
 SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.05, 1000))
@@ -314,8 +314,9 @@ def test_what_too_few_prompts_or_no_event_need() -> None:
     assert enough.p is not None and enough.p < ALPHA  # the least number that can decide
     nothing = figure("figure2", _only(measurement.ratio(np.zeros(8), np.zeros(8))))
     assert measure(CLAIMS[name], [nothing]) == NoEvent(8)
-    decided = {v.name: v for v in verdicts(ModelResults("m", embedded=True), [nothing])}
-    assert decided[name].verdict == "no event" and "more than 8 prompts" in decided[name].needs
+    decided = {v["claim"]: v for v in verdicts(ModelResults("m", embedded=True), [nothing])}
+    assert decided[name]["verdict"] == "no event"
+    assert "more than 8 prompts" in decided[name]["needs"]
 
 
 @pytest.mark.parametrize(

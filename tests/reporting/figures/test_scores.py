@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from made_figures import overlaps, small_texts
 
-from dllmquant_exp.reporting.cells import CellResult
-from dllmquant_exp.reporting.comparisons import average_over_seeds
+from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.catalog import draw_results
 from dllmquant_exp.reporting.figures.scores import (
     ablation_points,
@@ -21,9 +20,10 @@ from dllmquant_exp.reporting.figures.scores import (
     paper_drops,
 )
 from dllmquant_exp.reporting.figures.style import COLUMN, styled
-from dllmquant_exp.reporting.selection import ModelResults, model_results
+from dllmquant_exp.reporting.frame import Cell, to_frame
+from dllmquant_exp.reporting.statistics import average_over_seeds
 
-Made = Callable[..., CellResult]
+Made = Callable[..., Cell]
 TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
          "gsm8k")  # fmt: skip
 
@@ -37,7 +37,7 @@ def results(made: Made, embedded: bool = True, model: str = "micro") -> ModelRes
         for task in TASKS
         if (row, task) != ("awq_tmas", "arc")
     ]
-    (found,) = model_results(cells)
+    (found,) = model_results(to_frame(cells))
     return found
 
 
@@ -81,7 +81,7 @@ def test_gains_are_over_the_row_that_components_are_added_to(made: Made) -> None
         for row, count in right.items()
         for task in TASKS
     ]
-    (found,) = model_results(cells)
+    (found,) = model_results(to_frame(cells))
     assert {p.row: round(p.estimate.value) for p in gain_points(found)} == {
         "awq_tmas": 10, "quarot_tmas": -30, "quarot_tmas_cgq": 20,
     }  # fmt: skip

@@ -11,9 +11,9 @@ from made_results import MEASURED, speed_variant
 from scipy import stats
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting.cells import read_result
-from dllmquant_exp.reporting.claims import Verdict, speed_verdicts, verdicts
-from dllmquant_exp.reporting.selection import ModelResults
+from dllmquant_exp.reporting.claims.verdicts import Verdict, speed_verdicts, verdicts
+from dllmquant_exp.reporting.comparable import ModelResults
+from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.reporting.speed.results import speed_blocks
 
 BEST = "dllmquant_plusplus"
@@ -30,7 +30,7 @@ def measured(full: list[float], low: list[float], sizes: tuple[float, float] = (
 
 def decide(path: Path) -> dict[str, Verdict]:
     (block,) = speed_blocks([read_result(path)])
-    return {verdict.name: verdict for verdict in speed_verdicts(block)}
+    return {verdict["claim"]: verdict for verdict in speed_verdicts(block)}
 
 
 @pytest.mark.parametrize(
@@ -43,29 +43,28 @@ def test_speed_is_decided_by_the_ratios_of_the_rounds(
     low = [4.0, 5.0, 4.5, 4.1, 4.2]  # rounds differ, ratios within them hardly
     full = [float(x) for x in factor * noise * low]
     found = decide(write_speed(BEST, "llada_8b", measured(full, low)))["speed_up"]
-    assert found.verdict == verdict and found.n == 5 and found.unit == "times"
-    assert found.seeds == 1  # rounds are none
+    assert found["verdict"] == verdict and found["n"] == 5 and found["unit"] == "times"
+    assert found["seeds"] == 1  # rounds are none
     logs = np.log(np.divide(full, low))
     limits = np.exp(stats.t.interval(0.95, 4, logs.mean(), stats.sem(logs)))
-    assert found.effect is not None
-    assert (found.effect.low, found.effect.high) == pytest.approx(tuple(limits))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(limits))
 
 
 @pytest.mark.parametrize(("size", "verdict"), [(4.0, "holds"), (5.0, "does not hold")])
 def test_memory_is_counted_and_needs_no_test(write_speed: Write, size: float, verdict: str) -> None:
     found = decide(write_speed(BEST, "llada_8b", measured([8.0, 8.1], [4.0, 4.0], (15, size))))
     memory = found["memory_saving"]
-    assert memory.verdict == verdict and memory.p is None and memory.detectable is None
-    assert memory.effect is not None and memory.effect.value == pytest.approx(15 / size)
+    assert memory["verdict"] == verdict and memory["p"] is memory["detectable"] is None
+    assert memory["effect"] == pytest.approx(15 / size)
 
 
 def test_other_rows_one_round_or_nothing_decide_nothing(write_speed: Write) -> None:
     other = decide(write_speed("rtn", "llada_8b"))
-    assert {verdict.needs for verdict in other.values()} == {f"table=table4 (row={BEST})"}
+    assert {verdict["needs"] for verdict in other.values()} == {f"table=table4 (row={BEST})"}
     single = decide(write_speed(BEST, "llada_8b", measured([8.0], [4.0])))
-    assert single["speed_up"].needs == "table=table4 with more rounds"
-    nothing = {v.name: v for v in verdicts(ModelResults("micro", embedded=True))}
-    assert nothing["memory_saving"].verdict == "not measured"
+    assert single["speed_up"]["needs"] == "table=table4 with more rounds"
+    nothing = {v["claim"]: v for v in verdicts(ModelResults("micro", embedded=True))}
+    assert nothing["memory_saving"]["verdict"] == "not measured"
 
 
 def test_the_command_decides_them_for_shapes_and_beside_scores(

@@ -3,7 +3,6 @@
 import csv
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,21 @@ import pytest
 from made_results import MEASURED
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting.cells import CellResult, read_result
-from dllmquant_exp.reporting.selection import model_results, of_no_row
+from dllmquant_exp.reporting.comparable import model_results
+from dllmquant_exp.reporting.frame import Cell, read_result, to_frame
+from dllmquant_exp.reporting.render import FORMATS
 from dllmquant_exp.reporting.speed.pages import notes, speed_document, speed_grids
 from dllmquant_exp.reporting.speed.results import speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables import build_tables
-from dllmquant_exp.reporting.writers import FORMATS
+from dllmquant_exp.reporting.tables.sweep_table import build_tables
 
 
 @pytest.fixture
-def cells(write_speed: Callable[..., Path]) -> list[CellResult]:
+def cells(write_speed: Callable[..., Path]) -> list[Cell]:
     made = [("quarot", "llada_8b"), ("rtn", "llada_8b"), ("rtn", "micro_llada")]
     return [read_result(write_speed(*words)) for words in made]
 
 
-def test_rows_stand_in_the_papers_columns_with_its_numbers(cells: list[CellResult]) -> None:
+def test_rows_stand_in_the_papers_columns_with_its_numbers(cells: list[Cell]) -> None:
     llada, micro = speed_blocks(cells)
     assert llada.title == "llada_8b (its shape, random weights)"
     grid = speed_grids(llada)["speed"]
@@ -43,7 +42,7 @@ def test_rows_stand_in_the_papers_columns_with_its_numbers(cells: list[CellResul
     assert "paper" not in speed_grids(micro)
 
 
-def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
+def test_blocks_parts_and_memory(cells: list[Cell]) -> None:
     grids = speed_grids(speed_blocks(cells)[0])
     assert grids["block"].lines == (
         ("bfloat16", ("20 (20 to 30)", "1 (1 to 1)")),
@@ -63,11 +62,11 @@ def test_blocks_parts_and_memory(cells: list[CellResult]) -> None:
 def test_cells_of_one_row_that_differ_are_lines_of_their_own(
     write_speed: Callable[..., Path],
 ) -> None:
-    def read(machine: dict[str, Any], **quant: int) -> CellResult:
+    def read(machine: dict[str, Any], **quant: int) -> Cell:
         measured = {**MEASURED, "machine": {**MEASURED["machine"], **machine}}
         cell = read_result(write_speed("rtn", "llada_8b", measured))
         config = {**cell.config, "quant": {**cell.config["quant"], **quant}}
-        return replace(cell, config=config, config_hash=str(quant))
+        return cell._replace(config=config, config_hash=str(quant))
 
     usual, narrow, slow = read({}), read({}, head_bits=8), read({"execution": "reference"})
     other = read_result(write_speed("quarot", "llada_8b"))
@@ -99,19 +98,19 @@ def test_notes_say_how_it_was_measured(write_speed: Callable[..., Path]) -> None
     assert "* extrapolated" in text and "would be emulated" in text and "weights: random" in text
 
 
-def test_speed_is_in_no_table_of_scores(cells: list[CellResult], made: Any) -> None:
+def test_speed_is_in_no_table_of_scores(cells: list[Cell], made: Any) -> None:
     scored = made("rtn", "gsm8k", [1, 0])
-    assert model_results([*cells, scored])[0].model == "micro" and not of_no_row(cells)
-    assert len(model_results(cells)) == 0 and build_tables(cells) == []
+    assert model_results(to_frame([*cells, scored]))[0].model == "micro"
+    assert model_results(to_frame(cells)) == [] and build_tables(to_frame(cells)) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_holds_the_numbers(cells: list[CellResult], name: str) -> None:
+def test_every_format_holds_the_numbers(cells: list[Cell], name: str) -> None:
     text = FORMATS[name][1](speed_document(speed_blocks(cells)))
     assert "50.14" in text and "15.00 GiB" in text and "quarot" in text
 
 
-def test_a_line_per_variant_with_what_stands_behind_it(cells: list[CellResult]) -> None:
+def test_a_line_per_variant_with_what_stands_behind_it(cells: list[Cell]) -> None:
     frame = speed_frame(speed_blocks(cells))
     assert len(frame) == 9 and set(frame["state"]) == {"finished"}
     line = frame[(frame.model == "llada_8b") & (frame.row == "quarot") & (frame.variant == "W4A4")]
@@ -121,7 +120,7 @@ def test_a_line_per_variant_with_what_stands_behind_it(cells: list[CellResult]) 
 
 
 def test_the_command_writes_table_4(
-    cells: list[CellResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["report", "table=table4"]) == 1  # of nine cells one is there, and two of llada_8b

@@ -1,0 +1,327 @@
+"""The results of a sweep as one long frame: a line per cell, read once from its result file.
+
+A file that lacks a field of every result, or lies in another cell's folder, is named and left out.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from operator import attrgetter
+from pathlib import Path
+from types import UnionType
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+import pandas as pd
+from numpy.typing import NDArray
+
+from dllmquant_exp.reporting.rows import row_of
+from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
+
+SPEED = "speed"  # the kind of a task without items
+# Sections of a configuration that make a row; saved: which saved model it was, where it was one.
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
+# The rest must agree in one table. Not threads: null stands for another number on each machine.
+ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
+Item = tuple[str, str]  # subtask, doc id
+Bits = tuple[object, ...]
+
+
+class Cell(NamedTuple):
+    """A line of the frame; its fields are the columns."""
+
+    folder: Path
+    status: str  # finished | failed
+    model: str
+    embedded: bool
+    method: str
+    quant: str  # empty where nothing is quantized
+    row: str  # of conf/row or the user's own; empty: of no row
+    row_label: str
+    task: str
+    label: str  # the column's name in the paper
+    kind: str  # official | micro | speed
+    seed: int
+    decoding: str  # the option, in brackets the published settings that it replaces
+    commit: str  # of the source that made it; `+` at its end: with changes; empty: not known
+    checkpoint: str  # digest of the weights; empty: not known, as for failed cells
+    config_hash: str
+    finished_at: str
+    error: str
+    chance: float | None
+    score: float | None  # in [0, 1]
+    n: int
+    items: tuple[Item, ...]  # sorted
+    scores: NDArray[np.float64]  # of the items, in [0, 1]
+    speed: Mapping[str, Any]  # of a speed task, see speed_results.py
+    hardware: Mapping[str, Any]
+    calibrated_on: tuple[int, int] | None  # states and tokens that were collected
+    bits: Bits | None  # see `bits_of`; None where nothing is quantized
+    config: Mapping[str, Any]  # resolved
+    recipe: Mapping[str, object]  # every setting that makes the row, by path
+    made_of: str  # the same as a text
+    conditions: Mapping[str, object]  # every setting that results of one table share
+    comparable: str  # the same as a text
+
+
+COLUMNS = list(Cell._fields)
+
+
+def to_frame(cells: Iterable[Cell]) -> pd.DataFrame:
+    return pd.DataFrame(list(cells), columns=COLUMNS)
+
+
+def first(frame: pd.DataFrame) -> Cell:
+    """The first line of a frame."""
+    return lines_of(frame.head(1))[0]
+
+
+def lines_of(frame: pd.DataFrame) -> list[Cell]:
+    """The lines of a frame."""
+    return [Cell(*line) for line in frame.itertuples(index=False, name=None)]
+
+
+def grouped(cells: Iterable[Cell], *names: str) -> dict[Any, list[Cell]]:
+    """Lines by the value of one column, or by the values of several."""
+    key = attrgetter(*names)
+    found: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(key(cell), []).append(cell)
+    return found
+
+
+def read_sweep(runs_dir: Path, sweep: str) -> tuple[pd.DataFrame, list[str]]:
+    """All cells of a sweep in the order of their folders' names, and files that are unreadable.
+
+    Raises:
+        ResultError: the sweep has no folder.
+    """
+    folder = runs_dir / sweep
+    if not folder.is_dir() or sweep == FIGURES_FOLDER:
+        there = [path.name for path in runs_dir.iterdir()] if runs_dir.is_dir() else []
+        known = [name for name in sorted(there) if name[0] != "." and name != FIGURES_FOLDER]
+        sweeps = ", ".join(name for name in known if (runs_dir / name).is_dir()) or "none"
+        raise ResultError(f"no sweep {sweep!r} in {runs_dir} (sweeps there: {sweeps})")
+    return read_cells(path.parent for path in sorted(folder.glob(f"*/{RESULT_FILE}")))
+
+
+def read_cells(folders: Iterable[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """Read the cells of some folders; a file that cannot be read becomes a problem, not a crash."""
+    cells: list[Cell] = []
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            cells.append(read_result(folder / RESULT_FILE))
+        except ResultError as error:
+            problems.append(str(error))
+    return to_frame(cells), problems
+
+
+def of_models(frame: pd.DataFrame, models: Collection[str]) -> pd.DataFrame:
+    """The cells of some models; all of them where none is named.
+
+    Raises:
+        ResultError: a model without results.
+    """
+    known = sorted(set(frame["model"]))
+    for model in models:
+        if model not in known:
+            there = ", ".join(known) or "none"
+            raise ResultError(f"no results of model {model!r} in this sweep (there: {there})")
+    return frame[frame["model"].isin(models)] if models else frame
+
+
+def read_result(path: Path) -> Cell:
+    """One result file as a line of the frame.
+
+    Raises:
+        ResultError: unreadable, of another schema, another cell's, or without a field of every
+            result.
+    """
+    value = load_json(path)
+    try:
+        return line_of(path.parent, value)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ResultError(f"{path}: field {error} is missing or of a wrong kind") from error
+    except ValueError as error:
+        raise ResultError(f"{path}: {error}") from error
+
+
+def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
+    """A result's content as a line of the frame.
+
+    Raises:
+        KeyError, TypeError, AttributeError, IndexError, ValueError: a field is missing or wrong.
+    """
+    cell, config = _field(value, "cell", Mapping), _checked_config(value)
+    if value["status"] not in ("finished", "failed"):
+        raise ValueError(f"status is {value['status']!r}, neither finished nor failed")
+    finished = value["status"] == "finished"
+    if cell.get("name") not in (None, folder.name):
+        raise ValueError(f"is the result of {cell['name']}, in another folder")
+    items, scores = _scores(value.get("items", ()))
+    speed = _speed(value) if finished and cell["kind"] == SPEED else {}
+    if finished and not items and not speed:
+        raise ValueError("is finished and has no items")
+    row, row_label = _row(value)
+    recipe, conditions = _recipe(config), _conditions(cell, config)
+    return Cell(
+        folder=folder,
+        status=value["status"],
+        **{name: _field(cell, name, str) for name in ("model", "method", "task", "label", "kind")},
+        embedded=_field(cell, "embedded", bool),
+        quant=_field(cell, "quant", str | None) or "",
+        row=row,
+        row_label=row_label,
+        seed=_field(cell, "seed", int),
+        decoding=_decoding(cell),
+        commit=commit_of(value.get("source", {})),
+        checkpoint=str(value.get("checkpoint_digest") or ""),
+        config_hash=_field(value, "config_hash", str),
+        finished_at=_field(value["timing"], "finished_at", str),
+        error=(value["error"] or {}).get("message", ""),
+        chance=value.get("chance") and _field(value, "chance", float | int),
+        score=float(value["score"]) if items else None,
+        n=len(items),
+        items=items,
+        scores=scores,
+        speed=speed,
+        hardware=value.get("hardware", {}),
+        calibrated_on=_collected(value),
+        bits=bits_of(config),
+        config=config,
+        recipe=recipe,
+        # A setting that is None is one that older results do not have.
+        made_of=_text({key: part for key, part in recipe.items() if part is not None}),
+        conditions=conditions,
+        comparable=_text(conditions),
+    )
+
+
+def _field(section: Mapping[str, Any], name: str, kind: type | UnionType) -> Any:
+    if not isinstance(section[name], kind):
+        raise TypeError(f"{name!r}")  # as a KeyError says it
+    return section[name]
+
+
+def _checked_config(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    config: Mapping[str, Any] = _field(value, "config", Mapping)
+    model = _field(config, "model", Mapping)
+    _field(model, "checkpoint", str)
+    _field(config, "method", Mapping)
+    if model.get("outliers") is not None:
+        _field(model["outliers"], "strength", int | float)
+    return config
+
+
+def _recipe(config: Mapping[str, Any]) -> dict[str, object]:
+    """Settings as `calibration.samples`; quant's without a prefix."""
+    found: dict[str, object] = {}
+    for section in RECIPE:
+        if section in config:
+            part = config[section]
+            value = _by_step(part) if section == "method" else part
+            found |= flat("" if section == "quant" else section, value)
+    return found
+
+
+def _by_step(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's steps by their keys, and their order; as it is where it has no list of them."""
+    if "steps" not in method:
+        return dict(method)
+    order = ", ".join(step["step"] for step in method["steps"])
+    return {"name": method["name"], "steps": order} | {
+        step["step"]: {key: value for key, value in step.items() if key != "step"}
+        for step in method["steps"]
+    }
+
+
+def _conditions(cell: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, object]:
+    shared = {key: value for key, value in config.items() if key not in ROW_KEYS}
+    return {
+        "model.name": cell["model"],
+        "kind": cell["kind"],
+        "decoding": _decoding(cell),
+        **shared,
+    }
+
+
+def _text(value: Mapping[str, object]) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def flat(name: str, value: object) -> dict[str, object]:
+    """Values of nested mappings by their path, as `name.inner.key`."""
+    if not isinstance(
+        value, dict
+    ):  # as read from a file; an abstract Mapping takes longer to check
+        return {name: value}
+    found: dict[str, object] = {}
+    for key, part in value.items():
+        found |= flat(f"{name}.{key}" if name else key, part)
+    return found
+
+
+def _scores(items: Iterable[Mapping[str, Any]]) -> tuple[tuple[Item, ...], NDArray[np.float64]]:
+    """Items by name, and their scores in this order."""
+    names = tuple((item["subtask"], str(item["doc_id"])) for item in items)
+    scores = np.array([float(item["score"]) for item in items])
+    wrong = scores[~((scores >= 0) & (scores <= 1))]
+    if wrong.size:
+        raise ValueError(f"an item's score is {wrong[0]}, not a fraction in [0, 1]")
+    in_order, places = _sorted(names)
+    return in_order, scores[places]
+
+
+@lru_cache(maxsize=256)
+def _sorted(names: tuple[Item, ...]) -> tuple[tuple[Item, ...], NDArray[np.intp]]:
+    """Hundreds of cells have the same items: they are sorted once, and share one tuple."""
+    places = sorted(range(len(names)), key=names.__getitem__)
+    return tuple(names[place] for place in places), np.array(places, np.intp)
+
+
+def _speed(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields that Table 4 reads first; see speed_results.py for the others."""
+    speed: Mapping[str, Any] = _field(value, "speed", Mapping)
+    _field(_field(speed, "machine", Mapping), "execution", str)
+    if all(variant["activation_bits"] is None for variant in _field(speed, "variants", list)):
+        raise ValueError("no variant of low bits was measured")
+    return speed
+
+
+def _collected(value: Mapping[str, Any]) -> tuple[int, int] | None:
+    report = (value.get("calibration") or {}).get("report")
+    return report and (_field(report, "states", int), _field(report, "tokens", int))
+
+
+def _row(value: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and label of the cell's row; older results do not say, and are recognized."""
+    if "row" not in value:
+        return row_of(value["config"]) or "", ""
+    row = value["row"] or {"name": "", "label": ""}
+    return _field(row, "name", str), _field(row, "label", str)
+
+
+def bits_of(config: Mapping[str, Any]) -> Bits | None:
+    """Bits of weights and activations, of P, V and K, of head and embedding; None for fp."""
+    quant = config.get("quant")
+    if quant is None:
+        return None
+    attention = quant.get("attention") or {}
+    return (
+        quant["weight_bits"],
+        quant["activation_bits"],
+        *(attention.get(name) for name in ("p_bits", "v_bits", "k_bits")),
+        quant.get("head_bits"),
+        quant.get("embedding_bits"),
+    )
+
+
+def commit_of(source: Mapping[str, Any]) -> str:
+    """As the column `commit`, from the record of provenance.source."""
+    return (source.get("commit") or "") + ("+" if source.get("modified") else "")
+
+
+def _decoding(cell: Mapping[str, Any]) -> str:
+    changes = [f"{key}={value}" for key, value in cell.get("decoding_overrides", {}).items()]
+    return f"{cell['decoding']} ({', '.join(changes)})" if changes else str(cell["decoding"])

@@ -1,0 +1,119 @@
+"""What the tables need of a result file is read, or the file is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_content import CELL, CONFIG, content
+
+from dllmquant_exp.reporting.frame import of_models, read_result, read_sweep
+from dllmquant_exp.store.results import ResultError, write_result
+
+
+def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) -> None:
+    cell = content()["cell"] | {"decoding_overrides": {"gen_length": 64}}
+    found = read_result(write_result(tmp_path, content(cell=cell)))
+    assert found.decoding == "published (gen_length=64)"
+
+
+@pytest.mark.parametrize(
+    ("source", "commit"),
+    [({"commit": "abc", "modified": False}, "abc"), ({"commit": "abc", "modified": True}, "abc+"),
+     ({"commit": None, "modified": None}, "")],
+    ids=str,
+)  # fmt: skip
+def test_the_commit_that_made_it(tmp_path: Path, source: dict[str, Any], commit: str) -> None:
+    assert read_result(write_result(tmp_path, content(source=source))).commit == commit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a readable result file"),
+        ('{"schema_version": 1', "not a readable result file"),
+        ("[1]", "holds list"),
+        ('{"schema_version": 7}', "schema_version is 7"),
+        ('{"schema_version": 1, "status": "finished"}', "'cell' is missing"),
+        ('{"loss": 0.1}', "schema_version is None"),
+        (json.dumps(content(config={})), "'model' is missing"),
+        (json.dumps(content(config={"model": {"checkpoint": 3}})), "'checkpoint' is missing or of"),
+        (json.dumps(content(config={**CONFIG, "model": None})), "'model' is missing or of"),
+        (json.dumps(content(config={"model": {"checkpoint": "m"}})), "'method' is missing"),
+        (json.dumps(content(config={**CONFIG, "method": "rtn"})), "'method' is missing or of a"),
+        (json.dumps(content(config={**CONFIG, "quant": {}})), "'weight_bits' is missing"),
+        (json.dumps(content(config={**CONFIG, "calibration": {"samples": 1}})), "'name' is mis"),
+        (json.dumps(content(config_hash=None)), "'config_hash' is missing or of a wrong kind"),
+        (json.dumps(content(status="done")), "status is 'done', neither"),
+        (json.dumps(content(cell={**CELL, "seed": "0"})), "'seed' is missing or of a wrong kind"),
+        (json.dumps(content(cell={**CELL, "label": 3})), "'label' is missing or of a wrong kind"),
+        (json.dumps(content(cell={**CELL, "name": "other"})), "is the result of other"),
+        (json.dumps(content(timing={"finished_at": 3})), "'finished_at' is missing or of a wrong"),
+        (json.dumps(content(items=[])), "is finished and has no items"),
+        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}])), "is 1.5, not"),
+        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}])), "could not"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ResultError, match=message) as caught:
+        read_result(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_broken_cell_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_result(tmp_path / "s" / "good", content())
+    write_result(tmp_path / "s" / "bad", {"schema_version": 1})
+    cells, problems = read_sweep(tmp_path, "s")
+    assert [folder.name for folder in cells["folder"]] == ["good"]
+    assert len(problems) == 1 and "bad" in problems[0]
+
+
+def test_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None:
+    write_result(tmp_path / "first" / "cell", content())
+    with pytest.raises(ResultError, match=r"no sweep 'frist' .*first"):
+        read_sweep(tmp_path, "frist")
+
+
+def test_a_recorded_row_counts_and_an_older_result_is_recognized(tmp_path: Path) -> None:
+    own = {"name": "mine", "label": "My row"}
+    found = read_result(write_result(tmp_path / "a", content(row=own)))
+    assert (found.row, found.row_label) == ("mine", "My row")
+    found = read_result(write_result(tmp_path / "b", content(row=None)))
+    assert (found.row, found.row_label) == ("", "")
+    found = read_result(write_result(tmp_path / "c", content()))
+    assert (found.row, found.row_label) == ("fp", "")
+
+
+def test_items_are_sorted_and_equal_ones_shared(tmp_path: Path) -> None:
+    items = [{"subtask": "t", "doc_id": i, "score": i / 10} for i in (10, 2, 1)]
+    one = read_result(write_result(tmp_path / "a", content(items=items)))
+    two = read_result(write_result(tmp_path / "b", content(items=items)))
+    assert one.items == (("t", "1"), ("t", "10"), ("t", "2")) and one.items is two.items
+    assert one.scores.tolist() == [0.1, 1.0, 0.2] and one.n == 3
+
+
+def test_cells_of_some_models(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_result(tmp_path / "s" / name, content(cell={**CELL, "model": name}))
+    frame, _ = read_sweep(tmp_path, "s")
+    assert set(of_models(frame, [])["model"]) == {"a", "b"}
+    assert list(of_models(frame, ["b"])["model"]) == ["b"]
+    with pytest.raises(ResultError, match=r"no results of model 'c' in this sweep \(there: a, b\)"):
+        of_models(frame, ["c"])
+
+
+def test_steps_of_a_method_are_settings_of_its_row(tmp_path: Path) -> None:
+    steps = [{"step": "rotation", "seed": 0}, {"step": "gptq", "damp": 0.1, "act_order": True}]
+    config = {**CONFIG, "method": {"name": "quarot", "steps": steps}}
+    turned = {**CONFIG, "method": {"name": "quarot", "steps": steps[::-1]}}
+    one, other = (
+        read_result(write_result(tmp_path / name, content(config=value)))
+        for name, value in (("a", config), ("b", turned))
+    )
+    assert one.recipe == {
+        "method.name": "quarot", "method.steps": "rotation, gptq", "method.rotation.seed": 0,
+        "method.gptq.damp": 0.1, "method.gptq.act_order": True,
+    }  # fmt: skip
+    assert one.made_of != other.made_of, "the order counts"
