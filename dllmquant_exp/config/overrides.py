@@ -9,6 +9,7 @@ calibration.samples=8   a setting
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import NoReturn
 from urllib.parse import unquote
 
 import yaml
@@ -107,7 +108,9 @@ class Overrides:
         multirun = len(texts) < len(line)
         if not any(text.startswith("-") for text in texts):
             return cls(tuple(map(_read, texts)), (), multirun, folders)
-        given = get_args_parser().parse_intermixed_args(texts).overrides
+        parser = get_args_parser()
+        parser.error = _refuse  # type: ignore[method-assign]
+        given = parser.parse_intermixed_args(texts).overrides
         left, flags = list(given), []
         for text in texts:
             if left and text == left[0]:
@@ -191,6 +194,10 @@ class Overrides:
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError("; ".join(unknown_key(name, known, "config") for name in unknown))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; --hydra-help lists the flags")
 
 
 def _quoted(text: str) -> str:

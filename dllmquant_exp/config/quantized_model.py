@@ -122,6 +122,7 @@ def quantized_model(
     sampler = read_sampler(config, model.architecture)
     used = quant if method.quantizes else None
     calibrates = needs_calibration(method, used, iaaq)
+    _check_method(line)
     _check_calibration(line, method, calibrates, bool(config.get("tmas")))
     _check_use(method, used, cgq, iaaq)
     return QuantizedModel(
@@ -134,6 +135,17 @@ def quantized_model(
         iaaq=iaaq,
         saved=None,
     )
+
+
+def _check_method(line: Overrides) -> None:
+    """Refuse words that make a method another one under its name (ConfigError)."""
+    changed = [word.text for word in line.words if word.concerns("method.name")]
+    changed += [w.text for w in line.words if w.name.startswith("method.") and not w.values]
+    if changed:
+        raise ConfigError(
+            f"{changed[0]}: a method is its YAML, and tables go by its name; choose "
+            "method=..., or write a YAML of your own in method/ of a folder for --config-dir"
+        )
 
 
 def _check_calibration(line: Overrides, method: Method, calibrates: bool, tmas: bool) -> None:

@@ -15,7 +15,6 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
-from dllmquant_exp.reporting.rows import row_of
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
 SPEED = "speed"  # the kind of a task without items
@@ -295,10 +294,8 @@ def _collected(value: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _row(value: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and label of the cell's row; older results do not say, and are recognized."""
-    if "row" not in value:
-        return row_of(value["config"]) or "", ""
-    row = value["row"] or {"name": "", "label": ""}
+    """Name and label of the cell's row."""
+    row = _field(value, "row", dict)
     return _field(row, "name", str), _field(row, "label", str)
 
 

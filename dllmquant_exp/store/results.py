@@ -15,7 +15,7 @@ import orjson
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.store.whole_files import whole_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of result files
 RESULT_FILE = "result.json"
 TABLES_SWEEP = "tables"  # where conf/table's options put their cells
 FIGURES_FOLDER = "figures"  # of a runs folder, for recordings; no sweep
@@ -78,12 +78,14 @@ def write_whole(path: Path, content: bytes) -> Path:
     return path
 
 
-def load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path, version: int = SCHEMA_VERSION) -> dict[str, Any]:
     """The object in a JSON file.
+
+    version: the only one that is read, of the key `schema_version`.
 
     Raises:
         ResultError: the file cannot be read, is not JSON, is no object, has another schema, or is
-            not what was written. What older versions wrote has no digest and is taken as it is.
+            not what was written.
     """
     try:
         written = path.read_bytes()
@@ -92,12 +94,12 @@ def load_json(path: Path) -> dict[str, Any]:
         raise ResultError(f"{path}: not a readable result file ({error})") from error
     if not isinstance(value, dict):
         raise ResultError(f"{path}: holds {type(value).__name__}, not an object")
-    if value.get("schema_version") != SCHEMA_VERSION:
+    if value.get("schema_version") != version:
         raise ResultError(
-            f"{path}: schema_version is {value.get('schema_version')!r}, "
-            f"this version reads {SCHEMA_VERSION}"
+            f"{path}: schema_version is {value.get('schema_version')!r}, and this version reads "
+            f"{version}: make it again, or read it with the version that wrote it"
         )
-    if DIGEST in value and not _is_intact(written, value):
+    if not _is_intact(written, value):
         raise ResultError(
             f"{path}: is damaged (its content has another digest than what was written)"
         )
@@ -106,7 +108,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def _is_intact(written: bytes, value: Mapping[str, Any]) -> bool:
     end = written.rfind(f',\n "{DIGEST}": '.encode())  # from behind: only `timing` comes after it
-    return bool(value[DIGEST] == sha256(memoryview(written)[:end]))
+    return bool(value.get(DIGEST) == sha256(memoryview(written)[:end]))
 
 
 def finished_result(folder: Path, expected_hash: str) -> dict[str, Any] | None:

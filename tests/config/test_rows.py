@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from recognized_rows import row_of
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.folder import Folders, config_folder
@@ -15,7 +16,6 @@ from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.config.rows import Row
 from dllmquant_exp.config.rows import row_of as find_row
 from dllmquant_exp.config.saved_model import described
-from dllmquant_exp.reporting.rows import row_of
 
 CONF = config_folder()
 ROWS = sorted(path.stem for path in (CONF / "row").glob("*.yaml"))

@@ -10,6 +10,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from recognized_rows import ROWS, row_of
 
 from dllmquant_exp.__main__ import config_folder, main
 from dllmquant_exp.calibration.tmas import Tmas
@@ -19,7 +20,6 @@ from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.reporting.claims.scores import NEARLY_EQUAL, claims_data, score_claims
 from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
-from dllmquant_exp.reporting.rows import ROWS, row_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.reporting.tables.presets import read_presets
 from dllmquant_exp.run.sweep.composition import combinations, compose_jobs

@@ -31,6 +31,7 @@ from dllmquant_exp.store.whole_files import whole_folder
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
 ARRAYS_DIGEST = "arrays_digest"  # in the JSON file; older recordings have none
+SCHEMA_VERSION = 1  # of a recording's file
 FIGURE_VERSION = 2  # of what probes record; pictures and claims read no other
 REQUIRED: dict[str, Any] = {  # types of the fields of figure.json that are read
     "figure": str, "model": Mapping, "config": Mapping, "seed": int, "changed": Mapping,
@@ -123,7 +124,7 @@ def load_recording(folder: Path) -> FigureData:
         ResultError: files that are missing, damaged or of another version.
     """
     try:
-        info = load_json(folder / INFO_FILE)
+        info = load_json(folder / INFO_FILE, SCHEMA_VERSION)
     except ResultError as error:
         raise ResultError(f"{error}: delete {folder} and record the figure again") from error
     _check(folder, info)

@@ -11,7 +11,6 @@ import yaml
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.frame import SPEED, Cell, flat
 from dllmquant_exp.reporting.paper import PaperCell, paper_cells
-from dllmquant_exp.reporting.rows import ROWS
 from dllmquant_exp.store.results import canonical_json
 
 NUMBER = 4
@@ -88,7 +87,7 @@ def table_rows() -> tuple[str, ...]:
 def speed_blocks(
     cells: Iterable[Cell], expected: Mapping[str, bool] | None = None
 ) -> list[SpeedBlock]:
-    """Results of speed tasks by model, rows in the order of conf/row.
+    """Results of speed tasks by model, rows in the order of the table, others behind them.
 
     Args:
         expected: models that should have every row of the table, and whether they are embedded;
@@ -107,7 +106,7 @@ def _block(model: str, embedded: bool, cells: Sequence[Cell], rows: Sequence[str
     finished = {_key(cell): cell for cell in cells if cell.status == "finished"}
     done = {cell.config_hash for cell in finished.values()}
     failed = {c.config_hash: c for c in cells if c.config_hash not in done}
-    order = {name: place for place, name in enumerate(ROWS)}
+    order = {name: place for place, name in enumerate(table_rows())}
     differences = _differences(finished)
 
     def place(key: str) -> tuple[int, str, str]:

@@ -1,12 +1,8 @@
-"""The rows of archived results, which do not record theirs: recognized by their configuration.
-
-Goes when the archives in runs/ are converted; see frame._row, its only caller.
-"""
+"""The rows by parts of their configuration: a reference for the rows that results record."""
 
 from collections.abc import Mapping
 from typing import Any
 
-SPEED_TABLE = "table4"  # the only one of them without scores
 # Per option of conf/row: method, sampler, parts of CGQ, and whether IA-AQ and static ranges are on.
 ROWS = {
     "fp": ("fp", None, "", False, False),
