@@ -20,7 +20,7 @@ import pandas as pd
 from dllmquant_exp.reporting import claim_verdicts, table
 from dllmquant_exp.reporting.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED
 from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
-from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE
+from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE, SCHEMA_VERSION
 from dllmquant_exp.reporting.render import signed
 from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
 from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
@@ -44,7 +44,7 @@ def pack(runs_dir: Path, kept: Path) -> list[Path]:
         for path in sorted((runs_dir / sweep).glob(f"*/{RESULT_FILE}"), key=_alike):
             groups.setdefault(f"{sweep}-s{load_json(path)['cell']['seed']}", []).append(path)
     for path in sorted((runs_dir / "figures").glob(f"[!.]*/{INFO_FILE}")):
-        model = load_json(path)["model"]["name"]
+        model = load_json(path, SCHEMA_VERSION)["model"]["name"]
         groups.setdefault(f"figures-{model}", []).extend((path, path.with_name(ARRAYS_FILE)))
     if not groups:
         raise ResultError(f"{runs_dir} holds no sweep {TABLES_SWEEP!r} or {PLAIN!r} and no figures")
