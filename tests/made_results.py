@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recognized_rows import row_of
 
 from dllmquant_exp.reporting.frame import Cell, read_result
-from dllmquant_exp.store.results import config_hash, write_result
+from dllmquant_exp.store.results import SCHEMA_VERSION, config_hash, write_result
 
 LABELS = {
     "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",
@@ -108,13 +109,14 @@ def write_cell(tmp_path: Path) -> Callable[..., Path]:
         return write_result(
             tmp_path / "runs" / sweep / f"{model}-{row}-{task}-s{seed}-{key[:8]}",
             {
-                "schema_version": 1,
+                "schema_version": SCHEMA_VERSION,
                 "status": "failed" if scores is None else "finished",
                 "cell": {
                     "model": model, "method": row, "quant": None if row == "fp" else "w4a4",
                     "task": task, "label": LABELS[task], "kind": "micro", "seed": seed,
                     "embedded": embedded, "decoding": decoding, "decoding_overrides": {},
                 },
+                "row": {"name": row_of(config) or "", "label": ""},
                 "config": config,
                 "config_hash": key,
                 "source": {"commit": "abc123", "modified": False},

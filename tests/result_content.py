@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from dllmquant_exp.store.results import SCHEMA_VERSION
+
 CELL = {
     "model": "m",
     "method": "rtn",
@@ -18,9 +20,10 @@ CONFIG = {"limit": 2, "model": {"checkpoint": "embedded:m"}, "method": {"name": 
 
 def content(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "status": "finished",
         "cell": CELL,
+        "row": {"name": "rtn", "label": "RTN"},
         "config": CONFIG,
         "config_hash": "abc",
         "score": 0.5,

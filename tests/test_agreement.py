@@ -11,7 +11,7 @@ from made_experiments import option, small_config
 
 from dllmquant_exp.config.experiment import resolve
 from dllmquant_exp.run.job import run
-from dllmquant_exp.store.results import write_result
+from dllmquant_exp.store.results import SCHEMA_VERSION, write_result
 
 Count = Callable[[], tuple[int, str]]
 
@@ -48,8 +48,8 @@ def write(folder: Path, execution: str, answers: list[int], **config: Any) -> No
     ]  # fmt: skip
     write_result(
         folder / f"{execution}-{len(config)}",
-        {"schema_version": 1, "status": "finished", "config": {**config, "execution": execution},
-         "cell": {"name": "a cell"}, "items": items},
+        {"schema_version": SCHEMA_VERSION, "status": "finished", "cell": {"name": "a cell"},
+         "config": {**config, "execution": execution}, "items": items},
     )  # fmt: skip
 
 

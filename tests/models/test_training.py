@@ -173,4 +173,4 @@ def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
 @pytest.mark.parametrize("word", ["model=nothing", "speed=3", "steps"])
 def test_bad_settings_are_named(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", word]) == 2
-    assert word.split("=")[-1] in capsys.readouterr().err
+    assert word.split("=")[0] in capsys.readouterr().err

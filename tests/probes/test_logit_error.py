@@ -75,7 +75,7 @@ def test_what_is_not_calibrated_is_measured_once_for_all_seeds(
     prepared = []
 
     def prepare(experiment: Experiment) -> Prepared:
-        prepared.append((experiment.row, experiment.common.seed))
+        prepared.append((experiment.row.name, experiment.common.seed))
         return replace(unquantized, model=copy.deepcopy(subject.model))
 
     unquantized = preparation.prepare(subject.probe.experiment)

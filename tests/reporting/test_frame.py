@@ -1,6 +1,5 @@
 """What the tables need of a result file is read, or the file is named."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,13 @@ import pytest
 from result_content import CELL, CONFIG, content
 
 from dllmquant_exp.reporting.frame import of_models, read_result, read_sweep
-from dllmquant_exp.store.results import ResultError, write_result
+from dllmquant_exp.store.results import (
+    SCHEMA_VERSION,
+    ResultError,
+    json_text,
+    with_digest,
+    write_result,
+)
 
 
 def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) -> None:
@@ -34,29 +39,29 @@ def test_the_commit_that_made_it(tmp_path: Path, source: dict[str, Any], commit:
         ('{"schema_version": 1', "not a readable result file"),
         ("[1]", "holds list"),
         ('{"schema_version": 7}', "schema_version is 7"),
-        ('{"schema_version": 1, "status": "finished"}', "'cell' is missing"),
+        ({"schema_version": SCHEMA_VERSION, "status": "finished"}, "'cell' is missing"),
         ('{"loss": 0.1}', "schema_version is None"),
-        (json.dumps(content(config={})), "'model' is missing"),
-        (json.dumps(content(config={"model": {"checkpoint": 3}})), "'checkpoint' is missing or of"),
-        (json.dumps(content(config={**CONFIG, "model": None})), "'model' is missing or of"),
-        (json.dumps(content(config={"model": {"checkpoint": "m"}})), "'method' is missing"),
-        (json.dumps(content(config={**CONFIG, "method": "rtn"})), "'method' is missing or of a"),
-        (json.dumps(content(config={**CONFIG, "quant": {}})), "'weight_bits' is missing"),
-        (json.dumps(content(config={**CONFIG, "calibration": {"samples": 1}})), "'name' is mis"),
-        (json.dumps(content(config_hash=None)), "'config_hash' is missing or of a wrong kind"),
-        (json.dumps(content(status="done")), "status is 'done', neither"),
-        (json.dumps(content(cell={**CELL, "seed": "0"})), "'seed' is missing or of a wrong kind"),
-        (json.dumps(content(cell={**CELL, "label": 3})), "'label' is missing or of a wrong kind"),
-        (json.dumps(content(cell={**CELL, "name": "other"})), "is the result of other"),
-        (json.dumps(content(timing={"finished_at": 3})), "'finished_at' is missing or of a wrong"),
-        (json.dumps(content(items=[])), "is finished and has no items"),
-        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}])), "is 1.5, not"),
-        (json.dumps(content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}])), "could not"),
+        (content(config={}), "'model' is missing"),
+        (content(config={"model": {"checkpoint": 3}}), "'checkpoint' is missing or of"),
+        (content(config={**CONFIG, "model": None}), "'model' is missing or of"),
+        (content(config={"model": {"checkpoint": "m"}}), "'method' is missing"),
+        (content(config={**CONFIG, "method": "rtn"}), "'method' is missing or of a"),
+        (content(config={**CONFIG, "quant": {}}), "'weight_bits' is missing"),
+        (content(config={**CONFIG, "calibration": {"samples": 1}}), "'name' is mis"),
+        (content(config_hash=None), "'config_hash' is missing or of a wrong kind"),
+        (content(status="done"), "status is 'done', neither"),
+        (content(cell={**CELL, "seed": "0"}), "'seed' is missing or of a wrong kind"),
+        (content(cell={**CELL, "label": 3}), "'label' is missing or of a wrong kind"),
+        (content(cell={**CELL, "name": "other"}), "is the result of other"),
+        (content(timing={"finished_at": 3}), "'finished_at' is missing or of a wrong"),
+        (content(items=[]), "is finished and has no items"),
+        (content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}]), "is 1.5, not"),
+        (content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}]), "could not"),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_broken_files_are_named(tmp_path: Path, text: str | dict[str, Any], message: str) -> None:
     path = tmp_path / "result.json"
-    path.write_text(text)
+    path.write_text(text if isinstance(text, str) else json_text(with_digest(text)))
     with pytest.raises(ResultError, match=message) as caught:
         read_result(path)
     assert str(path) in str(caught.value)
@@ -64,7 +69,7 @@ def test_broken_files_are_named(tmp_path: Path, text: str, message: str) -> None
 
 def test_a_broken_cell_does_not_hide_the_others(tmp_path: Path) -> None:
     write_result(tmp_path / "s" / "good", content())
-    write_result(tmp_path / "s" / "bad", {"schema_version": 1})
+    write_result(tmp_path / "s" / "bad", {"schema_version": SCHEMA_VERSION})
     cells, problems = read_sweep(tmp_path, "s")
     assert [folder.name for folder in cells["folder"]] == ["good"]
     assert len(problems) == 1 and "bad" in problems[0]

@@ -88,7 +88,7 @@ def test_what_wandb_recorded_offline_is_what_the_result_file_says(
     (outcome,) = run(make(task=task, tracking=option("tracking", "offline")), keep_going=False)
     value, found = result(outcome), recorded(outcome.folder)
     (history,) = found["history"]
-    assert history.score == value["score"]
+    assert history["score"] == value["score"]
     assert [history["score_low95"], history["score_high95"]] == value["interval95"]
     assert history["items"] == value["n"]
     assert history["token_forwards"] == value["token_forwards"]

@@ -9,6 +9,7 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.quantization.rotation import Rotation
 from dllmquant_exp.run.sweep import composition
 from dllmquant_exp.run.sweep.composition import compose_jobs
 
@@ -77,8 +78,9 @@ def test_what_some_jobs_have_no_use_for_is_said(
 
 def test_settings_reach_the_jobs_that_they_fit() -> None:
     rotated = jobs("-m method=awq,quarot method.rotation.seed=1")
-    assert rotated["quarot"].method.rotation and rotated["quarot"].method.rotation.seed == 1
-    assert rotated["awq"].method.rotation is None
+    rotation = rotated["quarot"].method.steps["rotation"]
+    assert isinstance(rotation, Rotation) and rotation.seed == 1
+    assert "rotation" not in rotated["awq"].method.steps
     calibrated = jobs("-m method=fp,awq calibration.samples=8")
     assert calibrated["fp"].calibration is None
     assert calibrated["awq"].calibration and calibrated["awq"].calibration.samples == 8
