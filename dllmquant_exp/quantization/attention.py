@@ -262,7 +262,8 @@ def alpha_losses(
         granularity: what shares an alpha.
 
     Returns:
-        [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared.
+        [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared. In float64, so that
+        the order of a sum over tokens, which changes with padding, decides between no two alphas.
     """
     errors = [output - exact for output in outputs]
     if mask is not None:
@@ -270,7 +271,8 @@ def alpha_losses(
         real = mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
         errors = [error.mul_(real) for error in errors]
     shared = _SHARED[granularity]
-    return torch.stack([error.square_().sum(shared, keepdim=True) for error in errors])
+    wide = torch.float64
+    return torch.stack([error.square_().sum(shared, keepdim=True, dtype=wide) for error in errors])
 
 
 def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
