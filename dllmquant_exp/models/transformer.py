@@ -11,8 +11,9 @@
   as much as several blocks
 
 Rows of a batch are padded on the right and masked by a real attention mask, so padding never
-changes what a row computes: on a CPU with MKL and AVX2, in float32 and float64, not even in the last
-bit (see `whole_lanes`). Elsewhere libraries choose the order of a sum by the shape of a batch.
+changes what a row computes: on a CPU with MKL and AVX2, in float32 and float64, not even in the
+last bit (see `whole_lanes`; d_ffn must be a multiple of 32, as SiLU's vectors are whole then).
+Elsewhere libraries choose the order of a sum by the shape of a batch.
 
     tokens [B, T] -> embedding -> n_layers x (norm, attention, norm, FFN) -> norm -> head -> logits
 """
