@@ -119,7 +119,7 @@ def whole_lanes(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tens
         return k, v, mask
     if mask is None:
         mask = torch.ones((1, 1, 1, k.shape[2]), dtype=torch.bool, device=k.device)
-    k, v = (F.pad(x, (0, 0, 0, missing)) for x in (k, v))
+    k, v = (torch.cat((x, x.new_zeros(*x.shape[:2], missing, x.shape[3])), 2) for x in (k, v))
     return k, v, F.pad(mask, (0, missing))
 
 
