@@ -8,7 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dllmquant_exp.models.published_shapes import DREAM_7B, LLADA_8B
-from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import (
+    LANES,
+    Architecture,
+    Transformer,
+    TransformerConfig,
+)
 from dllmquant_exp.planning.forwards import (
     Load,
     Precision,
@@ -23,7 +28,7 @@ from dllmquant_exp.quantization.kernels import fast_attention
 from dllmquant_exp.quantization.pipeline import quantize
 from dllmquant_exp.quantization.settings import MethodSettings, QuantSettings
 
-ROWS, LENGTH = 3, 20
+ROWS, LENGTH = 3, 2 * LANES  # keys up to whole lanes, which a CPU adds, are not counted
 
 
 def shape(architecture: Architecture) -> TransformerConfig:
