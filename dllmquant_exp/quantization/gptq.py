@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dllmquant_exp.models.one_thread import one_thread
 from dllmquant_exp.quantization.hessian import all_finite
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
@@ -244,7 +245,8 @@ def _factorize(
         damping = damp * 10**escalations * mean
         damped = flipped.clone()
         damped.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        with one_thread():
+            lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed) and bool(lower.isfinite().all()):
             upper = lower.flip(0, 1)
             root = upper.diagonal().clone()
