@@ -48,7 +48,8 @@ def write(folder: Path, execution: str, answers: list[int], **config: Any) -> No
     ]  # fmt: skip
     write_result(
         folder / f"{execution}-{len(config)}",
-        {"schema_version": SCHEMA_VERSION, "status": "finished", "cell": {"name": "a cell"},
+        {"schema_version": SCHEMA_VERSION, "status": "finished",
+         "cell": {"name": "a cell", "method": "rtn", "model": "m", "task": "t", "seed": 0},
          "config": {**config, "execution": execution}, "items": items},
     )  # fmt: skip
 
@@ -67,3 +68,16 @@ def test_answers_that_differ_are_counted(tmp_path: Path, count: Count) -> None:
     with pytest.raises(ValueError, match="a cell: the two executions answered other items"):
         count()
     assert json.loads((folder / "fake-0" / "result.json").read_text())["items"]
+
+
+def test_items_that_differ_between_sweeps_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sweep, answers in (("one", [0, 1, 2]), ("two", [0, 1, 2]), ("three", [0, 5, 5])):
+        write(tmp_path / sweep, "fake", answers, batch_size=len(sweep))
+    sweeps = [str(tmp_path / sweep) for sweep in ("one", "two", "three")]
+    assert main(["between", *sweeps]) == 0
+    head, _, two, three = capsys.readouterr().out.splitlines()
+    assert head == "| one | rtn |"
+    assert two == "| two | 0 answer, 0 score, 0 log_likelihoods, 0 response of 3 |"
+    assert three == "| three | 2 answer, 0 score, 0 log_likelihoods, 0 response of 3 |"

@@ -12,7 +12,8 @@ Nothing committed is ever masked again. Therefore a row may stop as soon as the 
 response, up to the first mask, holds an end-of-text or a stop string: later steps cannot change it.
 
 Every row has its own random generator and its own counts, so what a row decodes to does not depend
-on the rows that share its batch.
+on the rows that share its batch, as far as its logits do not (see models/transformer.py).
+Confidences are compared as they are, without being rounded first.
 """
 
 from collections.abc import Callable, Sequence

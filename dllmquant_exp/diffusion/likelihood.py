@@ -10,12 +10,12 @@ samples of one request repeat. The unit of work is therefore a distinct masked i
 the requests that read their tokens off its logits.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
-from torch import Tensor
 
 from dllmquant_exp.diffusion.batching import Predictor, batches, check_row, pad_rows
 from dllmquant_exp.diffusion.masking import Masks, draw_masks
@@ -78,17 +78,19 @@ def log_likelihoods(
     for i, request in enumerate(requests):
         _check_request(i, request, config)
     predictor = Predictor(model, settings.guidance)
-    values = torch.zeros(len(requests), dtype=torch.float64, device=CPU)
+    terms: list[list[float]] = [[] for _ in requests]
     done = 0
     for batch in batches(_masked_inputs(requests, settings, config), batch_size):
-        _accumulate(predictor, batch, requests, values)
+        _collect(predictor, batch, requests, terms)
         completed = sum(masked_input.completes for masked_input in batch)
         done += completed
         if progress is not None and completed:
             progress(completed)
     if progress is not None and done < len(requests):
         progress(len(requests) - done)  # requests whose samples masked nothing
-    return LikelihoodResult(values.tolist(), predictor.token_forwards, predictor.forwards)
+    # Exactly, and so the same in whatever order other requests bring the inputs they share.
+    values = [math.fsum(numbers) for numbers in terms]
+    return LikelihoodResult(values, predictor.token_forwards, predictor.forwards)
 
 
 def input_sizes(
@@ -178,13 +180,13 @@ def _weighted_positions(masks: Masks) -> list[tuple[tuple[int, ...], float]]:
     return list(total.items())
 
 
-def _accumulate(
+def _collect(
     predictor: Predictor,
     batch: list[_MaskedInput],
     requests: Sequence[LikelihoodRequest],
-    values: Tensor,
+    terms: list[list[float]],
 ) -> None:
-    """Forward a batch, and add its part to every reader's value."""
+    """Forward a batch, and append to every reader's terms, which its value is the sum of."""
     device = predictor.device
     rows = [(*item.context, *item.tail) for item in batch]
     tokens, lengths = pad_rows(rows, predictor.config.pad_token_id, device)
@@ -208,7 +210,8 @@ def _accumulate(
     place = torch.tensor(places, device=device)
     log_p = logits[place, torch.tensor(targets, device=device)] - logits.logsumexp(-1)[place]
     weighted = torch.tensor(weights, dtype=torch.float64, device=CPU) * log_p.to(CPU, torch.float64)
-    values.index_add_(0, torch.tensor(readers, device=CPU), weighted)
+    for reader, number in zip(readers, weighted.tolist(), strict=True):
+        terms[reader].append(number)
 
 
 def _check_request(index: int, request: LikelihoodRequest, config: TransformerConfig) -> None:

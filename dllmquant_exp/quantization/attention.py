@@ -33,6 +33,7 @@ from dllmquant_exp.models.transformer import (
     Block,
     at_least_float32,
     attention,
+    whole_lanes,
 )
 from dllmquant_exp.quantization.blockwise import BlockBatch
 from dllmquant_exp.quantization.hadamard import OnlineHadamard
@@ -127,6 +128,8 @@ class QuantizedAttention(nn.Module):
                 return fast
         requests, heads, length, _ = q.shape
         rows = max(_ROWS_AT_ONCE, _P_AT_ONCE // (requests * heads * length))
+        values = [whole_lanes(k, value, mask)[1] for value in values]
+        k, _, mask = whole_lanes(k, k, mask)
         parts: list[list[Tensor]] = [[] for _ in values]
         for part in q.split(rows, dim=2):
             p, scale = attention_weights(part, k, mask), None

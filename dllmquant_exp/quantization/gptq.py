@@ -31,6 +31,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dllmquant_exp.models.one_thread import one_thread
 from dllmquant_exp.models.storage import all_finite
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding, idle_without_rounding
@@ -282,7 +283,8 @@ def _factorize(
         damping = damp * 10**escalations * mean
         damped = flipped.clone()
         damped.diagonal().add_(damping)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        with one_thread():
+            lower, failed = torch.linalg.cholesky_ex(damped)
         if not bool(failed) and bool(lower.isfinite().all()):
             upper = lower.flip(0, 1)
             root = upper.diagonal().clone()

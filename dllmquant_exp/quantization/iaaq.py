@@ -62,7 +62,8 @@ class Iaaq(Settings):
             mask: [B, 1, 1, T]; rows at padding do not count.
 
         Returns:
-            [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared.
+            [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared. In float64, so that
+            the order of a sum over tokens, which padding changes, decides between no two alphas.
         """
         errors = [output - exact for output in outputs]
         if mask is not None:
@@ -70,7 +71,8 @@ class Iaaq(Settings):
             real = mask.transpose(2, 3).repeat(1, 1, groups, 1)  # [B, 1, G * T, 1]
             errors = [error.mul_(real) for error in errors]
         shared = SHARED_DIMENSIONS[self.granularity]
-        return torch.stack([error.square_().sum(shared, keepdim=True) for error in errors])
+        squares = (error.square_() for error in errors)
+        return torch.stack([s.sum(shared, keepdim=True, dtype=torch.float64) for s in squares])
 
     def best(self, outputs: Sequence[Tensor], exact: Tensor, mask: Tensor | None) -> Tensor:
         """The output of the alpha with the least loss, the first of equals; see `losses`."""

@@ -1,10 +1,14 @@
 """The transformer against the loop-and-einsum reference of conftest.py, in float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import LANES, Transformer, TransformerConfig, whole_lanes
 
 ARCHITECTURES = ("llada", "dream")
 REAL = {
@@ -89,6 +93,63 @@ def test_what_stands_in_the_padding_changes_no_bit(architecture, dtype, small_sh
     tokens, mask = padded(rows_of(config, [7, 3, 5]), config.pad_token_id)
     other = torch.where(mask, tokens, (tokens + 17) % config.vocab_size)
     assert torch.equal(model(tokens, mask, mask), model(other, mask, mask))
+
+
+def products_are_steady(model):
+    """Whether a row's products have the same bits among few rows and among many.
+
+    With MKL in strict mode they do, from AVX2 on; which other libraries do is theirs to say.
+    """
+    for linear in filter(lambda m: isinstance(m, torch.nn.Linear), model.modules()):
+        generator = torch.Generator().manual_seed(linear.in_features)
+        x = torch.randn(92, linear.in_features, generator=generator, dtype=linear.weight.dtype)
+        for rows in (1, 2, 3, 5, 7, 11, 16, 23, 37):
+            if not torch.equal(linear(x[:rows]), linear(x)[:rows]):
+                return False
+    return True
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(architecture, dtype, small_shape):
+    config = small_shape(architecture, d_ffn=64)  # whole vectors, as in every published shape
+    model = random_model(config).to(dtype)
+    rows = rows_of(config, [23, 1, 37, 16, 15])
+    alone = [model(torch.tensor([row]))[0] for row in rows]
+    tolerance = 0 if products_are_steady(model) else 1e-5
+    for batch in (rows, rows[:2], rows[3:], rows[::-2]):
+        tokens, mask = padded(batch, config.pad_token_id)
+        for row, found in zip(batch, model(tokens, mask), strict=True):
+            expected = alone[rows.index(row)]
+            torch.testing.assert_close(found[: len(row)], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17])
+def test_keys_are_masked_up_to_whole_lanes_on_the_cpu_alone(length):
+    k, v = torch.randn(2, 3, 2, length, 4, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(length) < torch.tensor([length, 1, 0])[:, None, None, None]
+    for given in (None, mask):
+        keys, values, there = whole_lanes(k, v, given)
+        assert keys.shape == values.shape == (3, 2, -(-length // LANES) * LANES, 4)
+        assert torch.equal(keys[:, :, :length], k) and not keys[:, :, length:].any()
+        assert torch.equal(values[:, :, :length], v) and not values[:, :, length:].any()
+        if length == LANES:
+            assert there is given
+        else:
+            expected = torch.ones_like(mask[:1]) if given is None else given
+            assert torch.equal(there[..., :length], expected) and not there[..., length:].any()
+    elsewhere = k.to("meta"), v.to("meta"), None
+    assert all(a is b for a, b in zip(whole_lanes(*elsewhere), elsewhere, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "AUTO,STRICT"), ({"MKL_CBWR": "COMPATIBLE"}, "COMPATIBLE")]
+)
+def test_mkl_is_told_to_keep_the_order_of_its_sums_unless_it_was_told_before(given, expected):
+    script = "import os, dllmquant_exp; print(os.environ['MKL_CBWR'])"
+    environment = {k: v for k, v in os.environ.items() if k != "MKL_CBWR"} | given
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert done.stdout.decode().strip() == expected
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -42,7 +42,8 @@ def level(request, monkeypatch):
 
 
 @pytest.fixture
-def fresh():
+def fresh(monkeypatch):
+    monkeypatch.delenv(library.LIMIT, raising=False)
     kernels.cache_clear()
     yield
     kernels.cache_clear()

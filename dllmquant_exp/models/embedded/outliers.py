@@ -28,6 +28,7 @@ from dllmquant_exp.models.invariance import (
     scale_ffn_channels,
     scale_value_channels,
 )
+from dllmquant_exp.models.one_thread import one_thread
 from dllmquant_exp.models.transformer import Transformer
 
 
@@ -105,5 +106,6 @@ def principal_components(model: Transformer, tokenizer: PreTrainedTokenizerBase)
         model.hidden(inputs, keep)
     for hook in hooks:
         hook.remove()
-    _, vectors = torch.linalg.eigh(second_moment)
+    with one_thread():
+        _, vectors = torch.linalg.eigh(second_moment)
     return vectors.flip(1)
