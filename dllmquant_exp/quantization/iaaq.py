@@ -62,8 +62,9 @@ class Iaaq(Settings):
             mask: [B, 1, 1, T]; rows at padding do not count.
 
         Returns:
-            [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared. In float64, so that
-            the order of a sum over tokens, which padding changes, decides between no two alphas.
+            [alphas, B, kv_heads | 1, 1, D | 1]: size 1 where an alpha is shared. In float64, so
+            that the order of a sum over tokens, which padding changes, decides between no two
+            alphas.
         """
         errors = [output - exact for output in outputs]
         if mask is not None:
