@@ -205,5 +205,5 @@ def test_everything_from_outside_in_one_sweep(folder: Path) -> None:
 
     with (folder / "users_steps.py").open("a") as module:  # other code is another cell
         module.write("\n# changed\n")
-    planned = call(folder, "plan", *SWEEP[:1], "execution=fake", "throughput=1e11")
+    planned = call(folder, "plan", SWEEP[0], "threads=1", "execution=fake", "throughput=1e11")
     assert "1 finished, 1 to do" in planned
