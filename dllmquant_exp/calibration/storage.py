@@ -25,6 +25,7 @@ from dllmquant_exp.store.whole_files import whole_file
 logger = logging.getLogger(__name__)
 _PER_TOKEN = ("tokens", "masked", "confidence", "top")
 _PER_STATE = "length_prompt_block_step"
+_DIGITS = 64  # of a sha256
 
 
 def cached(
@@ -80,7 +81,8 @@ def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | N
     text = json.dumps(described, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        save_file(tensors, partial, metadata={"set": text, "sha256": _sha256(text)})
+        # One entry: safetensors writes several in an order that changes from call to call.
+        save_file(tensors, partial, metadata={"set": _sha256(text) + text})
 
 
 def load(path: Path) -> CalibrationSet:
@@ -91,14 +93,15 @@ def load(path: Path) -> CalibrationSet:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            sealed = file.metadata()["set"]
             tensors = {name: file.get_tensor(name) for name in (*_PER_TOKEN, _PER_STATE, "ratio")}
-        described = json.loads(metadata["set"])
+        digest, text = sealed[:_DIGITS], sealed[_DIGITS:]
+        described = json.loads(text)
         made = CalibrationSet(described["name"], _states(tensors), described["report"])
-        expected = (described["digest"], metadata["sha256"])
+        expected = (described["digest"], digest)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise CalibrationError(f"{path} cannot be read ({error}): delete it") from error
-    if (made.digest, _sha256(metadata["set"])) != expected:
+    if (made.digest, _sha256(text)) != expected:
         raise CalibrationError(f"{path} is not what was written (its digest differs): delete it")
     return made
 

@@ -141,7 +141,7 @@ def main() -> None:
         for x in bench.calib().split(8)
     ]
     for name in arguments.rows or ROWS:
-        seeds = range(arguments.seeds if ROWS[name].method.rotation else 1)
+        seeds = range(arguments.seeds if "rotation" in ROWS[name].method.steps else 1)
         start = time.process_time()
         quantized = [made(model, ROWS[name], seed, calibration) for seed in seeds]
         cpu = (time.process_time() - start) / len(seeds)
@@ -167,8 +167,9 @@ def made(model: Transformer, row: Row, seed: int, calibration: Sequence[TokenBat
         fuse_norms(model)
         q = random_orthogonal(model.config.d_model, seed)
         rotate_residual(model, lambda rows: rows @ q)
-    if method.rotation is not None:
-        method = replace(method, rotation=replace(method.rotation, seed=seed))
+    if "rotation" in method.steps:
+        steps = {**method.steps, "rotation": replace(method.steps["rotation"], seed=seed)}
+        method = replace(method, steps=steps)
     if row.compensated:
         compensate(model, seed, row.settings, calibration)
     else:

@@ -9,7 +9,7 @@ import torch
 from dllmquant_exp.models.checkpoints import load_model, load_tokenizer
 from dllmquant_exp.models.embedded.outliers import principal_components
 from dllmquant_exp.models.one_thread import one_thread
-from dllmquant_exp.quantization.gptq import GptqSettings, gptq
+from dllmquant_exp.quantization.gptq import Gptq, gptq
 from dllmquant_exp.quantization.quantizers import Quantizer
 
 
@@ -40,7 +40,7 @@ def rounding() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 8, generator=generator)
     weight = torch.randn(4, 8, generator=generator)
-    gptq(weight, x.T @ x, Quantizer(4, True, "per_channel"), GptqSettings())
+    gptq(weight, x.T @ x, Quantizer(4, True, "per_channel"), Gptq())
 
 
 @pytest.mark.parametrize(("name", "work"), [("eigh", components), ("cholesky_ex", rounding)])
