@@ -37,7 +37,7 @@ class Codec:
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is replaced by: begin-of-text, or else end-of-text."""
+        """The token in place of an empty context: begin-of-text, or else end-of-text."""
         bos = self.tokenizer.bos_token_id
         return self.config.eos_token_id if bos is None else int(bos)
 

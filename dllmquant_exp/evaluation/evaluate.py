@@ -50,7 +50,7 @@ class ItemRecord:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What `evaluate_task` returns.
+    """A task's score and items, as `evaluate_task` returns them.
 
     score: mean of the items' scores, in [0, 1]
     chance: score of guessing uniformly; None where nothing was declared
@@ -139,7 +139,7 @@ def evaluate_task(
 
 
 def _guards(settings: TaskSettings) -> tuple[str, ...]:
-    """What the programs of this task are going to run behind, as a note (SandboxError)."""
+    """Name the guards that this task's programs run behind, as a note (SandboxError)."""
     if settings.metric != "pass@1":
         return ()
     return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)

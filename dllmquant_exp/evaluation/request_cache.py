@@ -49,7 +49,7 @@ def request_key(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a batch of answers: tokens and rows that went through the model, and wall time."""
+    """The cost of a batch of answers: tokens and rows through the model, and wall time."""
 
     token_forwards: int
     forwards: int

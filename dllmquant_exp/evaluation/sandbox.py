@@ -63,7 +63,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use: wall and CPU time in seconds, sizes in bytes."""
+    """Limits of a program: wall and CPU time in seconds, sizes in bytes."""
 
     timeout: float = 10.0
     memory_bytes: int = 1 << 30

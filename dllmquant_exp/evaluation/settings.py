@@ -157,7 +157,7 @@ def _refuse_unknown(where: str, values: Mapping[str, Any], known: list[str]) -> 
 
 
 def _problems(s: TaskSettings) -> list[str]:
-    """What is wrong with the settings, in words; empty when nothing is."""
+    """List the problems of the settings, in words."""
     found = []
     for name, allowed in (
         ("variant", get_args(Variant)),

@@ -1,4 +1,4 @@
-"""Which cells of a job are finished; asked before anything is submitted, locked or loaded."""
+"""Tell finished cells of a job from others, before anything is submitted, locked or loaded."""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def unfinished_tasks(experiment: Experiment) -> list[Task]:
 
 
 def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
-    """Of a checkpoint on this disk, to notice that it changed; None where a hub would be asked.
+    """Digest of a checkpoint on this disk, to notice changes; None where a hub would be asked.
 
     Args:
         keep_going: None as well where the checkpoint cannot be read (else CheckpointError): every
@@ -73,7 +73,7 @@ def is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
 
 
 def _differences(result: Mapping[str, Any], threads: int | None) -> list[tuple[str, Any, Any]]:
-    """What decides speed and was otherwise in a measurement: its name, then and now."""
+    """Conditions of speed that have changed since a measurement: name, then, now."""
     here = provenance.hardware(torch.device("cpu"))
     now = {"cpu": here["cpu"], "threads": threads or here["threads"], **abilities()}
     then = {**result["hardware"], **result["speed"]["machine"]}

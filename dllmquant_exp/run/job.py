@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell in this call."""
+    """The outcome of one cell in this call."""
 
     folder: Path
     status: Literal["finished", "failed", "skipped", "partial"]  # partial: shards are missing

@@ -1,4 +1,4 @@
-"""What this machine can do for a run: GPU, kernels, W&B key, data folder, runs folder."""
+"""Check this machine for a run: GPU, kernels, W&B key, data folder, runs folder."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> No
 
 
 def _remove(folders: list[Path]) -> None:
-    """Of folders made one in the other, those that are still empty."""
+    """Remove nested folders, innermost first, while they are empty."""
     for folder in reversed(folders):
         with suppress(OSError):
             folder.rmdir()
@@ -70,7 +70,7 @@ def check_data_root(data_root: str | None) -> None:
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads for torch while the block runs; None leaves what is set."""
+    """Set torch's CPU threads while the block runs; None leaves them."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""What a cell's result file says: everything needed to read it, compare it and repeat it."""
+"""The content of a result file: everything needed to read, compare and repeat a cell."""
 
 import traceback
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def finished_record(
     measured: TaskResult,
     timing: dict[str, Any],
 ) -> dict[str, Any]:
-    """Of a cell that was measured; `timing` is everything that a repetition may change."""
+    """Record of a measured cell; a repetition may change nothing but `timing`."""
     head = _head(experiment, task, "finished")
     head["hardware"] |= {"kernels": _kernels(experiment)}
     return {
@@ -40,7 +40,7 @@ def finished_record(
 
 
 def _kernels(experiment: Experiment) -> str | None:
-    """What packed layers and online rotations ran on; None where there are neither."""
+    """Kernels of packed layers and online rotations; None where there are neither."""
     if experiment.quant is None:
         return None
     packed = experiment.common.execution == "packed"
@@ -50,14 +50,14 @@ def _kernels(experiment: Experiment) -> str | None:
 def speed_record(
     experiment: Experiment, task: Task, found: Mapping[str, Any], timing: dict[str, Any]
 ) -> dict[str, Any]:
-    """Of a measurement of speed, see speed_cell.py."""
+    """Record of a measurement of speed, see speed_cell.py."""
     return {**_head(experiment, task, "finished"), **found, "timing": timing}
 
 
 def failed_record(
     experiment: Experiment, task: Task, error: Exception, started_at: str
 ) -> dict[str, Any]:
-    """Of a cell that could not be measured, with the traceback."""
+    """Record of a cell that could not be measured, with the traceback."""
     lines = traceback.format_exception(error)
     return {
         **_head(experiment, task, "failed"),
@@ -91,7 +91,7 @@ def _measurements(measured: TaskResult) -> dict[str, Any]:
 
 
 def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
-    """What finished and failed results share. Times and memory are kept apart, under `timing`."""
+    """Part that finished and failed records share; times and memory stand under `timing`."""
     config = experiment.cell_config(task)
     overrides = {
         key: value

@@ -119,7 +119,7 @@ def _made(experiment: Experiment, prepared: Prepared, digest: str | None) -> dic
 
 
 def _identity_in(folder: Path) -> Mapping[str, str] | None:
-    """What `save_model` wrote into a folder's config.json; None where it wrote none."""
+    """Identity that `save_model` wrote into a folder's config.json; None without one."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         made = config[MADE] if MADE in config else config[HEADER]["made"]

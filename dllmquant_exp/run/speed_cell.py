@@ -24,7 +24,7 @@ from dllmquant_exp.speed.workload import Workload
 
 
 def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
-    """What a speed cell's result file holds: no items and no score, but times and bytes.
+    """Measure a speed cell: its result has no items and no score, but times and bytes.
 
     Raises:
         CheckpointError: no such checkpoint or shape.

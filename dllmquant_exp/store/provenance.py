@@ -1,4 +1,4 @@
-"""What made a result: code version, libraries, hardware, and how much time and memory it took."""
+"""Provenance of a result: code, libraries and hardware, and the memory that it took."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ def now() -> str:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str | None]:
-    """Of Python, of this package and of the libraries that can change a number."""
+    """Versions of Python, of this package and of libraries that can change a number."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "dllmquant_exp": dllmquant_exp.__version__,
@@ -68,7 +68,7 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Of the rooms that make calibration sets and quantized weights, so that a cache made by other
+    """Digest of the rooms that make calibration sets and weights, so that a cache of other
     code is not taken for ours."""
     digest = hashlib.sha256()
     for room in ("models", "diffusion", "calibration", "quantization"):

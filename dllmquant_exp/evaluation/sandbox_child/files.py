@@ -1,4 +1,4 @@
-"""What a program can see of the file system: the Python installation, and an empty folder.
+"""The file system as a program sees it: the Python installation, and an empty folder.
 
 Two guards, either of which is enough. A root folder of its own, in its own mount namespace, holds
 nothing but the standard library and the C libraries, read-only, `/dev/null` and a small `/tmp` in

@@ -99,7 +99,7 @@ def fork(function: Callable[[], None], complaints: int) -> int:
 
 
 def watch(verdict: int, timeout: float) -> tuple[bytes, bool]:
-    """What the checker says before it ends or the time is up: (message, timed out)."""
+    """Read the checker's message until it ends or the time is up: (message, timed out)."""
     if not select.select([verdict], [], [], timeout)[0]:
         return b"", True
     return read_message_of(verdict), False
@@ -151,7 +151,7 @@ def read_exactly(descriptor: int, size: int) -> bytes:
 
 
 def read_message_of(descriptor: int) -> bytes:
-    """What a child writes until it closes, at most LONGEST_MESSAGE; exits where it crashed."""
+    """Read a child's output until it closes, at most LONGEST_MESSAGE; exit where it crashed."""
     message = b""
     while len(message) < LONGEST_MESSAGE and (part := os.read(descriptor, LONGEST_MESSAGE)):
         message += part

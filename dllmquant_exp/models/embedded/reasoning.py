@@ -18,7 +18,7 @@ def story(activity: int) -> tuple[str, ...]:
 
 
 def hellaswag(dice: Dice) -> Item:
-    """What somebody does next in one of 24 activities, after two of its steps."""
+    """The next step of one of 24 activities, after two of its steps."""
     noun, activity = dice.pick(w.STORY_NOUNS)
     steps = story(activity)
     at = dice.randrange(1, 4)

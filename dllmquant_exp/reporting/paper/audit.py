@@ -1,4 +1,4 @@
-"""What in the paper does not add up: the findings of contradictions.yaml, to print and to write.
+"""Contradictions in the paper: the findings of contradictions.yaml, to print and to write.
 
 The findings rest on the paper's tables, words and formulas; nothing of our own is measured. That
 file writes their numbers out, each with the expression that gives it, and tests/reporting/
@@ -41,7 +41,7 @@ class Finding:
 
     @property
     def stated(self) -> str:
-        """What is printed and what stands against it; "" where the sentence alone says it."""
+        """The printed number and the one against it; "" where the sentence alone says it."""
         if not self.printed.startswith('"'):
             return f"printed {self.printed}, expected {self.expected}" if self.expected else ""
         if not self.expected:

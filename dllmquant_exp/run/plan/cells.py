@@ -87,7 +87,7 @@ class Plan:
         return [cell for cell in self.cells.values() if cell.took is None]
 
     def open_stages(self) -> list[Stage]:
-        """What open cells need and no finished one has made."""
+        """Stages that open cells need and no finished cell has made."""
         names = {cell.name for cell in self.open_cells()}
         return [s for s in self.stages.values() if s.cells & names and s.took is None]
 

@@ -72,7 +72,7 @@ def _place(
 
 
 def print_plan(found: Plan, console: Console) -> None:
-    """What is shared, the cells of each model, totals, and what the estimates assume."""
+    """Print shared stages, the cells of each model, totals, and the assumptions behind them."""
     if found.stages:
         table = _table("made once, and shared", ["stage", "of"], ["cells", "disk", "time", "took"])
         for stage in found.stages.values():
