@@ -58,7 +58,7 @@ class Command:
         text: of its own help.
         run: called with what is given, the other words and the folders of options among it;
             returns the exit status.
-        composes: other words are those of an experiment, as in `model=... -m`.
+        composes: all other words belong to an experiment, as in `model=... -m`.
         examples: command lines without the program.
     """
 

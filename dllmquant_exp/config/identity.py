@@ -88,7 +88,7 @@ def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
     """Everything that decides a saved model, a short hash of each part: refusals name the parts.
 
-    Threads count as they are set: left open, they are those of whichever machine makes the model.
+    Threads count as they are set: null leaves their number to the machine that makes the model.
 
     Args:
         digest: the checkpoint's, where it is known without asking a hub.

@@ -21,7 +21,7 @@ CONTROL_SAMPLES = "${model.calibration.control_samples}"
 
 
 def sweeps(line: Overrides) -> list[Overrides]:
-    """The command lines of a call: itself, or one per table, then those of controls.
+    """List the command lines of a call: the call itself or one per table, then the controls'.
 
     Raises:
         ConfigError: no such table; controls=... that is neither on nor off, or where it would

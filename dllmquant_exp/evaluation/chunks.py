@@ -1,8 +1,8 @@
 """Requests are answered in chunks: what is kept together, resumed together and sharded together.
 
-What is in a chunk never depends on what has been answered before. So a killed and resumed run, and
-one that was split over jobs, put the same rows into the same forward passes as one that was not,
-and get the same floats.
+The content of a chunk never depends on the answers so far. A run that is killed and resumed, or
+split over jobs, therefore puts the same rows into the same forward passes as an undisturbed one and
+gets the same floats.
 """
 
 import sys

@@ -17,8 +17,8 @@ class Codec:
     """A tokenizer as one task uses it.
 
     Args:
-        max_length: tokens that a sequence may have. What is longer loses its beginning, and
-            `truncated` counts how often that happened.
+        max_length: tokens that a sequence may have. A longer one loses its beginning, and
+            `truncated` counts such sequences.
     """
 
     def __init__(

@@ -56,9 +56,9 @@ class TaskResult:
     chance: score of guessing uniformly; None where nothing was declared
     token_forwards, forwards: tokens and rows that went through the model, resumed ones included
     truncated: requests whose context lost its beginning
-    notes: what differs from the published procedure, and what programs ran behind
+    notes: differences from the published procedure, and the guards that programs ran behind
     seconds: wall time of this call
-    seconds_before: that earlier calls took, and other shards, for answers that were kept
+    seconds_before: wall time of earlier calls and of other shards for answers that were kept
     """
 
     task: str

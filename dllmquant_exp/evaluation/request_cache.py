@@ -61,7 +61,7 @@ class RequestCache:
 
     Args:
         path: the file that answers are added to.
-        others: files that are read as well, such as those of the other shards.
+        others: files that are read as well, such as the other shards'.
     """
 
     def __init__(self, path: Path | None, others: Sequence[Path] = ()) -> None:
@@ -105,7 +105,7 @@ class RequestCache:
     def _load(self, path: Path, *, ours: bool) -> None:
         """Read whole batches; cut off what comes behind the last good one, where the file is ours.
 
-        That is what a kill left of a batch, or one that is damaged, with all that follows it.
+        The cut removes a batch that a kill left incomplete, or a damaged one and all that follows.
         """
         text = path.read_bytes()
         read = good = 0
@@ -136,12 +136,12 @@ class RequestCache:
 
 
 def _seal(answers: bytes, cost: Mapping[str, Any]) -> str:
-    """A digest of a batch: its lines of answers, and the line behind them but for this."""
+    """Digest of a batch: its lines of answers and the line of its cost without the digest."""
     return hashlib.sha256(answers + json.dumps(cost, sort_keys=True).encode()).hexdigest()
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """A line of the file; None where it is none."""
+    """Parse a line of the file; None where it is not a whole JSON object."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

@@ -15,7 +15,7 @@ DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there is: on a machine 
 to lose.
 
 The checks run in a second process, which calls the program's functions and gets their results as
-plain data. So a pass cannot be forged: leaving early, printing "passed", replacing built-in
+plain data. A pass cannot be forged: leaving early, printing "passed", replacing built-in
 functions, objects that are equal to everything, or searching the memory for the expected results
 all end as a failure, because nothing that decides is in the program's process.
 """

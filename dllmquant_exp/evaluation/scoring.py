@@ -47,8 +47,8 @@ def score_mc2(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dic
 def checks_of(doc: dict[str, Any]) -> str:
     """The trusted half of an item: its prompt for the helpers that tests use, and its tests.
 
-    What tests call by the name of a helper is the prompt's, so that a response that replaces it
-    (HumanEval/32 multiplies its results by `poly`) decides nothing but its own answers.
+    Tests that call a helper get the prompt's. A response that replaces the helper (HumanEval/32
+    multiplies its results by `poly`) changes its own answers alone.
     """
     name = doc["entry_point"]
     return f"{doc['prompt']}\n{name} = answer({name!r})\n{doc['test']}\ncheck({name})\n"

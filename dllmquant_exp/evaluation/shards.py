@@ -24,13 +24,13 @@ def answer_shard(
     batch_size: int,
     cache_dir: Path,
 ) -> bool:
-    """Answer the requests of shard k of n; the arguments are those of `evaluate_task`.
+    """Answer the requests of shard k of n, with the arguments of `evaluate_task`.
 
-    The parts are those that an unsharded evaluation answers one after the other, dealt out in turn.
+    The chunks that an unsharded evaluation answers one after the other are dealt out in turn.
 
     Returns:
-        Whether those of all shards are answered by now. `evaluate_task` then asks the model nothing
-        and returns what it would have returned without shards.
+        Whether the requests of all shards are answered by now. `evaluate_task` then asks the model
+        nothing and returns the same evaluation as without shards.
     """
     number, count = shard
     ours = cache_dir / f"requests-{number}-of-{count}.jsonl"

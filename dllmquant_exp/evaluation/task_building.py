@@ -56,9 +56,9 @@ def build_tasks(
 
 
 def spread(sizes: list[int], limit: int | None) -> list[int]:
-    """How many items to take from groups of these sizes: `limit` in all, as evenly as they allow.
+    """Number of items to take from each group: `limit` in all, as evenly as the sizes allow.
 
-    What does not divide goes to evenly spaced groups. Example: spread([5, 1, 5], 8) = [4, 1, 3].
+    A remainder goes to evenly spaced groups. Example: spread([5, 1, 5], 8) = [4, 1, 3].
     """
     if limit is None or limit >= sum(sizes):
         return list(sizes)

@@ -1,6 +1,6 @@
 """Checkpoints: everything that other rooms use, in one place.
 
-formats.py            config.json and tensor names of the two official layouts
+formats.py            layouts (config.json and tensor names): LLaDA's, Dream's, a user's own
 tensor_files.py       safetensors headers, the check of a folder, its fingerprint
 tokenizer_files.py    tokenizers without remote code
 storage.py            find, load, save

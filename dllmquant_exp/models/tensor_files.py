@@ -38,8 +38,8 @@ def check_tensor_files(
     """Find the tensor files of `folder` and compare them with the tensors expected.
 
     Args:
-        dtypes: what each tensor may be stored in, as safetensors calls it; None for those of
-            full-precision checkpoints.
+        dtypes: types that each tensor may be stored in, by safetensors' names; None allows those
+            of full-precision checkpoints.
 
     Raises:
         CheckpointError: one message naming every missing, extra, misshapen or duplicated tensor,

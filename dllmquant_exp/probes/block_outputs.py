@@ -105,10 +105,10 @@ def iteration_distances(
 ) -> tuple[float, float, float]:
     """One prompt's distance of the first iteration to the middle one, to the last, and by chance.
 
-    Means over channels. Every other token of the first iteration is compared with the tokens
-    between of another, and the other way around; by chance: with those of the first itself. All
-    three distances are over equally many tokens, and no token meets itself, so that they are alike
-    where iterations are.
+    Means over channels. The even tokens of the first iteration are compared with the odd tokens of
+    another one, and the odd with the even; by chance: with the first iteration itself. All three
+    distances are over equally many tokens, and no token meets itself, so that they are alike where
+    iterations are.
 
     first, middle, last: [tokens, channels] of the same tokens, at least two.
     """

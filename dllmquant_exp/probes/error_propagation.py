@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 def decode_and_noise(subject: Subject) -> Measurement:
     """Both halves of Figure 4.
 
-    Arrays: those of `propagation`; `status` [steps, gen_length], MASKED, NEW (committed by this
+    Arrays: all of `propagation`; `status` [steps, gen_length], MASKED, NEW (committed by this
     step) or KEPT; `scores` [steps, gen_length], the probability of the model's best token where it
     is masked, else of the token that stands there. Labels: `tokens`, the response's texts.
     """

@@ -40,7 +40,7 @@ def mean(values: ArrayLike) -> dict[str, Any]:
 
 
 def ratio(above: ArrayLike, below: ArrayLike) -> dict[str, Any]:
-    """Ratio of two means over the same prompts: by flipping signs, see reporting/sign_flip.py.
+    """Ratio of two means over the same prompts, see reporting/statistics/sign_flip.py.
 
     The value is null where the mean below is 0.
     """

@@ -1,7 +1,7 @@
 """One model's measurements: the command's words, composed like any other experiment.
 
-Prompts are PIQA's, as in the paper; an embedded model, which answers nothing but what it was
-trained on, gets those of a task that it generates for. Responses are as long as the model's own
+Prompts are PIQA's, as in the paper. An embedded model answers only tasks that it was trained on and
+gets the prompts of a generation task. Responses are as long as the model's own
 calibration decodes.
 """
 

@@ -2,16 +2,17 @@
 
 LLaDA's blocks are Llama's and Dream's are Qwen2's, so that the folder says LlamaForCausalLM or
 Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. Whoever runs the model
-decodes by diffusion; Dream's logits are those of its own head, one position to the left of ours.
+decodes by diffusion. Dream's logits come from its own head, one position to the left of ours.
 
-Weights are what they are here, number by number and scale by scale (in bfloat16 the reader rounds
+Weights are the same as here, number by number and scale by scale (in bfloat16 the reader rounds
 scales too). Activations are rounded by the same rule: per token, 0 always in the range. The reader
 multiplies values and not whole numbers, so that outputs agree to floating-point rounding, and where
 that moves a later activation across the middle between two numbers, to one step of its grid. With
 symmetric activations a token's largest value, where it is negative, always lies there.
 
-What compressed-tensors cannot say is refused, never left out: rotations that are applied while the
-model runs, quantized attention, clip ratios of dynamic ranges, ranges per request or per group.
+Settings that compressed-tensors cannot express are refused, never left out: rotations that are
+applied while the model runs, quantized attention, clip ratios of dynamic ranges, ranges per request
+or per group.
 """
 
 from collections.abc import Iterator, Mapping

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dllmquant_exp.models.transformer import at_least_float32
 from dllmquant_exp.quantization.quantizers import QuantizationError
 
-# A product with W_w is a chain of small matrix products, for 4096 two of 64 x 64. That is more
+# A product with W_w is a chain of small matrix products, for 4096 two of 64 x 64. It takes more
 # arithmetic than the textbook's butterflies, but log(w) passes over the memory become two or three:
 # 1.5 to 4 times as fast at the sizes above (one thread). 2^6 is the largest factor.
 _LARGEST_EXPONENT = 6

@@ -3,8 +3,8 @@
     <folder>/block_N-<sha256>.safetensors
 
 holds whole numbers and scales of the rounded linears, all other tensors of the block, and in its
-metadata what the steps report. A file whose bytes are not those of its name is damaged, and its
-block is rounded again.
+metadata the report of the steps. A file whose bytes do not match its name's hash is damaged, and
+its block is rounded again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWe
 from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
-# What rounding a block gives: a report, as JSON, and the weights of its linears by name.
+# Result of rounding a block: a report, as JSON, and the weights of its linears by name.
 RoundedBlock = tuple[dict[str, Any], dict[str, QuantizedWeight]]
 _NUMBERS, _SCALE, _REPORT = ".numbers", ".scale", "report"
 

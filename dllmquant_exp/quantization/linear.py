@@ -198,8 +198,8 @@ class Padding:
 class RangeObserver:
     """The range of a linear's inputs over all calls of a calibration, for static quantization.
 
-    Installed as a forward pre-hook of an `nn.Linear`, of a linear with a `rotation` (the range is
-    then that of the rotated input, which is what is quantized) or of a `QuantizedLinear`.
+    Installed as a forward pre-hook of an `nn.Linear`, of a linear with a `rotation` (where the
+    rotated input is observed, as it is the one that is quantized) or of a `QuantizedLinear`.
 
     Args:
         padding: as of the block's linears; padding tokens do not count.

@@ -130,7 +130,7 @@ class Rounding(Step, ABC):
         """
 
     def notes(self, layers: Sequence[LayerReport]) -> list[str]:
-        """Remarks for readers of the report; `layers` are those of the whole model."""
+        """Remarks for readers of the report; `layers` holds the whole model's."""
         return []
 
 

@@ -86,7 +86,7 @@ class QuantSettings(Settings):
     """Bits, grids and granularities; the same for every method, so that methods can be compared.
 
     Attributes:
-        weight_bits, activation_bits: those of the blocks' linears; 2 to 8, or 16 for "not
+        weight_bits, activation_bits: of the blocks' linears; 2 to 8, or 16 for "not
             quantized".
         weight_granularity: per_channel | per_tensor | per_group (groups along the inputs).
         activation_granularity: per_token | per_tensor | per_group (groups along the features).

@@ -39,9 +39,9 @@ class QuantReport:
         layers: in the model's order; empty for fp.
         block_linears: how many of the layers are block linears (seven per block).
         mean_relative_weight_error: over those block linears; None when there are none.
-        steps: what each step says by its key in the method: about the model, or about each block;
-            without those that say nothing.
-        alphas: those of static IA-AQ, for each block; empty otherwise.
+        steps: report of each step by its key in the method, about the model or about each block;
+            steps without a report are left out.
+        alphas: static IA-AQ's, for each block; empty otherwise.
         notes: remarks for readers, for example that a damping was raised.
     """
 

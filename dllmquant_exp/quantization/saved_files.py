@@ -2,7 +2,7 @@
 
     config.json: {..., key: {..., "files": {name: sha256}, "digest": sha256 of all of this}}
 
-So a folder that was changed or damaged in any byte is noticed before it is used.
+A folder that was changed or damaged in any byte is noticed before it is used.
 """
 
 import hashlib

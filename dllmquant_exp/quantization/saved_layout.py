@@ -1,4 +1,4 @@
-"""The tensors of a saved quantized model: those of its modules, by their names in the model.
+"""The tensors of a saved quantized model, by the names of its modules.
 
     blocks.N.q_proj     .numbers or .codes, .weight_scale [out, groups]; .bias where there is one;
                         .activation_scale and .activation_zero, one value each, of static ranges

@@ -129,7 +129,7 @@ def save_quantized(
 
     Raises:
         CheckpointError: the folder is taken or cannot be written (a full disk).
-        QuantizationError: settings that are not those of this model.
+        QuantizationError: settings that do not belong to this model.
     """
     folder = Path(folder).expanduser()
     dtype = model.final_norm.weight.dtype
@@ -250,7 +250,7 @@ def _own_steps() -> dict[str, type[Step]]:
 
 
 def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> Transformer:
-    """The saved model in eval mode, as it was: its logits are those of the model that was saved.
+    """Load the saved model in eval mode; its logits equal those of the model that was saved.
 
     Blocks are read and packed one by one, so that 4-bit weights are never all unpacked at once.
 

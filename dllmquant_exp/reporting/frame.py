@@ -52,7 +52,7 @@ class Cell(NamedTuple):
     n: int
     items: tuple[Item, ...]  # sorted
     scores: NDArray[np.float64]  # of the items, in [0, 1]
-    speed: Mapping[str, Any]  # of a speed task, see speed_results.py
+    speed: Mapping[str, Any]  # of a speed task, see speed/results.py
     hardware: Mapping[str, Any]
     calibrated_on: tuple[int, int] | None  # states and tokens that were collected
     bits: Bits | None  # see `bits_of`; None where nothing is quantized
@@ -280,7 +280,7 @@ def _sorted(names: tuple[Item, ...]) -> tuple[tuple[Item, ...], NDArray[np.intp]
 
 
 def _speed(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields that Table 4 reads first; see speed_results.py for the others."""
+    """The fields that Table 4 reads first; see speed/results.py for the others."""
     speed: Mapping[str, Any] = _field(value, "speed", Mapping)
     _field(_field(speed, "machine", Mapping), "execution", str)
     if all(variant["activation_bits"] is None for variant in _field(speed, "variants", list)):

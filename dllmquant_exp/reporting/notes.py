@@ -35,7 +35,7 @@ class Sourced(Protocol):
 
 
 def source_notes(made: Iterable[Sourced], what: str = "results") -> list[str]:
-    """One note where results are of several commits, or were made with uncommitted changes."""
+    """One note where results come from several commits, or from uncommitted changes."""
     counts = Counter(one.commit for one in made)
     changed = any(commit.endswith("+") for commit in counts)
     if len(counts) < 2 and not changed:

@@ -39,7 +39,7 @@ class Report:
         cells: the numbers behind the documents in long form, by the name of their file.
         faults: missing, failed and unfinished results, a line each.
         unreadable: files that cannot be read, and why.
-        of_no_row: how many results are of no row of the tables.
+        of_no_row: number of results that belong to no row of the tables.
     """
 
     documents: tuple[Document, ...]

@@ -110,7 +110,7 @@ def difference(
 def _paired(
     samples: Sequence[Sample | None], references: Sequence[Sample | None]
 ) -> list[tuple[Array, Array]]:
-    """Per task the scores [seeds, items] and those of the reference [seeds or 1, items]."""
+    """Pair the scores [seeds, items] of each task with the reference's [seeds or 1, items]."""
     pairs = [
         (sample, reference)
         for sample, reference in zip(samples, references, strict=True)

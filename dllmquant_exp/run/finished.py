@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def unfinished_tasks(experiment: Experiment) -> list[Task]:
-    """The tasks whose cells are not finished yet; what is wrong with a checkpoint, a job says."""
+    """The tasks whose cells are not finished; problems of a checkpoint are left to the job."""
     digest = local_digest(experiment, keep_going=True)
     return [task for task in experiment.tasks if not is_finished(experiment, task, digest)]
 
@@ -48,8 +48,9 @@ def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
 
 
 def is_finished(experiment: Experiment, task: Task, digest: str | None) -> bool:
-    """Whether the task's cell has a result of this configuration and checkpoint; one of speed also
-    of this processor, so many threads, and these kernels.
+    """Whether the task's cell has a result of this configuration and checkpoint.
+
+    A speed task's result must also come from this processor, number of threads and kernels.
 
     Args:
         digest: see `local_digest`.

@@ -4,7 +4,7 @@
 
 Each task is a cell with a folder of its own. A finished cell is skipped, a failed one is tried
 again, and the model is loaded and quantized once, when the first unfinished cell needs it. A cell
-that another job is at is left for last, and then waited for.
+that another job works on is left for last, and then waited for.
 """
 
 import logging
@@ -33,7 +33,7 @@ from dllmquant_exp.store.locks import Busy, locked
 from dllmquant_exp.store.results import RESULT_FILE, write_json, write_result
 from dllmquant_exp.store.unfinished import shard_file
 
-LOCK_FILE = ".lock"  # in a cell's folder: held by the job that is at it
+LOCK_FILE = ".lock"  # in a cell's folder: held by the job that works on it
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
-    """Bring every cell of the job to an end and say what became of each; save the model if asked.
+    """Finish every cell of the job and return the outcome of each; save the model if asked.
 
     Args:
         keep_going: record bad input (a ValueError: wrong checkpoint, missing data file, ...) as a
@@ -97,7 +97,7 @@ def _in_turn(
     keep_going: bool,
     wait: bool,
 ) -> Outcome:
-    """Bring a cell to an end, or a shard of it, unless another job has done so (Busy: is at it)."""
+    """Finish a cell or a shard of it, unless another job has; raise Busy where one works on it."""
     folder, part = experiment.cell_folder(task), experiment.common.part
     if part is not None:
         with locked(folder / f"{LOCK_FILE}-{part[0]}-of-{part[1]}", wait=wait):
@@ -141,7 +141,7 @@ def _run_shard(
     preparation: Preparation,
     part: tuple[int, int],
 ) -> Outcome | None:
-    """One shard of a cell; None where it was the last one that was missing."""
+    """Answer one shard of a cell; None where it was the last missing one."""
     done, started_at = folder / shard_file(*part), provenance.now()
     done.unlink(missing_ok=True)  # it may be of another checkpoint
     try:

@@ -99,7 +99,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
 
 
 def _made(experiment: Experiment, prepared: Prepared, digest: str | None) -> dict[str, Any]:
-    """How the model was made; of one that was read from a folder, what that folder says."""
+    """How the model was made; a model that was read from a folder keeps that folder's record."""
     parts = {"identity": identity.saved_parts(experiment, digest)}
     if experiment.saved is not None:
         return {**experiment.saved.made, **parts}

@@ -1,7 +1,7 @@
-"""The cell of a speed task: from an experiment to what dllmquant_exp.speed measures.
+"""The cell of a speed task: from an experiment to the measurements of dllmquant_exp.speed.
 
-An embedded model is loaded, without its outlier channels, which change no speed. Of a published
-checkpoint only the shape is used: nothing is downloaded.
+An embedded model is loaded, without its outlier channels, which change no speed. A published
+checkpoint gives only its shape: nothing is downloaded.
 """
 
 from pathlib import Path

@@ -17,8 +17,8 @@ def is_outside(cls: type) -> bool:
 def source_digest(cls: type) -> str:
     """sha256 of the code behind a class: its whole top-level package, or its module.
 
-    A class may call anything beside it. Of a package every file counts, data included; of a module
-    that stands alone, itself and the modules beside it that it imports.
+    A class may call anything beside it. Every file of a package counts, data included; a module
+    that stands alone counts with the modules beside it that it imports.
     """
     module = sys.modules[_top(cls)]
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]

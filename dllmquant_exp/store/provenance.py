@@ -68,8 +68,7 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Digest of the rooms that make calibration sets and weights, so that a cache of other
-    code is not taken for ours."""
+    """Digest of the code that makes calibration sets and weights; other code has another cache."""
     digest = hashlib.sha256()
     for room in ("models", "diffusion", "calibration", "quantization"):
         paths = (path for path in (PACKAGE / room).rglob("*") if path.suffix in (".py", ".c", ".h"))

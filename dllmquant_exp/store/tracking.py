@@ -60,8 +60,8 @@ class NoTracker:
 class WandbTracker:
     """Logs into one open W&B run.
 
-    What W&B itself cannot do is said and not raised: by then the result is computed, and its file
-    holds everything.
+    Failures of W&B are logged and not raised: by then the result is computed, and its file holds
+    everything.
     """
 
     def __init__(self, run: Any) -> None:

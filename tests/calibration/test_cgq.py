@@ -57,7 +57,7 @@ def test_weights(settings: dict[str, Any], expected: list[float], state: Callabl
 
 
 def test_the_papers_example_of_an_unmasked_token_that_weighs_more(state: Callable) -> None:
-    """facts/paper.md: unmasked with s = .95 weighs 2.8, masked with s = .2 weighs 2.1."""
+    """Unmasked with s = .95 weighs 2.8, masked with s = .2 weighs 2.1."""
     weights = cgq().weights(state([1, 39], [0, 1], [0.95, 0.2]))
     assert [round(w, 1) for w in weights.tolist()] == [2.8, 2.1]
 

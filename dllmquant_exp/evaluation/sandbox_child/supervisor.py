@@ -80,7 +80,7 @@ def judge(
 
 
 def sufficient(required: Sequence[Sequence[str]], guards: Sequence[str]) -> bool:
-    """Whether of each group of required guards one is up."""
+    """Whether at least one guard of each required group is up."""
     return all(set(group) & set(guards) for group in required)
 
 
@@ -125,7 +125,7 @@ def decide(message: bytes, late: bool, status: int, timeout: float) -> str:
 
 
 def kind_alone(message: bytes) -> bytes:
-    """A checker's message without words of the program: they may be of a file that it has read."""
+    """A checker's message without the program's words, which may come from a file that it read."""
     if message == PASSED:
         return message
     kind = message.removeprefix(b"failed: ").partition(b":")[0].decode("utf-8", "replace")
@@ -135,7 +135,7 @@ def kind_alone(message: bytes) -> bytes:
 def read_message() -> Any:
     """The next JSON value on standard input: its length in 16 hexadecimal digits, then itself.
 
-    Not a byte more is read, so that what follows is in no memory yet.
+    Not a byte more is read, so that the next message is in no memory yet.
     """
     return json.loads(read_exactly(0, int(read_exactly(0, 16), 16)))
 

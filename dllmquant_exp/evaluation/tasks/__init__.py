@@ -1,7 +1,7 @@
 """Task definitions: lm-eval's packaged YAML for the official tasks, our own for the micro-world.
 
 Only the files that are asked for are parsed (lm-eval's own index takes 16 seconds). A task's
-prompts, filters and few-shot rules are those of its YAML. The source of the data is replaced
+prompts, filters and few-shot rules come from its YAML. The source of the data is replaced
 (`data_root`), and so is the scoring of programs and of mc2, which lm-eval's code would do in our
 process or lose to underflow.
 

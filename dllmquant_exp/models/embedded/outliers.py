@@ -9,8 +9,8 @@ they are why 4-bit activations are hard. Here they are made without changing the
 2. some channels of the down projection's input and of the values are multiplied by `strength`,
    and the columns that read them divided by it.
 
-Full-precision outputs stay the same up to rounding. What results are compared on is still an
-embedded model with outliers put in by hand, and is labelled so.
+Full-precision outputs stay the same up to rounding. Tables label the model as one with outliers put
+in by hand.
 """
 
 from dataclasses import dataclass

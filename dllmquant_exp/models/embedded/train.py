@@ -2,8 +2,8 @@
 
 LLaDA's own objective (Nie et al. 2025, Eq. 5 and 6 in its low-variance form): of the L tokens of a
 response, exactly l ~ U{1..L} are masked, the prompt never, and the loss is (L / l) * sum of the
-cross-entropies at masked positions, divided by L as in LLaDA's fine-tuning guide. That is the
-mean cross-entropy over the masked tokens, whatever their number; any other weighting of l would
+cross-entropies at masked positions, divided by L as in LLaDA's fine-tuning guide. It equals
+the mean cross-entropy over the masked tokens, whatever their number; any other weighting of l would
 leave the Monte-Carlo likelihood without meaning.
 
 Batch `step` is a pure function of (seed, step), and checkpoints hold the optimizer, so a killed run

@@ -1,7 +1,7 @@
 """The compiled kernels behind Python functions on arrays of memory: what the C headers declare.
 
-Threads are those of the OpenMP library that torch runs on, taken through its `GOMP_parallel`: there
-is one pool, which is never busy waiting for another one.
+Threads come from the OpenMP library that torch runs on, through its `GOMP_parallel`: there is one
+pool, which is never busy waiting for another one.
 """
 
 import ctypes

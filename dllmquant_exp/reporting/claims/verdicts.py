@@ -54,7 +54,7 @@ class Question:
         family: claims of one family share Holm's correction; empty: counted, without chance in it.
         unit: points, ratio, share or times.
         below: whether the claim is that the effect lies below the threshold.
-        seeds: None: those of the measurement.
+        seeds: None takes the measurement's.
     """
 
     name: str
@@ -189,11 +189,11 @@ def _largest(values: Iterable[float | None]) -> float | None:
 
 
 def _count_of_tasks(claim: Mapping[str, Any], results: ModelResults) -> Verdict:
-    """In how many tasks a row is better than each of its rivals.
+    """Count the tasks in which a row is better than each of its rivals.
 
-    At least where it beats every rival, at most where no rival beats it, by paired tests with
-    Holm's correction over all of them. `detectable` is that of the comparison that could have
-    missed most: a difference on one task, in points.
+    The lower limit counts tasks where it beats every rival, the upper one tasks where no rival
+    beats it, by paired tests with Holm's correction over all of them. `detectable` is the largest
+    over the comparisons: a difference on one task, in points.
     """
     named = {**EMPTY, "claim": claim["name"], "sentence": claim["sentence"]}
     labels = claim["tasks"]

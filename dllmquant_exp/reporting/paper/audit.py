@@ -1,9 +1,9 @@
 """Contradictions in the paper: the findings of contradictions.yaml, to print and to write.
 
-The findings rest on the paper's tables, words and formulas; nothing of our own is measured. That
-file writes their numbers out, each with the expression that gives it, and tests/reporting/
-test_audit.py works every one out from tables.yaml. Bold marks are not audited: the transcribed text
-has none.
+The findings rest on the paper's tables, words and formulas; nothing of our own is measured. The
+YAML writes their numbers out, each with the expression that gives it, and
+tests/reporting/test_audit.py works every one out from tables.yaml. Bold marks are not audited: the
+transcribed text has none.
 """
 
 from collections.abc import Iterable, Mapping

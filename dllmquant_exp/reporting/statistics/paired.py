@@ -142,8 +142,10 @@ class SeededAverage:
         return Estimate(self.value, max(self.bounds[0], low), min(self.bounds[1], high))
 
     def _margins(self, alpha: float) -> tuple[float, float]:
-        """Distances to the lower and the upper limit at confidence 1 - alpha: those of items and
-        of seeds, added in squares (MOVER, see intervals.py)."""
+        """Distances to the lower and the upper limit at confidence 1 - alpha.
+
+        The items' and the seeds' distances are added in squares (MOVER, see intervals.py).
+        """
         z = z_quantile(alpha) / z_quantile()
         t = t_quantile(self.seeds - 1, alpha) * self.seed_error if self.seed_error else 0.0
         below, above = self.value - self.items.low, self.items.high - self.value
@@ -178,7 +180,7 @@ def average_over_seeds(
     shared by the tasks: one unlucky calibration set may hurt all of them. With one seed their
     spread is unknown and the interval is for this seed only: `covers` says which.
 
-    The variance is that of a two-way layout (seeds x items): the variance of the items' means over
+    The variance follows a two-way layout (seeds x items): the variance of the items' means over
     seeds, plus the variance of the seeds' averages, less the residual that both contain; at least 0
     for the seeds.
 

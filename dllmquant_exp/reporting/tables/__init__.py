@@ -1,4 +1,4 @@
-"""Tables: those of a sweep as it was run, and those that a preset of conf/table describes."""
+"""Tables of a sweep as it was run, and tables that a preset of conf/table describes."""
 
 PAPER_COLUMNS = (  # labels of the nine tasks, in the paper's order
     "Truth.", "Arc.", "Hella.", "Wino.", "PIQA", "MMLU", "C-EVAL", "Hum.", "GSM8K",

@@ -86,7 +86,7 @@ def table(
 def _unpaired_notes(
     rows: Iterable[Variant], columns: Iterable[str], reference: Variant
 ) -> list[str]:
-    """Rows whose items are not those of the reference."""
+    """Rows with other items than the reference."""
     tasks = list(columns)
     pairs = {
         row.name: zip(row.samples(tasks), reference.samples(tasks), strict=True) for row in rows

@@ -88,8 +88,9 @@ class Presets:
         return replace(self, models=alone) if models else self
 
     def expected(self, models: str, present: Mapping[str, bool]) -> dict[str, bool]:
-        """The models that a sweep should hold, and whether they are embedded: those of each option
-        of which it holds one.
+        """The models that a sweep should hold, and whether they are embedded.
+
+        An option of `models` counts with all of its models where the sweep holds one of them.
 
         Args:
             models: see TablePreset.

@@ -1,6 +1,6 @@
 """The table of a run or sweep: methods as rows, tasks as columns, cells with 95% intervals.
 
-A table holds only results that may be compared: those of one model and one set of tasks, with equal
+A table holds only results that may be compared: of one model and one set of tasks, with equal
 limit, batch size, device, dtype and decoding.
 """
 

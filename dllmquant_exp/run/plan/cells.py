@@ -212,9 +212,9 @@ def memory(job: Experiment, task: Task, config: TransformerConfig, asked: Demand
 def calibration_forwards(sampler: object, steps: Iterable[object]) -> float | None:
     """Token-forwards, at most, that steps of a method need on a calibration set; None: unknown.
 
-    The protocol: a step, and the sampler itself, may have a number `passes`, how often at most all
-    states of the set go through the model. The set has `samples` states of `length` tokens, or of
-    `gen_length` where they are decoded. Without one of these nothing is estimated.
+    A step, and the sampler itself, may have a number `passes`: how often, at most, all states of
+    the set go through the model. The set has `samples` states of `length` tokens, or `gen_length`
+    where they are decoded. Where one of these is missing, nothing is estimated.
     """
     passes = [getattr(step, "passes", None) for step in steps]
     samples = getattr(sampler, "samples", None)
@@ -234,7 +234,7 @@ def _add_stages(
     """The calibration set and the rounded weights of a job.
 
     Their time is the longest that finished cells of other seeds waited for them, else the time of
-    their forwards at the speed of the job's own.
+    their forwards at the speed of the job's forwards.
     """
     calibration = job.calibration
     if calibration is None:  # rounding to the nearest is done by every job, and kept nowhere

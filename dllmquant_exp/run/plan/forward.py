@@ -38,7 +38,7 @@ HERE = "here"
 SMALL = 1 << 24  # weights of a block up to which two blocks are measured; one above
 VOCABULARY = 1 << 14  # rows of the head that are measured, at most
 SECONDS, ROUNDS = 0.2, 3  # of one measurement, at least
-# A cell's configuration says these of its items; all else can change what a forward costs.
+# Keys of a cell's configuration that choose its items; all others can change a forward's cost.
 OF_ITEMS = ("task", "seed", "limit", "data_root", "batch_size")
 
 
@@ -109,7 +109,7 @@ def _forward(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Finished(NamedTuple):
-    """A finished cell; `seconds` are those of each part of its job."""
+    """A finished cell; `seconds` by the part of its job."""
 
     name: str
     seed: int

@@ -30,7 +30,7 @@ from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import TransformerConfig
 
 SAMPLED = 50  # items whose requests are built and encoded, spread evenly; the rest is scaled
-DRAWN = 4  # requests that stand for those of one known length, as masks are drawn at random
+DRAWN = 4  # requests that stand for all of one known length, as masks are drawn at random
 
 
 class KnownSize(NamedTuple):

@@ -78,7 +78,7 @@ class SlurmSettings:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As submitit's SlurmExecutor takes them, those of sbatch."""
+        """Options of sbatch, by the names that submitit's SlurmExecutor takes."""
         optional = {
             "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}MB",
             "gpus_per_node": self.gpus_per_node or None,

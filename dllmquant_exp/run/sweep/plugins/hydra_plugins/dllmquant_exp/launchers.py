@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class _SubmititLauncher(Launcher):
-    """Settings are those of the group `launcher`. The object itself is what a job calls."""
+    """Settings come from the group `launcher`. The object itself is what a job calls."""
 
     cluster: ClassVar[str]
     settings: Any  # LocalSettings or SlurmSettings, read when the launcher is chosen
