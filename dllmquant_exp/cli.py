@@ -175,12 +175,12 @@ def _report_audit(given: Given) -> int:
 
 
 def _models(given: Given) -> list[str]:
-    """Those that are named, separated by commas; none means all."""
+    """Models that are named, separated by commas; none means all."""
     return [name.strip() for name in (given.model or "").split(",") if name.strip()]
 
 
 def _report_folder(given: Given) -> Path:
-    """Where files go; by default beside the cells, where no sweep looks for results."""
+    """Folder of the files; by default beside the cells, where no sweep looks for results."""
     return Path(given.folder or Path(given.runs_dir, given.sweep, "report"))
 
 

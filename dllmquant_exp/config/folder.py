@@ -1,4 +1,4 @@
-"""Where options lie: conf/ in the installed package or beside it, then folders that a user brings.
+"""Folders of options: conf/ in the installed package or beside it, then folders that a user brings.
 
     python -m dllmquant_exp --config-dir mine method=smoothquant row=mine
 

@@ -141,7 +141,7 @@ class DiffusionLM(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        """As `loglikelihood`, of tokens; the seed then comes from the context."""
+        """Score tokens as `loglikelihood` scores text; the seed comes from the context."""
         pairs = [self.codec.fit_pair(context, target) for _, context, target in requests]
         seeds = [derive_seed(self.seed, "tokens", context) for context, _ in pairs]
         return self._score(pairs, seeds, disable_tqdm)
@@ -230,7 +230,7 @@ class DiffusionLM(TemplateLM):
         answer_chunks(self.cache, chunks, answer, self.shard, "generation", disable_tqdm)
 
     def _seed_of(self, request: Instance) -> int:
-        """By task and item; by content where a request does not say which item it is about."""
+        """Derive a request's seed from its task and item; without an item, from its content."""
         if request.task_name is not None and request.doc_id is not None:
             return derive_seed(self.seed, request.task_name, request.doc_id)
         content = request.doc if request.doc else request.args[0]

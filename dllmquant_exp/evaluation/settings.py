@@ -1,4 +1,4 @@
-"""How one task is evaluated with one model, and where that was published."""
+"""Settings by which one task is evaluated with one model, and their source."""
 
 import math
 from collections.abc import Mapping

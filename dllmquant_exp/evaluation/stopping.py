@@ -1,4 +1,4 @@
-"""Where a response ends: the first stop string in its text. Stop strings are not empty."""
+"""End of a response: the first stop string in its text. Stop strings are not empty."""
 
 from collections.abc import Sequence
 

@@ -27,7 +27,7 @@ class CheckpointError(Refusal):
 
 @dataclass(frozen=True)
 class Layout(Settings):
-    """How a family of checkpoints writes the shape, and names the tensors, of our `Transformer`.
+    """Names that a family of checkpoints gives to the shape and the tensors of our `Transformer`.
 
     A model option may state one of its own under `layout:`; LLaDA's and Dream's are below.
 

@@ -15,7 +15,7 @@ class ProbeError(Refusal):
 
 @dataclass(frozen=True)
 class ProbeSettings(Settings):
-    """How much is measured, and what is shown; the last annotation of a field is its help."""
+    """Amounts that are measured, and what is shown; a field's last annotation is its help."""
 
     prompts: Annotated[
         int,
@@ -55,7 +55,7 @@ class ProbeSettings(Settings):
 
 
 def figure_settings() -> dict[str, Setting]:
-    """Every setting of the command by name: ranges and defaults are those of `ProbeSettings`."""
+    """Every setting of the command by name, with the ranges and defaults of `ProbeSettings`."""
     hints = get_type_hints(ProbeSettings, include_extras=True)
     own = {}
     for field in fields(ProbeSettings):

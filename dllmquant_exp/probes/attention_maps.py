@@ -144,7 +144,7 @@ def _single_states(subject: Subject, title: str) -> Iterable[StateBatch]:
 
 
 def _prompt_length(subject: Subject) -> dict[str, NDArray[np.int64]]:
-    """Where the response begins in the maps."""
+    """Position in the maps where the response begins."""
     shown = subject.trajectories[subject.probe.settings.prompt]
     return {"prompt_length": np.array(len(shown.prompt))}
 

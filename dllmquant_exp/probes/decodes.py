@@ -64,7 +64,7 @@ class StateBatch:
 
     @property
     def place(self) -> slice:
-        """Where the prompts stand in an array over all prompts."""
+        """Places of the prompts in an array over all prompts."""
         return slice(self.prompts.start, self.prompts.stop)
 
     def of_response(self, values: Tensor) -> Tensor:

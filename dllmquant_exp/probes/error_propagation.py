@@ -122,7 +122,7 @@ def noisy_steps(schedule: Sequence[Step], gen_length: int, blocks: int) -> list[
 
 
 def noise_numbers(reach: dict[str, Array], layers: Sequence[int]) -> dict[str, object]:
-    """By measure and block: each group's mean, and the other groups' reach over `high score`'s."""
+    """Each group's mean, and other groups' reach over `high score`'s, by measure and block."""
     numbers: dict[str, object] = {}
     for name, by_layer in reach.items():
         for layer, values in zip(layers, by_layer, strict=True):
@@ -140,7 +140,7 @@ def noise_numbers(reach: dict[str, Array], layers: Sequence[int]) -> dict[str, o
 def _changes(
     subject: Subject, batch: StateBatch, layers: Sequence[int]
 ) -> Iterator[list[tuple[Array, Array]]]:
-    """For each layer and group: logit change and share of the final response changed, [B] each."""
+    """Logit change and changed share of the final response, [B] each, for each layer and group."""
     model = subject.model
     exact = response_logits(model, batch)
     response, masked = batch.of_response(batch.tokens), batch.of_response(batch.masked)

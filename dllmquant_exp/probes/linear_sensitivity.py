@@ -70,7 +70,7 @@ def _numbers(found: np.ndarray) -> dict[str, object]:
 
 
 def quant_config(probe: Probe) -> dict[str, Any]:
-    """How each linear is quantized: part of what names the recording."""
+    """Quantizers of each linear, as a part of the recording's name."""
     return asdict(_settings(probe))
 
 
@@ -100,7 +100,7 @@ def _quantized(block: Block, name: str, settings: QuantSettings) -> nn.Module:
 
 
 def _log_probabilities(model: Transformer, batch: StateBatch) -> Tensor:
-    """At the masked positions, [n, vocab] in float32 or better."""
+    """Log-probabilities at the masked positions, [n, vocab] in float32 or better."""
     logits = model(batch.tokens, batch.attention_mask, batch.masked)
     return logits.to(at_least_float32(logits.dtype)).log_softmax(-1)
 

@@ -108,7 +108,7 @@ def squared_error(logits: Tensor, exact: Tensor) -> Array:
 def error_numbers(
     arrays: dict[str, Array], variants: list[tuple[str, str]]
 ) -> dict[str, dict[str, object]]:
-    """By panel and variant (`INT4 quarot`): sums, first and last step, and shares removed.
+    """Sums, first and last step, and shares removed, by panel and variant (`INT4 quarot`).
 
     `last_over_first` compares the last with the first step; `removed_of_quarot` is the share of
     QuaRot's summed error that is gone in a row.

@@ -148,9 +148,11 @@ class QuantizedAttention(nn.Module):
     def _on_grid(
         self, v: Tensor, mask: Tensor | None, alphas: Sequence[Tensor | float | None]
     ) -> list[tuple[Tensor, Tensor]]:
-        """For each alpha V's integers without their zero point, and alpha * s_hat (None: s_hat); V
-        and 1 where V is not quantized. The zero point does not depend on alpha: both ends of the
-        range shrink alike."""
+        """V's integers without their zero point, and alpha * s_hat (None: s_hat), for each alpha.
+
+        Pairs of V and 1 where V is not quantized. The zero point does not depend on alpha: both
+        ends of the range shrink alike.
+        """
         # In the order of its dimensions: all passes over it are then several times as fast.
         wide = v.to(at_least_float32(v.dtype)).contiguous()
         if self.settings.values is None:

@@ -54,7 +54,7 @@ class Step(Settings):
     passes: ClassVar[float | None] = 0
 
     def idle(self, quant: QuantSettings) -> str | None:
-        """Why these settings leave it nothing to do (which is refused), or None."""
+        """Reason why these settings leave the step nothing to do (which is refused), or None."""
         return None
 
     def restore(self, block: Block, device: torch.device) -> None:

@@ -51,7 +51,7 @@ class QuantizationError(Refusal):
 
 @dataclass(frozen=True)
 class Quantizer(Settings):
-    """How one tensor is quantized.
+    """Settings by which one tensor is quantized.
 
     Attributes:
         bits: 2 to 8.

@@ -88,7 +88,7 @@ class SavedModel:
 
 @dataclass(frozen=True)
 class _SavedMethod:
-    """As `describe` gives it, and the names of the classes that are the package's own."""
+    """A method as `describe` gives it, and the names of the classes that are the package's own."""
 
     name: str
     steps: tuple[Mapping[str, Any], ...]
@@ -97,7 +97,7 @@ class _SavedMethod:
 
 @dataclass(frozen=True)
 class _Header:
-    """As it is stored, without the digest of all this; `iaaq` as `describe` gives it."""
+    """The header as it is stored, without its digest; `iaaq` as `describe` gives it."""
 
     quant_method: str
     format_version: int

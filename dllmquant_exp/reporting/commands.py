@@ -79,7 +79,7 @@ def report_claims(
 def _deliver(
     report: Report, sweep: str, folder: Path, kinds: Sequence[str], name_width: int
 ) -> int:
-    """To the screen and to files; the exit status."""
+    """Print a report, write its files, and return the exit status."""
     console = Console()
     for document in report.documents:
         show_document(document, console, name_width)

@@ -110,7 +110,7 @@ class ModelResults:
 
     @property
     def title(self) -> str:
-        """As `micro_llada (embedded stand-in), W4A4`."""
+        """Heading of the results, as `micro_llada (embedded stand-in), W4A4`."""
         bits = f", {bits_text(self.bits)}" if self.bits else ""
         return f"{self.model}{' (embedded stand-in)' if self.embedded else ''}{bits}"
 
@@ -200,7 +200,7 @@ def _largest(
 
 
 def _size(cells: Sequence[Cell]) -> tuple[int, str]:
-    """How much of a table a group can fill, and how new it is."""
+    """Rank of a group: number of places that it fills, then time of its newest result."""
     places = {(cell.row or cell.method, cell.task, cell.seed) for cell in cells}
     return len(places), max(cell.finished_at for cell in cells)
 
@@ -267,6 +267,6 @@ def _variant(row: str, cells: Sequence[Cell], main: Mapping[str, object]) -> Var
 
 
 def _difference(settings: Mapping[str, object], main: Mapping[str, object]) -> str:
-    """As `calibration.samples=512`."""
+    """Settings that differ, as `calibration.samples=512`."""
     names: Sequence[str] = [*settings, *(key for key in main if key not in settings)]
     return ", ".join(f"{k}={settings.get(k)}" for k in names if settings.get(k) != main.get(k))

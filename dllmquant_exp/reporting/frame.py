@@ -315,7 +315,7 @@ def bits_of(config: Mapping[str, Any]) -> Bits | None:
 
 
 def commit_of(source: Mapping[str, Any]) -> str:
-    """As the column `commit`, from the record of provenance.source."""
+    """Text of the column `commit`, from the record of provenance.source."""
     return (source.get("commit") or "") + ("+" if source.get("modified") else "")
 
 

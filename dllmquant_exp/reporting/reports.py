@@ -128,7 +128,7 @@ def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
 
 
 def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[ModelResults]:
-    """With the models of an option of conf/models that have no results, in its order."""
+    """Add an option's (conf/models) models that have no results; in the order of the option."""
     present = {found.model: found.embedded for found in results}
     expected = presets.expected("${models.all}", present)
     missing = [ModelResults(name, expected[name]) for name in expected if name not in present]

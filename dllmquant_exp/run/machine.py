@@ -97,7 +97,7 @@ def check_device(device: str) -> torch.device:
 
 
 def explain_unwritten(folder: Path, error: OSError) -> str:
-    """Why nothing can be written to `folder`, and what to do: one line."""
+    """Reason why nothing can be written to `folder`, and the remedy, in one line."""
     advice = "make room there" if error.errno in FULL else "make it writable"
     return (
         f"{folder} cannot be written ({error.strerror or error}): {advice}, or set runs_dir to "

@@ -224,7 +224,7 @@ def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, 
 
 
 def _weights_folder(experiment: Experiment, digest: str, calibration: CalibrationSet) -> Path:
-    """Where rounded blocks are kept: named by everything that decides them, code included."""
+    """Folder of rounded blocks, named by everything that decides them, code included."""
     config = experiment.cell_config(experiment.tasks[0])
     key = identity.weights_identity(config) | identity.circumstances(digest)
     key["calibration"] = calibration.digest

@@ -59,7 +59,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
 
 
 def save_folder(experiment: Experiment) -> Path:
-    """Where `save=` says."""
+    """Folder that `save=` names."""
     assert experiment.common.save is not None
     return Path(experiment.common.save).expanduser()
 
@@ -99,7 +99,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
 
 
 def _made(experiment: Experiment, prepared: Prepared, digest: str | None) -> dict[str, Any]:
-    """How the model was made; a model that was read from a folder keeps that folder's record."""
+    """Record of the model's origin; a model read from a folder keeps that folder's record."""
     parts = {"identity": identity.saved_parts(experiment, digest)}
     if experiment.saved is not None:
         return {**experiment.saved.made, **parts}

@@ -1,4 +1,4 @@
-"""How fast a model decodes and how much memory it takes, in full precision and in low bits.
+"""Speed of a model's decodes and memory that they take, in full precision and in low bits.
 
 workload        the work that is timed: a shape, its quantization, the responses
 full_precision  the yardstick: the fastest full precision that this machine has

@@ -16,8 +16,10 @@ def native_bfloat16() -> bool:
 
 
 def abilities() -> dict[str, Any]:
-    """How packed layers run, the file of their kernels (named by what it is made from; None where
-    they run as reference), and whether the processor multiplies bfloat16."""
+    """Execution of packed layers, file of their kernels, and native products of bfloat16.
+
+    The file's name tells what it is made from; None where the layers run as reference.
+    """
     how = execution()
     library = None if how == REFERENCE else library_path().name
     return {"execution": how, "kernels": library, "native_bfloat16": native_bfloat16()}

@@ -1,4 +1,4 @@
-"""Where the time of a decode in low bits goes."""
+"""Parts of a low-bit decode and the time that each takes."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

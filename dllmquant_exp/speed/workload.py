@@ -26,7 +26,7 @@ class SpeedError(Refusal):
 
 @dataclass(frozen=True)
 class SpeedSettings(Settings):
-    """How speed is measured; how responses are decoded is the task's `settings`.
+    """Settings of a speed measurement; the task's `settings` say how responses are decoded.
 
     Attributes:
         prompt_length: tokens in front of each response; they count as work, not as output.

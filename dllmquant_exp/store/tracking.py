@@ -44,7 +44,7 @@ class TrackingSettings:
 
 
 class Tracker(Protocol):
-    """Where a cell's result is logged."""
+    """Destination of a cell's result."""
 
     def log_result(self, result: Mapping[str, Any]) -> None:
         """Log a finished cell's result, as it is in its result file."""

@@ -28,7 +28,7 @@ def unfinished_cells(runs_dir: Path, sweep: str, models: Collection[str] = ()) -
 
 
 def unfinished(folder: Path) -> str:
-    """How far a cell without a result is."""
+    """Describe the progress of a cell without a result."""
     done: dict[int, set[int]] = {}
     for path in folder.glob("*-*-of-*.json*"):  # begun (requests-...) or done (shard-...)
         match = re.fullmatch(r"(requests|shard)-(\d+)-of-(\d+)\.jsonl?", path.name)

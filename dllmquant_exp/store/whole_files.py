@@ -78,7 +78,7 @@ def _prefix(path: Path) -> str:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Where a process number means one process: this boot of this host, in this container."""
+    """Space in which a process number means one process: this boot, host and container."""
     parts = [platform.node()]
     with suppress(OSError):  # Linux only
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())

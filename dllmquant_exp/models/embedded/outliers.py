@@ -34,7 +34,7 @@ from dllmquant_exp.models.transformer import Transformer
 
 @dataclass(frozen=True)
 class OutlierSettings:
-    """How strong the outliers are; frozen before methods are compared.
+    """Strength and number of the outliers; frozen before methods are compared.
 
     Attributes:
         strength: factor of the chosen channels, at least 1; 1 leaves only the rotation of step 1.

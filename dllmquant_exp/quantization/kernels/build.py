@@ -47,7 +47,7 @@ class BuildError(Exception):
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept: $DLLMQUANT_CACHE, or dllmquant_exp in the user's cache folder."""
+    """Folder of the libraries: $DLLMQUANT_CACHE, or dllmquant_exp in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser()

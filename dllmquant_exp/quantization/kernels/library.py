@@ -144,7 +144,7 @@ def kernels() -> Kernels | None:
 
 
 def allowed_levels() -> tuple[str, ...]:
-    """Those of `LEVELS` that the environment's `LIMIT` allows: all, unless it is set.
+    """Levels of `LEVELS` that the environment's `LIMIT` allows: all, unless it is set.
 
     Raises:
         ValueError: it is set to something else.
@@ -167,6 +167,6 @@ def _notice(reason: str) -> None:
 
 
 def execution() -> str:
-    """How packed layers run on this machine: the best of its `LEVELS`, or "reference"."""
+    """Execution of packed layers on this machine: the best of its `LEVELS`, or "reference"."""
     found = kernels()
     return REFERENCE if found is None else found.levels[-1]

@@ -56,7 +56,7 @@ def score_claims() -> tuple[Claim, ...]:
 
 @dataclass(frozen=True)
 class AtChance:
-    """None of a claim's rows scores above chance: their difference decides nothing."""
+    """Rows of a claim that all score at chance: their difference decides nothing."""
 
     scores: tuple[float, ...]  # averages of the rows, fractions
 

@@ -198,7 +198,7 @@ def _key(cell: Cell) -> str:
 
 
 def _differences(cells: Mapping[str, Cell]) -> dict[str, str]:
-    """By key: the settings that set a result apart from others of its row, as `head_bits=8`."""
+    """Settings, by key, that set a result apart from others of its row, as `head_bits=8`."""
     settings = {key: _settings(cell) for key, cell in cells.items()}
     found = {}
     for key, own in settings.items():

@@ -222,7 +222,7 @@ def average_over_seeds(
 
 
 def _checked(values: ArrayLike, least: float = 0) -> Array:
-    """As an array in float64.
+    """Convert values to an array in float64.
 
     Raises:
         ValueError: a value below `least`, above 1 or NaN.

@@ -200,8 +200,10 @@ def pivot(
 
 
 def score_grids(table: Table) -> dict[str, Grid]:
-    """By `score` the scores with their intervals, chance and the number of items below them, and by
-    `change` paired changes from full precision, where there are any. A line with `best` is marked.
+    """The grids of a table by name: `score` and, where there are any, `change`.
+
+    `score` holds the scores with their intervals, and below them chance and the number of items;
+    `change` holds paired changes from full precision. A line with `best` is marked.
     """
     lines = table.lines
     marked = lines[lines["best"]] if "best" in lines else lines[:0]

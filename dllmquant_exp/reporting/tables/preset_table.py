@@ -125,8 +125,10 @@ def _paper_names(preset: TablePreset) -> dict[str, str]:
 
 
 def _add_best(rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame) -> pd.DataFrame:
-    """With `best`, the best quantized row of a column where a paired test against the runner-up
-    supports it, and `best_p` after Holm's correction over the columns in which every row is there.
+    """Add the columns `best` and `best_p`.
+
+    `best` marks the best quantized row of a column where a paired test against the runner-up
+    supports it, with `best_p` after Holm's correction over the columns in which every row is there.
     """
     quantized = {i: row for i, row in enumerate(rows) if not row.is_plain}
     found: dict[tuple[int, str], float] = {}
@@ -149,8 +151,10 @@ def _add_best(rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame)
 def _add_paper(
     preset: TablePreset, results: ModelResults, variants: Sequence[Variant], made: pd.DataFrame
 ) -> pd.DataFrame:
-    """With `printed`, the paper's number as text, its value `paper`, and `paper_difference` in
-    points, where ours may be subtracted from it."""
+    """Add the paper's number as text (`printed`) and value (`paper`), and `paper_difference`.
+
+    The difference is ours less the paper's in points, where the two may be subtracted.
+    """
     printed = [_printed(preset.paper, results, variant) for variant in variants]
     cells = [
         printed[line].get(place) for line, place in zip(made["line"], made["place"], strict=True)
@@ -175,7 +179,7 @@ def _printed(number: int | None, results: ModelResults, variant: Variant) -> dic
 
 
 def _unlike(preset: TablePreset, results: ModelResults) -> str:
-    """Why a model with the name of one of the paper's was not run as there; empty if it was.
+    """Reason why a model with a name of the paper's was not run as there; empty if it was.
 
     A local checkpoint may be the published one, but nothing in a result says so.
     """

@@ -147,7 +147,7 @@ def _options(folders: Sequence[Path], group: str) -> dict[str, dict[str, Any]]:
 
 
 def _table(name: str, option: Mapping[str, Any]) -> TablePreset | None:
-    """None for an option that sweeps over no rows."""
+    """Read an option of the group `table`; None where it sweeps over no rows."""
     words = option.get("hydra", {}).get("sweeper", {}).get("params", {})
     if "row" not in words:
         return None

@@ -55,7 +55,7 @@ def plan(
 def _place(
     on: str | None, device: str, utilisation: float, slowdown: float, throughput: float | None
 ) -> Place:
-    """Where the sweep is to run (ConfigError)."""
+    """Machine that the sweep is to run on (ConfigError)."""
     no_gpu = device.startswith("cuda") and not torch.cuda.is_available()
     name = on or ("a100" if no_gpu else HERE)
     if name not in (HERE, *GPUS):

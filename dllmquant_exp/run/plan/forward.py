@@ -56,7 +56,7 @@ GPUS = {"a100": Gpu(312, 19.5, 80), "h100": Gpu(989.5, 67, 80), "a6000": Gpu(154
 
 @dataclass(frozen=True)
 class Place:
-    """Where the sweep is to run: `here`, or a GPU of `GPUS`. See the module's docstring."""
+    """Machine of the sweep: `here`, or a GPU of `GPUS`. See the module's docstring."""
 
     name: str
     device: str

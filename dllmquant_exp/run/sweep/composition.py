@@ -208,7 +208,7 @@ def _missing(compose: Callable[[list[str]], DictConfig], line: Overrides) -> dic
 
 
 def _absent(config: DictConfig, name: str) -> str | None:
-    """Why a configuration has no such key; None where it has it."""
+    """Reason why a configuration lacks a key; None where it has it."""
     node: Any = config
     where = ""
     for key in name.split("."):

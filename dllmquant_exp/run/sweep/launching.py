@@ -37,7 +37,7 @@ class LocalSettings:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As submitit's LocalExecutor takes them."""
+        """Options by the names that submitit's LocalExecutor takes."""
         return {
             "timeout_min": self.timeout_min,
             "gpus_per_node": self.gpus_per_node,
