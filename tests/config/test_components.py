@@ -52,10 +52,6 @@ def made(*overrides: str) -> Experiment:
     return resolve(to_mapping(compose("config", list(overrides))), overrides)
 
 
-def test_every_row_file_is_known() -> None:
-    assert {path.stem for path in (CONF / "row").glob("*.yaml")} == {*ROWS, *OPTIONS}
-
-
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_its_method_and_components(row: str) -> None:
     by_row = made(f"row={row}", "task=micro_arc")

@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from dllmquant_exp.__main__ import main
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.checkpoints import random_checkpoint
 
 GOLDEN = Path(__file__).with_name("bad_input.yaml")
@@ -111,9 +112,9 @@ def words_of(line: str) -> list[str]:
 
 
 def told(errors: str, folder: Path) -> str:
-    """The message without what differs between machines: the folder, torch's version, usage."""
-    plain = re.sub(r"usage: [\s\S]*\n(?=\S*: error:)", "", errors).replace(f"{folder}/", "")
-    plain = re.sub(r"^-c(?=: error:)", "__main__.py", plain, flags=re.MULTILINE)  # a worker's name
+    """The message without the folder, torch's version, and the options that a group has by now."""
+    plain = errors.replace(f"{folder}/", "")
+    plain = re.sub(r"(Available options in '\S+': ).*", r"\1...", plain)
     return re.sub(r"torch \d\S*", "torch VERSION", plain).strip()
 
 
@@ -138,6 +139,13 @@ def test_bad_input_is_refused_with_its_message(
     assert (status, told(err, here)) == (case["status"], case["error"])
     assert status in (1, 2) and case["error"]
     assert "Traceback" not in out + err and not out
+
+
+def test_a_refused_option_lists_those_that_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+    for group in ("method", "row"):
+        assert main([f"{group}=quaro"]) == 2
+        options = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+        assert f"Available options in '{group}': {', '.join(options)}" in capfd.readouterr().err
 
 
 def test_there_are_enough_of_them() -> None:
