@@ -27,6 +27,7 @@ from dllmquant_exp.store.schema import TARGET, build, describe, read
 T = TypeVar("T")
 DEFAULT_QUANT = "w4a4"
 COMPONENTS = ("tmas", "cgq", "iaaq")
+_NAMED = ("method", "quant", "calibration", *COMPONENTS)  # whose names stand in results
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,13 @@ def quantized_model(
 
 
 def _check_method(line: Overrides) -> None:
-    """Refuse words that make a method another one under its name (ConfigError)."""
-    changed = [word.text for word in line.words if word.concerns("method.name")]
+    """Refuse words that put other settings under the name of an option (ConfigError)."""
+    changed = line.touching(*(f"{group}.name" for group in _NAMED))
     changed += [w.text for w in line.words if w.name.startswith("method.") and not w.values]
     if changed:
         raise ConfigError(
-            f"{changed[0]}: a method is its YAML, and tables go by its name; choose "
-            "method=..., or write a YAML of your own in method/ of a folder for --config-dir"
+            f"{changed[0]}: an option is its YAML, and tables go by its name; choose an option, or "
+            "write a YAML of your own in a folder for --config-dir"
         )
 
 
