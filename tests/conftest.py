@@ -19,7 +19,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
 
 
 def _records(file: Path) -> Iterator[Any]:
-    """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes."""
+    """The protobuf records of a .wandb file: LevelDB log framing after a header of 7 bytes.
+
+    W&B's process may be writing still: a record whose end is missing ends the reading.
+    """
     data = file.read_bytes()
     assert data[:4] == b":W&B"
     position, parts = 7, b""
@@ -29,6 +32,8 @@ def _records(file: Path) -> Iterator[Any]:
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
+        if position + 7 + length > len(data):
+            return
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
