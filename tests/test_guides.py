@@ -20,6 +20,7 @@ import pytest
 
 import dllmquant_exp
 from dllmquant_exp.__main__ import main
+from dllmquant_exp.cli import COMMANDS
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.run.sweep.composition import compose_jobs
@@ -126,7 +127,8 @@ def run(words: list[str], checkpoint: Path) -> int:
         return 0 if main(words) in (0, 1) else 2  # 1: cells are missing here
     text = " ".join(words)
     if any(name in text for name in COMPOSED):
-        compose([word for word in words if word != "plan" and not word.startswith("on=")])
+        own = (command, *COMMANDS[command].settings) if command else ()
+        compose([word for word in words if word.partition("=")[0] not in own])
         return 0
     experiment = small(words[1:] if command else words, checkpoint)
     if command == "figures":
