@@ -12,8 +12,9 @@ import io
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -32,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "runs"
 PAGE, PICTURE = KEPT / "RESULTS.md", KEPT / "averages.svg"
 TEMPLATE = Path(__file__).with_name("results_page.md")
+FULL = "full precision"  # the variant that others stand beside
 CHANCE = 27.8  # average of the nine tasks, in percent
 PLAIN = "table6_plain"  # Table 6 on the model without outlier channels, where it is not at chance
 
@@ -119,7 +121,7 @@ def _parts(runs_dir: Path) -> dict[str, str]:
         "speed_claims": _markdown(_wide(measured[speed], models)),
         "table6": _markdown(plain[1]),
         "table6_claims": _markdown(_wide(_measured(runs_dir, PLAIN, [name]), [name])),
-        "table4": _speed(runs_dir, models),
+        "table4": _speed(runs_dir),
     }
 
 
@@ -139,17 +141,30 @@ def _kept(runs_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def _speed(runs_dir: Path, models: Sequence[str]) -> str:
-    """Table 4's tokens per second and memory, and the machine that they were measured on."""
-    texts = table("table4", runs_dir)["text"].xs("speed", level="part")
-    wide = texts.unstack("column")[list(texts.index.unique("column"))]
-    wide.index = pd.Index([f"{_model(title)}, {row}" for title, row in wide.index])
-    lines = [line for model in models for line in wide.index if line.startswith(f"{model}, ")]
-    machine = table_cells("table4", runs_dir)[["cpu", "threads", "execution"]].drop_duplicates()
-    said = [
-        f"{of.cpu}, {of.threads} threads, {of.execution} kernels" for of in machine.itertuples()
-    ]
-    return f"Machine: {'; '.join(said)}.\n\n{_markdown(wide.loc[lines])}"
+def _speed(runs_dir: Path) -> str:
+    """Table 4's speed and memory, and the machine that they were measured on."""
+    cells = table_cells("table4", runs_dir)
+    full = cells[cells["variant"] == FULL].set_index(["model", "row"])
+    lines = []
+    for low in cells[cells["variant"] != FULL].itertuples():
+        beside = full.loc[(low.model, low.row)]
+        lines.append({
+            "model": f"{low.model}, {low.row}, {low.variant}",
+            f"tokens/s, {beside['type']}": _spread(beside, "tokens_per_second", 0),
+            "tokens/s, 4 bits": _spread(low._asdict(), "tokens_per_second", 0),
+            "times as fast": _spread(low._asdict(), "speedup", 2),
+            "MiB, 16 bits": f"{beside['weight_bytes'] / 2**20:.1f}",
+            "MiB, 4 bits": f"{low.weight_bytes / 2**20:.1f}",
+            "times smaller": f"{beside['weight_bytes'] / low.weight_bytes:.2f}",
+        })  # fmt: skip
+    machine = cells[["cpu", "threads", "execution"]].drop_duplicates().to_numpy()
+    said = "; ".join(f"{cpu}, {n} threads, {how} kernels" for cpu, n, how in machine)
+    return f"Machine: {said}.\n\n{_markdown(pd.DataFrame(lines).set_index('model').fillna('-'))}"
+
+
+def _spread(values: Mapping[str, Any], name: str, digits: int) -> str:
+    median, low, high = (f"{values[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{median} ({low} to {high})"
 
 
 def averages(runs_dir: Path) -> pd.DataFrame:

@@ -120,7 +120,7 @@ def compose(words: Sequence[str]) -> None:
 
 def run(words: list[str], checkpoint: Path) -> int:
     """The exit status of a command of the package."""
-    command = words[0] if words and re.fullmatch(r"[a-z-]+", words[0]) else ""
+    command = words[0] if words and re.fullmatch(r"[a-z][a-z-]*", words[0]) else ""
     if "--help" in words or command == "random-checkpoint":
         return main(words)
     if command == "report" or "sweep=tables" in words:
@@ -156,8 +156,8 @@ def follow(command: str, checkpoint: Path, patch: pytest.MonkeyPatch) -> None:
         if name == "PYTHONPATH":
             patch.syspath_prepend(str(Path(value).resolve()))
     text = " ".join(words).removeprefix(".venv/bin/")
-    if text.startswith(PROGRAM):
-        given = words[words.index("dllmquant_exp") + 1 :]
+    if text.startswith((f"{PROGRAM} ", "dllmquant ")):
+        given = words[3:] if text.startswith(PROGRAM) else words[1:]
         assert run(given, checkpoint) == 0, command
     elif text.startswith(("python tests/", "python notebooks/", ".ci/")):
         check_script(words)
