@@ -116,38 +116,9 @@ def _random_checkpoint(given: Given) -> int:
 
 
 def _report_sweep(given: Given) -> int:
-    from dllmquant_exp.reporting.frame import lines_of, of_models, read_sweep
-    from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.sweep_table import (
-        build_tables,
-        missing,
-        print_tables,
-        to_csv,
-    )
-    from dllmquant_exp.store.unfinished import unfinished_cells
+    from dllmquant_exp.reporting.commands import report_sweep
 
-    runs_dir, models = Path(given.runs_dir), _models(given)
-    cells, problems = read_sweep(runs_dir, given.sweep)
-    cells = of_models(cells, models)
-    unfinished = unfinished_cells(runs_dir, given.sweep, models)
-    tables = build_tables(cells)
-    if given.format == "csv":
-        print(to_csv(tables), end="")
-        for gap in (gap for table in tables for gap in missing(table)):
-            print(f"missing: {gap}", file=sys.stderr)
-        for problem in problems:
-            print(f"unreadable: {problem}", file=sys.stderr)
-    else:
-        from rich.console import Console
-
-        print_speed_cells(lines_of(cells), Console())
-        print_tables(tables, problems, Console())
-    if cells.empty:
-        print(f"no results in {runs_dir / given.sweep} yet", file=sys.stderr)
-    for line in unfinished:
-        print(f"unfinished: {line}", file=sys.stderr)
-    whole = not cells.empty and bool((cells["status"] == "finished").all())
-    return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
+    return report_sweep(Path(given.runs_dir), given.sweep, given.format, _models(given))
 
 
 def _report_table(given: Given) -> int:
@@ -213,7 +184,7 @@ _RUNS = {"runs_dir": Setting("where results are", "runs")}
 _SOME = {"model": Setting("of these models alone, separated by commas")}
 _FOLDER = {"folder": Setting("where files go (default: <runs_dir>/<sweep>/report)")}
 _TABLES = {"sweep": Setting("whose results", "tables")}
-_FORMAT = {"format": Setting("or some of markdown, latex, csv, html, separated by commas", "all")}
+_FORMAT = {"format": Setting("or some of markdown, latex, csv, separated by commas", "all")}
 _STATUS = "Exit status 1: cells are missing, failed or unreadable; they are named."
 REPORTS = {
     "sweep": Command(

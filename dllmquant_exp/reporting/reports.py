@@ -11,22 +11,21 @@ from pathlib import Path
 import pandas as pd
 
 from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.reporting.claims.pages import claims_document
-from dllmquant_exp.reporting.claims.verdicts import UNMEASURED, Verdict, speed_verdicts, verdicts
+from dllmquant_exp.reporting.claims.verdicts import CAPTION, TITLE, claims_section
 from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.recordings import all_deciding, of_model, recorded_figures
 from dllmquant_exp.reporting.frame import SPEED, lines_of, of_models, read_sweep
 from dllmquant_exp.reporting.notes import source_notes
 from dllmquant_exp.reporting.render import Document
-from dllmquant_exp.reporting.speed.pages import speed_document
-from dllmquant_exp.reporting.speed.results import speed_blocks, speed_frame, speed_gaps
-from dllmquant_exp.reporting.tables.preset_table import (
-    document,
-    gap_lines,
-    long_frame,
-    preset_tables,
+from dllmquant_exp.reporting.speed import (
+    speed_cells,
+    speed_document,
+    speed_sections,
+    speed_title,
 )
-from dllmquant_exp.reporting.tables.presets import Presets, read_presets
+from dllmquant_exp.reporting.tables.preset_table import preset_document
+from dllmquant_exp.reporting.tables.presets import Presets, TablePreset, read_presets
+from dllmquant_exp.reporting.tables.sweep_table import COLUMNS, sweep_sections
 from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
 
@@ -36,17 +35,17 @@ class Report:
     """The documents of a report, and what could not be said.
 
     Attributes:
-        cells: the numbers behind the documents in long form, by the name of their file.
         faults: missing, failed and unfinished results, a line each.
         unreadable: files that cannot be read, and why.
-        of_no_row: number of results that belong to no row of the tables.
+        cells: the numbers behind the documents in long form, by the name of their file.
+        remark: on results that are shown elsewhere; empty for none.
     """
 
     documents: tuple[Document, ...]
-    faults: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    of_no_row: int
+    faults: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
     cells: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    remark: str = ""
 
 
 def tables_report(
@@ -65,23 +64,40 @@ def tables_report(
     frame, unreadable = read_sweep(runs_dir, sweep)
     frame, presets = of_models(frame, models), presets.narrowed(models)
     results = sorted(model_results(frame, presets.samples), key=lambda of: presets.place(of.model))
-    scored = {of.name: preset_tables(of, results, presets) for of in chosen if not of.speed}
-    documents = [document(presets.tables[of], parts) for of, parts in scored.items()]
-    gaps = [gap for of, parts in scored.items() for gap in gap_lines(presets.tables[of], parts)]
-    gaps = list(dict.fromkeys(gaps))  # Tables 2 and 5 have the same cells
-    lines = long_frame([part for parts in scored.values() for part in parts])
-    cells = {"cells" if name == "all" else f"{name}_cells": lines} if scored else {}
-    for preset in (preset for preset in chosen if preset.speed):
-        present = dict(zip(frame["model"], frame["embedded"], strict=True))
-        blocks = speed_blocks(lines_of(frame), presets.expected(preset.models, present))
-        blocks.sort(key=lambda block: presets.place(block.model))
-        documents.append(speed_document(blocks))
-        gaps += speed_gaps(blocks)
-        cells[f"{preset.name}_cells"] = speed_frame(blocks)
-    documents.sort(key=lambda of: of.name)
-    empty = [f"missing: {of.title}: no results" for of in documents if not of.sections]
-    faults = (*empty, *gaps, *_unfinished(runs_dir, sweep, models))
-    return Report(tuple(documents), faults, tuple(unreadable), _of_no_row(frame, presets), cells)
+    scored = [preset_document(of, results, presets) for of in chosen if not of.speed]
+    timed = [_speed_document(frame, of, presets) for of in chosen if of.speed]
+    documents = sorted([*scored, *timed], key=lambda of: of.name)
+    faults = [f"missing: {of.title}: no results" for of in documents if not of.sections]
+    faults += [fault for of in (*scored, *timed) for part in of.sections for fault in part.faults]
+    faults += _unfinished(runs_dir, sweep, models)
+    cells = {f"{of.name}_cells": of.lines for of in (timed if name == "all" else documents)}
+    if name == "all":
+        cells["cells"] = pd.concat([of.lines for of in scored if of.sections], ignore_index=True)
+    unique = tuple(dict.fromkeys(faults))  # Tables 2 and 5 have the same cells
+    remark = _remark(frame, presets, sweep)
+    return Report(tuple(documents), unique, tuple(unreadable), cells, remark)
+
+
+def _speed_document(frame: pd.DataFrame, preset: TablePreset, presets: Presets) -> Document:
+    present = dict(zip(frame["model"], frame["embedded"], strict=True))
+    expected = presets.expected(preset.models, present)
+    return speed_document(speed_sections(lines_of(frame), expected, presets.place))
+
+
+def sweep_report(
+    frame: pd.DataFrame, unreadable: Sequence[str], unfinished: Sequence[str] = ()
+) -> Report:
+    """The tables of any results, whatever rows they are of.
+
+    Args:
+        unreadable, unfinished: lines about files and cells beside these results.
+    """
+    speed, scores = speed_sections(lines_of(frame)), sweep_sections(frame)
+    faults = [fault for part in (*speed, *scores) for fault in part.faults]
+    faults += [f"unfinished: {line}" for line in unfinished]
+    document = Document("sweep", "", "", (*speed, *scores))
+    cells = {"cells": Document("cells", "", "", tuple(scores), columns=COLUMNS).lines}
+    return Report((document,), tuple(faults), tuple(unreadable), cells)
 
 
 def claims_report(
@@ -99,32 +115,27 @@ def claims_report(
     frame, presets = of_models(frame, models), presets.narrowed(models)
     results = _with_missing(model_results(frame, presets.samples), presets)
     figures, broken = recorded_figures(runs_dir)
-    speed = {block.model: block for block in speed_blocks(lines_of(frame))}
-    found: dict[str, list[Verdict]] = {}
-    notes: dict[str, list[str]] = {}
+    speed = speed_cells(lines_of(frame))
+    sections = []
     for of in results:
         recorded = of_model(figures, of.model, of.checkpoints)
-        found[of.title] = verdicts(of, recorded, speed.pop(of.model, None))
-        made = source_notes(of.cells) + source_notes(all_deciding(recorded), "figures")
-        notes[of.title] = [*of.notes, *made]
-    others = sorted(speed.values(), key=lambda block: presets.place(block.model))
-    found |= {block.title: speed_verdicts(block) for block in others if block.cells}
-    faults = [line for title, decided in found.items() for line in _lacking(title, decided)]
-    faults += [] if found else ["missing: no results of any row of the paper's tables"]
+        evidence = {"scores": of, "figures": recorded, "speed": speed.pop(of.model, ())}
+        notes = [*of.notes, *source_notes(cell.commit for cell in of.cells)]
+        notes += source_notes((one.commit for one in all_deciding(recorded)), "figures")
+        sections.append(claims_section(of.title, evidence, notes))
+    for model in sorted(speed, key=presets.place):
+        cells = [cell for cell in speed[model] if cell.status == "finished"]
+        if cells:
+            title = speed_title(model, cells[-1].embedded)
+            sections.append(claims_section(title, {"speed": cells}, ()))
+    faults = [fault for section in sections for fault in section.faults]
+    faults += [] if sections else ["missing: no results of any row of the paper's tables"]
     failed = frame.loc[frame["status"] == "failed", "folder"]
     faults += [f"failed: {folder.name}" for folder in failed]
     faults += _unfinished(runs_dir, sweep, models)
-    page = claims_document(found, notes)
-    return Report((page,), tuple(faults), (*unreadable, *broken), _of_no_row(frame, presets))
-
-
-def _lacking(title: str, decided: Sequence[Verdict]) -> list[str]:
-    """Rows, controls and figures that the claims without a measurement need; each once."""
-    needs = [line["needs"] for line in decided if line["verdict"] == UNMEASURED]
-    if not needs:
-        return []
-    single = dict.fromkeys(part for text in needs for part in text.split("; "))
-    return [f"not measured: {title}: {len(needs)} claims, which need {'; '.join(single)}"]
+    page = Document("claims", TITLE, CAPTION, tuple(sections), long=True)
+    remark = _remark(frame, presets, sweep)
+    return Report((page,), tuple(faults), (*unreadable, *broken), remark=remark)
 
 
 def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[ModelResults]:
@@ -135,8 +146,10 @@ def _with_missing(results: Sequence[ModelResults], presets: Presets) -> list[Mod
     return sorted([*results, *missing], key=lambda of: presets.place(of.model))
 
 
-def _of_no_row(frame: pd.DataFrame, presets: Presets) -> int:
-    return int((~frame["row"].isin(presets.labels) & (frame["kind"] != SPEED)).sum())
+def _remark(frame: pd.DataFrame, presets: Presets, sweep: str) -> str:
+    others = (~frame["row"].isin(presets.labels) & (frame["kind"] != SPEED)).sum()
+    text = f"{others} results are of no row of the paper's tables; report sweep={sweep} shows them."
+    return text if others else ""
 
 
 def _unfinished(runs_dir: Path, sweep: str, models: Sequence[str]) -> list[str]:
@@ -163,21 +176,21 @@ def table(
 
     Args and Raises: as `tables_report`, for a single table.
     """
-    return _one_table(name, runs_dir, sweep, models).documents[0].frame
+    return _one_table(name, runs_dir, sweep, models).page
 
 
 def table_cells(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The numbers behind `table`, one line each; see preset_table.long_frame and speed_frame."""
-    return _one_table(name, runs_dir, sweep, models).cells[f"{name}_cells"]
+    """The numbers behind `table`, one line each; see preset_table.py and speed.py."""
+    return _one_table(name, runs_dir, sweep, models).lines
 
 
-def _one_table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str]) -> Report:
+def _one_table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str]) -> Document:
     presets = read_presets(config_folder())
     report = tables_report(presets.table(name).name, Path(runs_dir), sweep, presets, models)
     _warn(report.unreadable, level=4)
-    return report
+    return report.documents[0]
 
 
 def claim_verdicts(
@@ -186,7 +199,7 @@ def claim_verdicts(
     """The paper's claims, a line per model and claim; see claims.verdicts and `claims_report`."""
     report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()), models)
     _warn(report.unreadable)
-    return report.documents[0].frame.reset_index()
+    return report.documents[0].lines
 
 
 def _warn(unreadable: Sequence[str], level: int = 3) -> None:

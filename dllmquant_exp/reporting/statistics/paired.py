@@ -12,7 +12,7 @@ Power: the smallest effect that a comparison would find in 80 of 100 repetitions
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,18 +155,30 @@ class SeededAverage:
         """Two-sided p-value of "the true value is the threshold": the alpha of the interval that
         just reaches it. It is below 5% where the 95% interval excludes the threshold."""
         distance, side = abs(self.value - threshold), int(self.value < threshold)
-        least, most = math.log(SMALLEST_P), 0.0  # logarithms of p
-        while most - least > 1e-9:
-            middle = (least + most) / 2
-            reached = self._margins(math.exp(middle))[side] >= distance
-            least, most = (middle, most) if reached else (least, middle)
-        return math.exp(most)
+        return alpha_of_limit(lambda alpha: self._margins(alpha)[side] >= distance, SMALLEST_P)
 
     def detectable(self, alpha: float = ALPHA) -> float:
         """Distance between the true value and a threshold that a test at `alpha` would find in 80
         of 100 repetitions: the margin at that level, and the one-sided margin of 80%."""
         at_level, at_power = self._margins(alpha), self._margins(2 * (1 - POWER))
         return (sum(at_level) + sum(at_power)) / 2
+
+
+def alpha_of_limit(
+    reached: Callable[[float], bool], smallest: float, precision: float = 1e-9
+) -> float:
+    """The alpha of the interval that just reaches a value, which is the value's p; by bisection.
+
+    Args:
+        reached: whether the interval at confidence 1 - alpha reaches it.
+        smallest: the least alpha that is told from 0.
+        precision: of the logarithm.
+    """
+    least, most = math.log(smallest), 0.0
+    while most - least > precision:
+        middle = (least + most) / 2
+        least, most = (middle, most) if reached(math.exp(middle)) else (least, middle)
+    return math.exp(most)
 
 
 def average_over_seeds(
