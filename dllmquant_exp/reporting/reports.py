@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.reporting.claims.verdicts import CAPTION, TITLE, claims_section
+from dllmquant_exp.reporting.claims.verdicts import claims_document, claims_section
 from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.recordings import all_deciding, of_model, recorded_figures
 from dllmquant_exp.reporting.frame import SPEED, lines_of, of_models, read_sweep
@@ -133,7 +133,7 @@ def claims_report(
     failed = frame.loc[frame["status"] == "failed", "folder"]
     faults += [f"failed: {folder.name}" for folder in failed]
     faults += _unfinished(runs_dir, sweep, models)
-    page = Document("claims", TITLE, CAPTION, tuple(sections), long=True)
+    page = claims_document(sections)
     remark = _remark(frame, presets, sweep)
     return Report((page,), tuple(faults), (*unreadable, *broken), remark=remark)
 

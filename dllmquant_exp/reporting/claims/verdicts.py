@@ -30,7 +30,7 @@ from dllmquant_exp.reporting.claims.figures import figure_claims
 from dllmquant_exp.reporting.claims.scores import missing_cells, score_claims
 from dllmquant_exp.reporting.claims.speed import speed_claims
 from dllmquant_exp.reporting.comparable import ModelResults
-from dllmquant_exp.reporting.render import Grid, Section, grid, signed
+from dllmquant_exp.reporting.render import Document, Grid, Section, grid, signed
 from dllmquant_exp.reporting.samples import difference, p_value
 from dllmquant_exp.reporting.statistics import ALPHA, holm
 
@@ -53,6 +53,7 @@ COLUMNS = [
     "p_holm", "n", "seeds", "detectable", "detectable_holm", "covers", "needs",
 ]  # fmt: skip
 LIMITS, DETECTABLE = ("effect", "low", "high"), ("detectable", "detectable_holm")
+NUMBERS = (*LIMITS, "threshold", "p", "p_holm", *DETECTABLE)
 Verdict = dict[str, Any]
 EMPTY: Verdict = {
     **dict.fromkeys(COLUMNS), "comparison": "", "unit": "", "covers": "", "needs": "",
@@ -60,10 +61,16 @@ EMPTY: Verdict = {
 }  # fmt: skip
 
 
+def claims_document(sections: Iterable[Section]) -> Document:
+    columns = ["model", *COLUMNS]
+    return Document("claims", TITLE, CAPTION, tuple(sections), long=True, columns=columns)
+
+
 def claims_section(title: str, evidence: Evidence, notes: Sequence[str]) -> Section:
     """The verdicts on one model's claims, with a fault that names what is not measured."""
     found = verdicts(evidence)
-    lines = pd.DataFrame([{"model": title, **line} for line in found], columns=["model", *COLUMNS])
+    lines = pd.DataFrame(found, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))
+    lines.insert(0, "model", title)
     needs = [line["needs"] for line in found if line["verdict"] == UNMEASURED]
     single = dict.fromkeys(part for text in needs for part in text.split("; "))
     which = "; ".join(single)
