@@ -118,25 +118,20 @@ def _random_checkpoint(given: Given) -> int:
 def _report_sweep(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_sweep
 
-    return report_sweep(Path(given.runs_dir), given.sweep, given.format, _models(given))
+    return report_sweep(_sweep(given), given.format)
 
 
 def _report_table(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_tables
 
-    folder, tracking = _report_folder(given), _tracking(given.folders, given.tracking)
-    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
-    return report_tables(
-        given.table, runs_dir, given.sweep, folder, given.format, presets, tracking, _models(given)
-    )
+    tracking = _tracking(given.folders, given.tracking)
+    return report_tables(given.table, _sweep(given), _report_folder(given), given.format, tracking)
 
 
 def _report_claims(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_claims
 
-    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
-    folder = _report_folder(given)
-    return report_claims(runs_dir, given.sweep, folder, given.format, presets, _models(given))
+    return report_claims(_sweep(given), _report_folder(given), given.format)
 
 
 def _report_audit(given: Given) -> int:
@@ -145,20 +140,17 @@ def _report_audit(given: Given) -> int:
     return report_audit(_report_folder(given))
 
 
-def _models(given: Given) -> list[str]:
-    """Models that are named, separated by commas; none means all."""
-    return [name.strip() for name in (given.model or "").split(",") if name.strip()]
+def _sweep(given: Given) -> Any:
+    """The sweep to report, of the models that are named, separated by commas; none means all."""
+    from dllmquant_exp.reporting.reports import Sweep
+
+    models = [name.strip() for name in (given.model or "").split(",") if name.strip()]
+    return Sweep(Path(given.runs_dir), given.sweep, models, (*given.folders,))
 
 
 def _report_folder(given: Given) -> Path:
     """Folder of the files; by default beside the cells, where no sweep looks for results."""
     return Path(given.folder or Path(given.runs_dir, given.sweep, "report"))
-
-
-def _presets(folders: Folders) -> Any:
-    from dllmquant_exp.reporting.tables.presets import read_presets
-
-    return read_presets(*folders)
 
 
 def _tracking(folders: Folders, name: str) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dllmquant_exp.reporting.frame import of_models, read_sweep
 from dllmquant_exp.reporting.paper.audit import audit_document
 from dllmquant_exp.reporting.render import (
     FORMATS,
@@ -21,43 +20,38 @@ from dllmquant_exp.reporting.render import (
     write_document,
     write_file,
 )
-from dllmquant_exp.reporting.reports import Report, claims_report, sweep_report, tables_report
-from dllmquant_exp.reporting.tables.presets import Presets
+from dllmquant_exp.reporting.reports import (
+    Report,
+    Sweep,
+    claims_report,
+    sweep_report,
+    tables_report,
+)
 from dllmquant_exp.store.tracking import TrackingSettings, log_tables
-from dllmquant_exp.store.unfinished import unfinished_cells
 
 SENTENCE_WIDTH = 30  # letters of a claim in a terminal
 
 
-def report_sweep(runs_dir: Path, sweep: str, form: str, models: Sequence[str] = ()) -> int:
+def report_sweep(sweep: Sweep, form: str) -> int:
     """Print the tables of a sweep; for form `csv` every number, and to stderr what is missing.
 
     Raises:
-        ResultError: an unknown sweep or model.
+        ResultError: see reports.Sweep.
     """
-    cells, unreadable = read_sweep(runs_dir, sweep)
-    cells = of_models(cells, models)
-    report = sweep_report(cells, unreadable, unfinished_cells(runs_dir, sweep, models))
+    report = sweep_report(sweep.cells, sweep.unreadable, sweep.unfinished)
     if form == "csv":
         print(report.cells["cells"].to_csv(index=False), end="")
-        for line in (*report.faults, *(f"unreadable: {problem}" for problem in unreadable)):
-            print(line, file=sys.stderr)
+        for fault in _faults(report):
+            print(fault, file=sys.stderr)
     else:
         print_report(report, Console())
-    if cells.empty:
-        print(f"no results in {runs_dir / sweep} yet", file=sys.stderr)
-    return 1 if report.faults or unreadable or cells.empty else 0
+    if sweep.cells.empty:
+        print(f"no results in {sweep.runs_dir / sweep.name} yet", file=sys.stderr)
+    return 1 if _faults(report) or sweep.cells.empty else 0
 
 
 def report_tables(
-    name: str,
-    runs_dir: Path,
-    sweep: str,
-    folder: Path,
-    formats: str,
-    presets: Presets,
-    tracked: TrackingSettings,
-    models: Sequence[str] = (),
+    name: str, sweep: Sweep, folder: Path, formats: str, tracked: TrackingSettings
 ) -> int:
     """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
@@ -66,7 +60,6 @@ def report_tables(
         folder: where files go, beside the numbers of every cell as CSV.
         formats: see render.check_formats.
         tracked: W&B, off or where to; its record is kept in `folder`.
-        models: of these alone; of all where none is named.
 
     Raises:
         ResultError: an unknown table, format, sweep or model, or a folder that cannot be written
@@ -74,30 +67,21 @@ def report_tables(
         TrackingError: W&B could not start.
     """
     kinds = check_formats(formats)
-    report = tables_report(name, runs_dir, sweep, presets, models)
+    report = tables_report(name, sweep)
     status = _deliver(report, folder, kinds)
-    pages = {document.name: document.frame for document in report.documents}
-    frames = {**pages, **report.cells}
-    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
+    frames = {document.name: document.frame for document in report.documents} | report.cells
+    log_tables(tracked, folder, name=f"report {name}", group=sweep.name, tables=frames)
     return status
 
 
-def report_claims(
-    runs_dir: Path,
-    sweep: str,
-    folder: Path,
-    formats: str,
-    presets: Presets,
-    models: Sequence[str] = (),
-) -> int:
+def report_claims(sweep: Sweep, folder: Path, formats: str) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
     Raises:
         ResultError: an unknown format, sweep or model, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
-    report = claims_report(runs_dir, sweep, presets, models)
-    return _deliver(report, folder, kinds, SENTENCE_WIDTH)
+    return _deliver(claims_report(sweep), folder, kinds, SENTENCE_WIDTH)
 
 
 def report_audit(folder: Path) -> int:
@@ -106,7 +90,7 @@ def report_audit(folder: Path) -> int:
     Raises:
         ResultError: a folder that cannot be written to.
     """
-    return _deliver(Report((audit_document(),)), folder, tuple(FORMATS), SENTENCE_WIDTH)
+    return _deliver(Report([audit_document()]), folder, tuple(FORMATS), SENTENCE_WIDTH)
 
 
 def _deliver(
@@ -129,7 +113,10 @@ def print_report(report: Report, console: Console, name_width: int = NAME_WIDTH)
         show(document, console, name_width)
     if report.remark:
         console.print(Text(report.remark, style="dim"))
-    faults = [*report.faults, *(f"unreadable: {problem}" for problem in report.unreadable)]
-    for fault in faults:
+    for fault in _faults(report):
         console.print(Text(fault, style="red"), soft_wrap=True)
-    return 1 if faults else 0
+    return 1 if _faults(report) else 0
+
+
+def _faults(report: Report) -> list[str]:
+    return [*report.faults, *(f"unreadable: {problem}" for problem in report.unreadable)]

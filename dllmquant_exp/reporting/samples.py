@@ -106,7 +106,10 @@ def difference(
     differ, or where no seed is shared.
     """
     pairs = _paired(samples, references)
-    return average_over_seeds(*map(list, zip(*pairs, strict=True)), weights) if pairs else None
+    if not pairs:
+        return None
+    own, other = map(list, zip(*pairs, strict=True))
+    return average_over_seeds(own, other, weights)
 
 
 def _paired(samples: Sequence[Sample], references: Sequence[Sample]) -> list[tuple[Array, Array]]:

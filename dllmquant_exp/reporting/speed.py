@@ -203,9 +203,11 @@ def _grids(model: str, embedded: bool, timed: Named, states: Mapping[str, str]) 
     Only the paper's models have the part `paper`.
     """
     low = [(f"{name}\n{of['name']}", cell, of) for name, cell in timed for of in low_bits(cell)]
-    rows = [(name, _speeds(variants(cell)[0], variant)) for name, cell, variant in low]
-    texts = {"missing": "-", "failed": "failed"}
-    rows += [(row, [texts[state]] * len(PAPER_COLUMNS)) for row, state in states.items()]
+    rows: list[tuple[str, Sequence[str]]] = [
+        (name, _speeds(variants(cell)[0], variant)) for name, cell, variant in low
+    ]
+    shown = {"missing": "-", "failed": "failed"}
+    rows += [(row, [shown[state]] * len(PAPER_COLUMNS)) for row, state in states.items()]
     title = (
         "tokens per second, and memory of the weights: full precision counted at 16 bits, low bits "
         "as the timed model holds them (counted where that has one block)"
@@ -217,7 +219,8 @@ def _grids(model: str, embedded: bool, timed: Named, states: Mapping[str, str]) 
     if printed and not embedded:
         name = paper_model(model)
         title = f"what the paper prints for {name} (A6000; it does not say of which method)"
-        found["paper"] = grid(title, PAPER_COLUMNS, [(name, map(printed.get, PAPER_COLUMNS))])
+        texts = [printed[column] for column in PAPER_COLUMNS]
+        found["paper"] = grid(title, PAPER_COLUMNS, [(name, texts)])
     found["block"] = _block_grid(timed)
     shares = [(name, _shares(variant["parts"])) for name, _, variant in low if variant["parts"]]
     if shares:

@@ -141,7 +141,7 @@ def _claims() -> Iterator[RecordedRatio]:
     for entry in claims_data()["figures"]:
         axes = entry.get("each", {})
         for chosen in itertools.product(*(axis.items() for axis in axes.values())):
-            words = {}
+            words: dict[str, str] = {}
             for axis, (key, text) in zip(axes, chosen, strict=True):
                 words |= {axis: key, f"{axis}_text": text}
             own = {key: _filled(value, words) for key, value in entry.items() if key != "each"}

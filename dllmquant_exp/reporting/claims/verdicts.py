@@ -97,14 +97,14 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
 def _decided(claims: Sequence[Any], evidence: Evidence) -> dict[str, Verdict]:
     """Verdicts by the claim's name, in the order of the claims."""
     measured = [(claim, claim.measure(evidence.get(claim.kind, ()))) for claim in claims]
-    found: dict[str, Verdict] = dict.fromkeys(claim.name for claim in claims)  # type: ignore[arg-type]
+    found: dict[str, Verdict] = {}
     for family in {claim.family for claim in claims}:
         members = [(claim, effect) for claim, effect in measured if claim.family == family]
         p_values = [_p_value(*member) for member in members]
         for (claim, effect), p, adjusted in zip(members, p_values, holm(p_values), strict=True):
             tested = {"p": p, "p_holm": adjusted} if family else {}
             found[claim.name] = _verdict(claim, effect, tested, len(members))
-    return found
+    return {claim.name: found[claim.name] for claim in claims}
 
 
 def _p_value(claim: Claim, effect: Found) -> float:

@@ -46,14 +46,9 @@ def paired_test(scores: ArrayLike, reference: ArrayLike, seed: int = 0) -> float
     """p-value of one task: McNemar's for 0/1 outcomes, else the sign-flip test.
 
     scores, reference: [items], item by item, in [0, 1].
-
-    Raises:
-        ValueError: different shapes, no items, or a score outside [0, 1].
     """
-    first, second = _checked(scores), _checked(reference)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"a paired test needs the same items, got {first.shape}, {second.shape}")
-    if _right_or_wrong((first, second)):
+    first, second = np.asarray(scores, float), np.asarray(reference, float)
+    if _right_or_wrong(first) and _right_or_wrong(second):
         return mcnemar(int((first > second).sum()), int((first < second).sum()))
     return stratified_test([first - second], seed)
 
@@ -65,13 +60,8 @@ def stratified_test(differences: Sequence[ArrayLike], seed: int = 0) -> float:
     equal weight, whatever their size. Monte Carlo with 9,999 rounds: p is at least 0.0001.
 
     differences: per task [items], the score minus the reference's, averaged over seeds if several.
-
-    Raises:
-        ValueError: no task, a task without items, or a difference outside [-1, 1].
     """
-    tasks = [_checked(task, least=-1) for task in differences]
-    if not tasks or any(task.ndim != 1 or not task.size for task in tasks):
-        raise ValueError("the test needs at least one task, and items in each")
+    tasks = [np.asarray(task, float) for task in differences]
     generator = np.random.default_rng(seed)
     observed = sum(float(task.mean()) for task in tasks)
     flipped = sum(_flipped_sums(task, generator) / task.size for task in tasks)
@@ -99,13 +89,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Rejecting those below alpha keeps the chance of any false rejection below alpha, however the
     tests depend on each other.
-
-    Raises:
-        ValueError: not a probability.
     """
     p = np.asarray(p_values, float)
-    if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1)
@@ -207,9 +192,9 @@ def average_over_seeds(
         weights: of the tasks, see `intervals.average`.
 
     Raises:
-        ValueError: shapes that do not fit, or a score outside [0, 1].
+        ValueError: shapes that do not fit.
     """
-    tasks = [_checked(task) for task in scores]
+    tasks = [np.asarray(task, float) for task in scores]
     if not tasks or any(t.ndim != 2 or not t.size or len(t) != len(tasks[0]) for t in tasks):
         raise ValueError(
             "scores must be [seeds, items] per task with the same seeds in each, got "
@@ -219,7 +204,7 @@ def average_over_seeds(
     if reference is None:
         parts = [_score_interval(task) for task in tasks]
     else:
-        others = [_checked(task) for task in reference]
+        others = [np.asarray(task, float) for task in reference]
         parts = [paired_difference(*pair) for pair in zip(tasks, others, strict=True)]
         tasks = [first - second for first, second in zip(tasks, others, strict=True)]
     seeds = len(tasks[0])
@@ -233,30 +218,14 @@ def average_over_seeds(
     )
 
 
-def _checked(values: ArrayLike, least: float = 0) -> Array:
-    """Convert values to an array in float64.
-
-    Raises:
-        ValueError: a value below `least`, above 1 or NaN.
-    """
-    array = np.asarray(values, float)
-    if not ((array >= least) & (array <= 1)).all():
-        raise ValueError(
-            f"values must lie in [{least}, 1]; there are some between "
-            f"{array.min()} and {array.max()}"
-        )
-    return array
-
-
 def _score_interval(scores: Array) -> Estimate:
     means = scores.mean(axis=0).tolist()
     return averaged_proportion(means) if _right_or_wrong(scores) else score_interval(means)
 
 
-def _right_or_wrong(scores: ArrayLike) -> bool:
+def _right_or_wrong(scores: Array) -> bool:
     """Whether all are 0 or 1."""
-    array = np.asarray(scores)
-    return bool(((array == 0) | (array == 1)).all())  # np.isin takes ten times as long
+    return bool(((scores == 0) | (scores == 1)).all())  # np.isin takes ten times as long
 
 
 def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
@@ -265,9 +234,9 @@ def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
     scores: [items] or [seeds, items]; reference: [items] or [seeds or 1, items].
 
     Raises:
-        ValueError: other items or seeds than the reference's, none, or a score outside [0, 1].
+        ValueError: other items or seeds than the reference's, or none.
     """
-    first, second = np.atleast_2d(_checked(scores)), np.atleast_2d(_checked(reference))
+    first, second = (np.atleast_2d(np.asarray(of, float)) for of in (scores, reference))
     if first.shape[1:] != second.shape[1:] or len(second) not in (1, len(first)) or not first.size:
         raise ValueError(
             "a paired difference needs the same items, and one seed or the same seeds, got "

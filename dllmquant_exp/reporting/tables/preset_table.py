@@ -13,7 +13,7 @@ import pandas as pd
 
 from dllmquant_exp.reporting.comparable import ModelResults, Variant
 from dllmquant_exp.reporting.paper import (
-    paper_cell,
+    PaperCell,
     paper_cells,
     paper_checkpoint,
     paper_model,
@@ -61,7 +61,7 @@ def _section(preset: TablePreset, results: ModelResults, labels: Mapping[str, st
     reference = results.variant(REFERENCE)
     lines = table_lines(rows, tasks, preset.columns, reference, results.chance)
     lines = _with_best(rows, tasks, lines)
-    lines = _with_paper(preset, results, rows, lines).assign(
+    lines = _with_paper(preset, results, lines).assign(
         table=preset.paper or preset.name,
         model=results.model,
         embedded=results.embedded,
@@ -139,19 +139,14 @@ def _with_best(rows: Sequence[Variant], tasks: Iterable[str], lines: pd.DataFram
     return lines.assign(best=p < ALPHA, best_p=p.where(p < ALPHA))
 
 
-def _with_paper(
-    preset: TablePreset, results: ModelResults, variants: Sequence[Variant], lines: pd.DataFrame
-) -> pd.DataFrame:
+def _with_paper(preset: TablePreset, results: ModelResults, lines: pd.DataFrame) -> pd.DataFrame:
     """Add the paper's number as text (`printed`) and value (`paper`), and `paper_difference`.
 
     The difference is ours less the paper's in points, where the two may be subtracted.
     """
-    rows = [_printed_row(preset.paper, results, variant) for variant in variants]
-    places = zip(lines["line"], lines["place"], strict=True)
-    cells = [
-        None if (row := rows[line]) is None else paper_cell(preset.paper, results.model, row, place)
-        for line, place in places
-    ]
+    printed = _printed(preset.paper, results)
+    places = zip(lines["row"], lines["variant"], lines["place"], strict=True)
+    cells = [printed.get(place) for place in places]
     values = pd.Series([float(cell.value) if cell else np.nan for cell in cells], lines.index)
     differ = values.notna().any() and _unlike(preset, results)
     return lines.assign(
@@ -161,11 +156,17 @@ def _with_paper(
     )
 
 
-def _printed_row(number: int | None, results: ModelResults, variant: Variant) -> str | None:
-    """The paper's row of the same kind; None for other models, other bits or a control."""
-    if number is None or results.embedded or not results.is_w4a4 or variant.difference:
-        return None
-    return paper_rows(number).get(variant.row)
+def _printed(number: int | None, results: ModelResults) -> dict[tuple[str, str, str], PaperCell]:
+    """The paper's numbers by row, variant and column; none for other models, other bits or a
+    control."""
+    if number is None or results.embedded or not results.is_w4a4:
+        return {}
+    return {
+        (row, "", cell.column): cell
+        for row, theirs in paper_rows(number).items()
+        for cell in paper_cells(number)
+        if (cell.model, cell.row) == (results.model, theirs)
+    }
 
 
 def _unlike(preset: TablePreset, results: ModelResults) -> str:

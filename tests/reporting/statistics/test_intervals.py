@@ -33,8 +33,6 @@ def test_t_quantile_is_the_printed_tables(degrees: int, printed: float) -> None:
 def test_t_quantile_of_another_confidence() -> None:
     assert t_quantile(4, 0.01) == pytest.approx(4.604, abs=5e-4)
     assert t_quantile(7, 0.5) == pytest.approx(0.711, abs=5e-4)
-    with pytest.raises(ValueError, match="at least 1"):
-        t_quantile(0)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 5), (5, 5), (7, 10), (250, 500), (1, 1319)])
@@ -169,9 +167,6 @@ def test_what_is_taken_off_turns_its_limits() -> None:
     found = average([Estimate(0.5, 0.4, 0.8), Estimate(0.7, 0.5, 0.75)], [1, -0.5])
     below, above = math.hypot(0.1, 0.025), math.hypot(0.3, 0.1)
     assert (found.value, found.low, found.high) == pytest.approx((0.15, 0.15 - below, 0.15 + above))
-    for estimates, weights in (([], None), ([Estimate(0, 0, 0)], [1, 2])):
-        with pytest.raises(ValueError, match="at least one task and a weight"):
-            average(estimates, weights)
 
 
 def test_the_average_keeps_asymmetry() -> None:

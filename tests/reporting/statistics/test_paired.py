@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import astuple
 
 import numpy as np
@@ -45,29 +44,6 @@ def test_outcomes_get_mcnemar_and_fractions_get_sign_flips() -> None:
     assert paired_test(first, second) == mcnemar(3, 1)
     fractions = 0.75 * first + 0.25 * second
     assert paired_test(fractions, second) == stratified_test([fractions - second])
-
-
-@pytest.mark.parametrize(
-    ("first", "second"), [([1.0], [1.0, 0.0]), ([], []), ([[1.0]], [[0.0]])], ids=str
-)
-def test_a_paired_test_needs_pairs(first: list[float], second: list[float]) -> None:
-    with pytest.raises(ValueError, match="same items"):
-        paired_test(first, second)
-
-
-@pytest.mark.parametrize("wrong", [float("nan"), 2.0, -0.5])
-def test_what_is_no_score_is_refused(wrong: float) -> None:
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: paired_test([1, wrong, 0], [1, 0, 0]),
-        lambda: paired_test([1, 0, 0], [1, wrong, 0]),
-        lambda: paired_difference([1, 0, wrong], [1, 0, 0]),
-        lambda: average_over_seeds([[[1, 0, wrong]]]),
-        lambda: average_over_seeds([[[1, 0, 1]]], [[[1, 0, wrong]]]),
-        lambda: stratified_test([[1, 0, 4 * wrong]]),
-    )
-    for call in calls:
-        with pytest.raises(ValueError, match="must lie in"):
-            call()
 
 
 def test_p_is_never_told_from_0_far_out() -> None:
@@ -130,11 +106,6 @@ def test_tasks_count_alike_whatever_their_size() -> None:
     assert stratified_test([[*small, *large]]) > 0.2
 
 
-def test_the_same_seed_gives_the_same_p() -> None:
-    tasks = [np.random.default_rng(5).choice([-1, 0, 1], 50) for _ in range(3)]
-    assert stratified_test(tasks, seed=1) == stratified_test(tasks, seed=1)
-
-
 def test_false_alarms_of_the_average_are_5_of_100() -> None:
     generator = np.random.default_rng(6)
     alarms = sum(
@@ -142,12 +113,6 @@ def test_false_alarms_of_the_average_are_5_of_100() -> None:
         for i in range(300)
     )
     assert 0.02 <= alarms / 300 <= 0.085
-
-
-def test_a_test_without_items_is_refused() -> None:
-    for tasks in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="at least one task"):
-            stratified_test(tasks)
 
 
 # --- many comparisons ------------------------------------------------------------------------
@@ -172,13 +137,6 @@ def test_holm_is_the_closed_test_of_bonferronis(p: list[float]) -> None:
         for i in range(len(p))
     ]
     assert holm(p) == pytest.approx(expected)
-
-
-def test_holm_refuses_what_is_no_probability() -> None:
-    for bad in ([0.5, 1.5], [math.nan]):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            holm(bad)
-    assert holm([]) == []
 
 
 # --- averages over tasks and seeds -----------------------------------------------------------

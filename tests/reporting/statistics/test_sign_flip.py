@@ -8,9 +8,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import permutation_test
 
-from dllmquant_exp.reporting.statistics.sign_flip import EXACT, ROUNDS, p_value, ratio_interval
+from dllmquant_exp.reporting.statistics.sign_flip import EXACT, ROUNDS, ratio_interval, ratio_test
 
 Array = NDArray[np.float64]
+
+
+def p_value(differences: Array) -> float:
+    """p of "their mean is 0", by the test of a ratio to ones."""
+    test = ratio_test(differences, np.ones(len(differences)))
+    return float(1 - (test.lower > 1e-12).mean() - (test.upper < -1e-12).mean())
 
 
 def brute_force(differences: Array) -> float:
@@ -160,7 +166,7 @@ def test_coverage_of_other_ratios(ratio: float) -> None:
 def test_what_is_no_pair_is_refused() -> None:
     for values in ([], [math.nan, 1], [[1.0]]):
         with pytest.raises(ValueError, match="finite"):
-            p_value(values)
+            ratio_interval(values, [1])
     for above, below in (([1, 2], [1]), ([1, 2], [0, 0]), ([1, 2], [1, -1])):
         with pytest.raises(ValueError, match="at least 0"):
             ratio_interval(above, below)
