@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_results import TASKS
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.reporting import claim_verdicts, commands, results, table, table_cells
@@ -127,14 +128,6 @@ def test_all_tables_share_a_folder_and_one_list_of_cells(call: Call, third: Path
     assert set(pd.read_csv(third / "report" / "cells.csv")["table"]) == {3}
 
 
-def test_models_of_the_embedded_preset_are_expected(
-    call: Call, write_cell: WriteCell, tmp_path: Path
-) -> None:
-    write_cell("rtn", "gsm8k", [1], model="micro_llada")
-    status, out, _ = call("table=table3")
-    assert status == 1 and "missing: micro_llada: every cell of Table 3" in out
-
-
 def test_results_of_no_row_are_mentioned(call: Call, third: Path, write_cell: WriteCell) -> None:
     write_cell("awq", "gsm8k", [1], change=lambda config: config.update(iaaq={}))
     status, out, _ = call("table=table3")
@@ -196,18 +189,6 @@ def test_files_are_there_where_wandb_is_not(
     assert (third / "report" / "table3.md").exists()
 
 
-def test_claims_are_printed_and_written(call: Call, third: Path) -> None:
-    status, out, _ = call("claims")
-    flat = " ".join(out.split())
-    assert status == 1 and "undecided" in flat and "not measured: micro" in flat
-    frame = pd.read_csv(third / "report" / "claims.csv").set_index("claim")
-    assert frame.loc["both_beat_mask", "verdict"] == "undecided"
-    assert frame.loc["both_beat_mask", "effect"] == 0 and frame.loc["both_beat_mask", "n"] == 20
-    assert frame.loc["tmas_on_awq", "verdict"] == "not measured"
-    text = (third / "report" / "claims.md").read_text(encoding="utf-8")
-    assert "the command figures figure=2" in text
-
-
 def test_all_tables_are_complete_with_table_4_only(
     call: Call, write_cell: WriteCell, write_speed: WriteCell
 ) -> None:
@@ -264,10 +245,8 @@ def test_written_files_say_which_seeds_are_not_in_a_number(
 
 def write_all_rows(write_cell: WriteCell, model: str) -> None:
     """Every cell of Tables 1, 2, 3, 5 and 6."""
-    tasks = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
-             "gsm8k")  # fmt: skip
     for row in {row for number in (1, 2, 3, 5, 6) for row in paper_rows(number)}:
-        for task in tasks:
+        for task in TASKS:
             write_cell(row, task, [1, 0], model=model)
 
 

@@ -100,15 +100,16 @@ def test_full_precision_belongs_to_the_bits_that_are_kept(made: Made) -> None:
     assert not only([cells[0], made("quarot", "piqa", [0], change=eight)]).is_w4a4
 
 
-def test_an_open_attention_is_not_w4a4(made: Made) -> None:
-    results = only([made("quarot", "piqa", [1], change=setting("quant.attention", None))])
-    assert not results.is_w4a4
-    assert results.title.endswith("W4A4, P not quantized, V not quantized, K not quantized")
-
-
 @pytest.mark.parametrize(
     ("bits", "text"),
-    [((4, 4, 4, 4, 16, 16, 16), "W4A4"), ((8, 8, 4, 4, 16, 4, 16), "W8A8, head 4 bits")],
+    [
+        ((4, 4, 4, 4, 16, 16, 16), "W4A4"),
+        ((8, 8, 4, 4, 16, 4, 16), "W8A8, head 4 bits"),
+        (
+            (4, 4, None, None, None, 16, 16),
+            "W4A4, P not quantized, V not quantized, K not quantized",
+        ),
+    ],
 )
 def test_bits_in_words(bits: tuple[int, ...], text: str) -> None:
     assert bits_text(bits) == text

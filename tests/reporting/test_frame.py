@@ -87,12 +87,6 @@ def test_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None:
         read_sweep(tmp_path, "frist")
 
 
-def test_a_recorded_row_counts(tmp_path: Path) -> None:
-    own = {"name": "mine", "label": "My row"}
-    found = read_result(write_result(tmp_path, content(row=own)))
-    assert (found.row, found.row_label) == ("mine", "My row")
-
-
 def test_items_are_sorted_and_equal_ones_shared(tmp_path: Path) -> None:
     items = [{"subtask": "t", "doc_id": i, "score": i / 10} for i in (10, 2, 1)]
     one = read_result(write_result(tmp_path / "a", content(items=items)))

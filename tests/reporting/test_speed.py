@@ -148,15 +148,6 @@ def test_the_command_writes_table_4(
     assert "what the paper prints for LLADA" in capsys.readouterr().out
 
 
-def test_a_sweep_without_speed_has_no_table_4(
-    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    made("rtn", "gsm8k", [1, 0])
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", "table=table4"]) == 1
-    assert "missing: Table 4: no results" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("embedded", [True, False])
 def test_rows_of_the_preset_that_are_missing_or_failed_are_seen(
     write_speed: Callable[..., Path], embedded: bool

@@ -51,8 +51,6 @@ def t_quantile(degrees: int, alpha: float = ALPHA) -> float:
 
 def wilson(successes: float, n: float) -> Estimate:
     """Wilson's score interval of a proportion; counts may be effective ones and no integers."""
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} is not a proportion")
     z, p = z_quantile(), successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

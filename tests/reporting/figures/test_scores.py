@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_figures import overlaps, small_texts
+from made_results import TASKS
 
 from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.catalog import draw_results
@@ -24,8 +25,6 @@ from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.statistics import average_over_seeds
 
 Made = Callable[..., Cell]
-TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
-         "gsm8k")  # fmt: skip
 
 
 def results(made: Made, embedded: bool = True, model: str = "micro") -> ModelResults:

@@ -9,20 +9,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pytest
 import yaml
+from made_results import TASKS
 
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import model_results
 from dllmquant_exp.reporting.frame import Cell, to_frame
 from dllmquant_exp.reporting.paper import paper_cells, paper_rows
 from dllmquant_exp.reporting.render import Document, Section
-from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.reporting.tables.preset_table import preset_document
 from dllmquant_exp.reporting.tables.presets import Presets, TablePreset, read_presets
 
 Made = Callable[..., Cell]
 PRESETS = read_presets(config_folder())
-TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
-         "gsm8k")  # fmt: skip
 TABLE_3 = ("quarot_tmas", "quarot_tmas_mask", "quarot_tmas_score", "quarot_tmas_cgq")
 TABLE_6 = ("static_random", "static_llm_qat", "static_uniform_time", "static_tmas")
 HALF, FULL = [1] * 10 + [0] * 10, [1] * 20
@@ -308,15 +306,6 @@ def test_missing_and_failed_cells_are_seen_and_named(made: Made) -> None:
     ]
 
 
-def test_a_seed_that_some_cells_lack_is_missed(made: Made) -> None:
-    cells = [*table_3(made), *table_3(made, seed=1)]
-    lost = next(c for c in cells if c.seed == 1 and c.task == "gsm8k")
-    table = built(3, [c for c in cells if c is not lost])
-    assert table.gaps == [f"missing: micro, {lost.method}: GSM8K: seed 1"]
-    assert any("2 were run" in note for note in table.parts[0].notes)
-    assert built(3, cells).gaps == []
-
-
 def test_what_calibrates_nothing_needs_one_seed(made: Made) -> None:
     cells = [made(row, task, HALF, seed=seed) for row in paper_rows(1) for task in TASKS
              for seed in ((0,) if row in ("fp", "rtn") else (0, 1))]  # fmt: skip
@@ -364,11 +353,6 @@ def test_captions_say_what_a_reader_must_know(made: Made) -> None:
     sixth = built(6, [made("static_tmas", "gsm8k", HALF)])
     caption = sixth.preset.caption
     assert "static" in caption and "cannot depend on a calibration set" in caption
-
-
-def test_every_column_label_is_a_task_or_the_average() -> None:
-    for number in (1, 2, 3, 5, 6):
-        assert {c.column for c in paper_cells(number)} <= {*PAPER_COLUMNS, "Avg."}
 
 
 def test_a_users_own_table_and_row_print_like_ours(made: Made, tmp_path: Path) -> None:
