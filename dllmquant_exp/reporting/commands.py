@@ -70,7 +70,9 @@ def report_tables(
     report = tables_report(name, sweep)
     status = _deliver(report, folder, kinds)
     pages = {document.name: document.frame for document in report.documents}
-    log_tables(tracked, folder, name=f"report {name}", group=sweep.name, tables={**pages, **report.cells})
+    log_tables(
+        tracked, folder, name=f"report {name}", group=sweep.name, tables={**pages, **report.cells}
+    )
     return status
 
 
