@@ -122,11 +122,9 @@ def awq_block(
             quantizer there is nothing to clip.
 
     Raises:
-        QuantizationError: nothing to quantize, no token that counts, values that are not finite,
-            or a layer that is not a plain linear one. The block may then be scaled in part, which
-            does not change its function.
+        QuantizationError: values that are not finite, or a layer that is not a plain linear one.
+            The block may then be scaled in part, which does not change its function.
     """
-    _check(block, batches, weight, activation)
     scales, skipped = [], []
     for before, layers in _SCALED:
         outputs = getattr(block.get_submodule(before), "out_features", None)
@@ -242,19 +240,3 @@ def _weighted_sum(error: Tensor, weights: Tensor) -> float:
     keep = weights > 0
     squares = error[keep].to(at_least_float32(error.dtype)).square().sum(-1)
     return float((squares.double() * weights[keep].double()).sum())
-
-
-def _check(
-    block: Block,
-    batches: Sequence[BlockBatch],
-    weight: Quantizer | None,
-    activation: Quantizer | None,
-) -> None:
-    if weight is None and activation is None:
-        raise QuantizationError(
-            "AWQ has nothing to do: neither weights nor activations are quantized"
-        )
-    for name in dict.fromkeys(name for _, layers in _SCALED for name in layers):
-        linear_of(block, name)
-    if not any(bool((batch.weights > 0).any()) for batch in batches):
-        raise QuantizationError("AWQ needs calibration tokens with a weight above 0, and has none")

@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from dllmquant_exp.models.one_thread import one_thread
-from dllmquant_exp.models.storage import all_finite
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding, idle_without_rounding
 from dllmquant_exp.quantization.quant_settings import QuantSettings
@@ -149,12 +148,10 @@ def gptq_shared(
         settings: the defaults when None.
 
     Raises:
-        QuantizationError: shapes that do not fit, values that are not finite, a group size that
-            does not divide, or an H that no damping up to 10^6 times the first makes positive
-            definite.
+        QuantizationError: weights that are not finite, a group size that does not divide, or an H
+            that no damping up to 10^6 times the first makes positive definite.
     """
     settings = settings or Gptq()
-    _check(weights, hessian)
     H = hessian.to(settings.torch_dtype)
     dead = H.diagonal() == 0
     alive = [weight.detach().masked_fill(dead, 0) for weight in weights]
@@ -293,18 +290,3 @@ def _factorize(
         f"the Hessian is not positive definite even with {damping:.3g} added to its diagonal (mean "
         f"{mean:.3g}); use more calibration tokens or dtype float64"
     )
-
-
-def _check(weights: Sequence[Tensor], hessian: Tensor) -> None:
-    if not weights:
-        raise QuantizationError("no weights to round")
-    for weight in weights:
-        if weight.dim() != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
-            raise QuantizationError(
-                f"a weight of shape {list(weight.shape)} does not fit a Hessian of shape "
-                f"{list(hessian.shape)}"
-            )
-        if not all_finite(weight):
-            raise QuantizationError("the weight has NaN or infinite values")
-    if not all_finite(hessian):
-        raise QuantizationError("the Hessian has NaN or infinite values")

@@ -172,7 +172,7 @@ def _round_block(
     layers: list[dict[str, Any]] = []
     found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
-        weights = [_weight(block, name) for name in group]
+        weights = [block.get_parameter(f"{name}.weight") for name in group]
         results: list[Rounded | None] = [None] * len(group)
         if quant.weight is not None:
             inputs = (linear_inputs(block, group[0], batch) for batch in batches)
@@ -192,12 +192,6 @@ def _round_block(
                 found[name] = result.weight
                 weight.copy_(value)
     return {"layers": layers, "steps": steps}, found
-
-
-def _weight(block: Block, name: str) -> Tensor:
-    weight = block.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _advance(
@@ -253,10 +247,9 @@ def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerRep
     """Embedding and head: weights only, one range per row."""
     reports = []
     for name, made, quantizer in ends(settings):
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        module = made(quantize_weight(weight.detach(), quantizer), weight.dtype)
-        error = _relative_error(weight.detach(), module.weight)
+        weight = model.get_parameter(f"{name}.weight").detach()
+        module = made(quantize_weight(weight, quantizer), weight.dtype)
+        error = _relative_error(weight, module.weight)
         model.set_submodule(name, module.train(model.training))
         reports.append(LayerReport(name, weight.numel(), quantizer.bits, OFF, error))
     return reports
@@ -291,8 +284,7 @@ def _check(
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:
         return
-    if settings is None:
-        raise QuantizationError(f"method {method.name!r} needs quantization settings")
+    assert settings is not None
     if iaaq is not None:
         iaaq.check(settings.attention)
     if needs_calibration(method, settings, iaaq) and not calibration:
@@ -300,11 +292,10 @@ def _check(
             f"method {method.name!r} needs calibration states, and there are none"
         )
     size = settings.group_size or 1
-    for n, block in enumerate(model.blocks):
-        for name in BLOCK_LINEARS:
-            inputs = block.get_submodule(name).in_features
-            if inputs % size:  # type: ignore[operator]
-                raise QuantizationError(
-                    f"group_size = {size} does not divide the {inputs} inputs of blocks.{n}."
-                    f"{name}; choose a divisor of every layer's inputs"
-                )
+    for name in BLOCK_LINEARS:
+        inputs = model.get_parameter(f"blocks.0.{name}.weight").shape[1]
+        if inputs % size:
+            raise QuantizationError(
+                f"group_size = {size} does not divide the {inputs} inputs of {name}; choose a "
+                "divisor of every layer's inputs"
+            )
