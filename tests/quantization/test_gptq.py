@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from dllmquant_exp.errors import Refusal
 from dllmquant_exp.quantization.gptq import Gptq, gptq, gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import (
@@ -75,9 +74,10 @@ def output_error(x, weight, rounded, weights=None):
     return sum(each) / len(each)
 
 
-@pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("block_size", [1, 7, 128])
+@pytest.mark.parametrize(
+    ("act_order", "block_size"), [(False, 7), (True, 7), (True, 1), (True, 128)]
+)
 def test_same_values_as_the_textbook(quantizer, act_order, block_size):
     weight, x, weights = problem()
     H = hessian(x, weights)
@@ -214,20 +214,15 @@ def test_damping_escalates_step_by_step_and_says_so():
     result = gptq(weight, shifted, ROW, WIDE)
     assert result.escalations == 2
     assert result.damping == pytest.approx(float(shifted.diagonal().mean()), rel=1e-9)
+    few = gptq(weight, hessian(x[:3], dtype=torch.float32), ROW)  # singular: the damping helps
+    assert few.escalations == 0 and bool(few.weight.isfinite().all())
     indefinite = torch.ones(24, 24) * 1e9 + torch.eye(24) * (1 - 1e9)
     with pytest.raises(QuantizationError, match=r"not positive definite even with .* tokens"):
         gptq(weight, indefinite, ROW, Gptq(damp=1e-9))
 
 
-def test_fewer_tokens_than_features_is_singular_but_works():
-    weight, x, _ = problem(tokens=3)
-    result = gptq(weight, hessian(x, dtype=torch.float32), ROW)
-    assert result.escalations == 0
-    assert bool(result.weight.isfinite().all())
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
+def test_every_value_is_on_the_grid_of_the_original_weight_and_of_its_type(dtype):
     weight, x, _ = problem()
     weight = weight.to(dtype)
     before, H = weight.clone(), hessian(x.to(dtype))
@@ -238,75 +233,26 @@ def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
         assert result.weight.is_contiguous()
         assert torch.equal(weight, before)
         assert torch.equal(H, kept)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_value_is_on_the_grid_of_the_original_weight(dtype):
-    weight, x, _ = problem(dtype=torch.float32)
-    settings = Gptq(act_order=True, dtype=named(dtype))
-    for quantizer in QUANTIZERS:
-        result = gptq(weight, hessian(x, dtype=dtype), quantizer, settings)
         size = quantizer.group_size or weight.shape[1]
         measured = parameters(weight, quantizer)
         scale, zero = measured.scale.reshape(-1, 1), measured.zero.reshape(-1, 1)
         points = torch.arange(quantizer.lowest, quantizer.highest + 1)
-        grid = scale * (points - zero)  # [ranges or 1, points]
+        grid = (scale * (points - zero)).to(dtype)  # [ranges or 1, points]
         values = result.weight.reshape(-1, size)
-        on_grid = (values[:, :, None] == grid[:, None, :]).any(-1)
-        assert bool(on_grid.all())
+        assert bool((values[:, :, None] == grid[:, None, :]).any(-1).all())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_errors(value):
+def test_bad_input_is_an_error():
     weight, x, _ = problem()
-    H = hessian(x)
-    x[3, 2] = value
-    with pytest.raises(QuantizationError, match="calibration input has NaN or infinite"):
-        Hessian(24).add(x)
-    with pytest.raises(QuantizationError, match="token weights must be finite"):
-        Hessian(24).add(weight, torch.full((12,), value))
-    with pytest.raises(QuantizationError, match="the weight has NaN"):
-        gptq(x[:12], H, ROW)
-    with pytest.raises(QuantizationError, match="the Hessian has NaN"):
-        gptq(weight, H * value, ROW)
-
-
-def test_other_bad_input_is_an_error():
-    weight, x, weights = problem()
     H = Hessian(24)
-    with pytest.raises(QuantizationError, match="no calibration token"):
-        H.matrix()
     H.add(x, torch.zeros(len(x)))
     with pytest.raises(QuantizationError, match="no calibration token"):
         H.matrix()
-    with pytest.raises(QuantizationError, match="23 features, expected 24"):
-        H.add(x[:, :23])
-    with pytest.raises(QuantizationError, match="199 token weights for 200 tokens"):
-        H.add(x, weights[1:])
-    with pytest.raises(QuantizationError, match="at least 0"):
-        H.add(x, -weights)
     H.add(torch.full((1, 24), 1e30))
-    with pytest.raises(QuantizationError, match=r"overflows torch\.float32; use float64"):
+    with pytest.raises(QuantizationError, match=r"not finite in torch\.float32; .* use float64"):
         H.matrix()
-    with pytest.raises(QuantizationError, match="bfloat16 must be"):
-        Hessian(24, torch.bfloat16)
-    with pytest.raises(QuantizationError, match="does not fit"):
-        gptq(weight[:, 1:], hessian(x), ROW)
-    with pytest.raises(QuantizationError, match="no weights"):
-        gptq_shared([], hessian(x), ROW)
     with pytest.raises(QuantizationError, match="group_size = 5 does not divide 24"):
         gptq(weight, hessian(x), Quantizer(4, True, "per_group", group_size=5))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"damp": 0.0}, "damp = 0.0"),
-        ({"damp": float("nan")}, "damp = nan"),
-        ({"block_size": 0}, "block_size = 0"),
-        ({"dtype": "bfloat16"}, "dtype = 'bfloat16' is not one of: float32, float64"),
-    ],
-)
-def test_impossible_settings_are_named(arguments, message):
-    with pytest.raises(Refusal, match=message):
-        Gptq(**arguments)
+    weight[1, 2] = torch.nan
+    with pytest.raises(QuantizationError, match="holds NaN"):
+        gptq(weight, hessian(x), ROW)
