@@ -3,11 +3,13 @@
 import importlib.util
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dllmquant_exp.quantization.gptq import Gptq, gptq, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.gptq import gptq as gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
@@ -28,6 +30,18 @@ WIDE = Gptq(dtype="float64")
 ROW = QUANTIZERS[0]
 
 
+PLAIN = Gptq()
+
+
+def gptq(weight, matrix, quantizer, settings=PLAIN):
+    """The rounded values of one weight, and what is reported of them."""
+    return named(weight, *gptq_shared([weight], matrix, quantizer, settings))
+
+
+def named(weight, rounded):
+    return SimpleNamespace(weight=rounded.weight.values(weight.dtype), **rounded.report)
+
+
 def textbook(weight, matrix, quantizer, act_order=False):
     spec = importlib.util.spec_from_file_location("textbook", BENCHMARKS / "textbook_gptq.py")
     module = importlib.util.module_from_spec(spec)
@@ -40,11 +54,6 @@ def textbook(weight, matrix, quantizer, act_order=False):
     )
     ends = (quantizer.lowest, quantizer.highest)
     return module.textbook_gptq(weight, matrix, scale, zero, ends, act_order=act_order, block=8)
-
-
-def named(dtype):
-    """The settings' name of a torch type."""
-    return str(dtype).removeprefix("torch.")
 
 
 def problem(rows=12, columns=24, tokens=200, seed=0, dtype=torch.float64):
@@ -112,7 +121,7 @@ def test_uncorrelated_inputs_make_it_round_to_nearest(act_order, dtype):
     weight, _, _ = problem(dtype=dtype)
     H = torch.diag(torch.arange(1.0, 25)).to(dtype)
     for quantizer in QUANTIZERS:
-        result = gptq(weight, H, quantizer, Gptq(act_order=act_order, dtype=named(dtype)))
+        result = gptq(weight, H, quantizer, Gptq(act_order=act_order, dtype=str(dtype)[6:]))
         assert torch.equal(result.weight, fake_quantize(weight, quantizer))
 
 
@@ -145,7 +154,7 @@ def test_weights_of_one_change_no_bit(dtype):
     weight, x, _ = problem(dtype=dtype)
     plain, ones = hessian(x, None, dtype), hessian(x, torch.ones(len(x)), dtype)
     assert torch.equal(plain, ones)
-    results = [gptq(weight, H, ROW, Gptq(dtype=named(dtype))).weight for H in (plain, ones)]
+    results = [gptq(weight, H, ROW, Gptq(dtype=str(dtype)[6:])).weight for H in (plain, ones)]
     assert torch.equal(*results)
 
 
@@ -182,7 +191,7 @@ def test_weights_that_share_an_input_are_rounded_as_if_alone():
     parts = weight.split((5, 12, 3))
     for quantizer in QUANTIZERS:
         for part, result in zip(parts, gptq_shared(parts, H, quantizer, WIDE), strict=True):
-            alone = gptq(part, H, quantizer, WIDE)
+            result, alone = named(part, result), gptq(part, H, quantizer, WIDE)
             torch.testing.assert_close(result.weight, alone.weight, rtol=1e-12, atol=1e-12)
             assert result.loss == pytest.approx(alone.loss, rel=1e-9)
 
