@@ -112,7 +112,7 @@ def text_source(embedded: bool, data_root: Path | None, seed: int) -> TextSource
     """
 
     def texts(names: Sequence[str], count: int) -> list[CalibrationText]:
-        known: Sequence[str] = world.TASKS if embedded else list(OFFICIAL)
+        known = list(world.TASKS if embedded else OFFICIAL)
         unknown = ", ".join(name for name in names if name not in known)
         if unknown or not names:
             raise CalibrationError(

@@ -1,8 +1,8 @@
 """Quantized models for other programs: compressed-tensors folders that transformers reads.
 
 LLaDA's blocks are Llama's and Dream's are Qwen2's, so that the folder says LlamaForCausalLM or
-Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. Whoever runs the model
-decodes by diffusion. Dream's logits come from its own head, one position to the left of ours.
+Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. The reader has to decode
+by diffusion. Dream's logits come from its own head, one position to the left of ours.
 
 Weights are the same as here, number by number and scale by scale (in bfloat16 the reader rounds
 scales too). Activations are rounded by the same rule: per token, 0 always in the range. The reader

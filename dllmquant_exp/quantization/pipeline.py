@@ -131,13 +131,10 @@ def _quantize(
             work_folder,
             n,
             block,
-            lambda: _round_block(block, batches, method, settings),  # noqa: B023
+            lambda: _round_block(block, f"blocks.{n}", batches, method, settings),  # noqa: B023
             kept.get(n),
         )
-        layers += [
-            LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
-            for layer in made["layers"]
-        ]
+        layers += [LayerReport(**layer) for layer in made["layers"]]
         for key, report in made["steps"].items():
             steps.setdefault(key, []).append(report)
         ranges, after = _advance(block, batches, settings)
@@ -159,9 +156,17 @@ def _quantize(
 
 
 def _round_block(
-    block: Block, batches: Sequence[BlockBatch], method: Method, settings: QuantSettings
+    block: Block,
+    title: str,
+    batches: Sequence[BlockBatch],
+    method: Method,
+    settings: QuantSettings,
 ) -> RoundedBlock:
-    """Do the steps of one block in place, whose weights are then values of their grids."""
+    """Do the steps of a block in place. Its weights are then values of their grids.
+
+    Args:
+        title: the block's name in the model, for the report.
+    """
     if settings.weight is None and settings.activation is None:
         return {"layers": [], "steps": {}}, {}
     quant, steps = settings, {}
@@ -180,7 +185,7 @@ def _round_block(
         for name, weight, result in zip(group, weights, results, strict=True):
             value = weight if result is None else result.weight.values(weight.dtype)
             layer = LayerReport(
-                name=name,
+                name=f"{title}.{name}",
                 parameters=weight.numel(),
                 weight_bits=settings.weight_bits,
                 activation_bits=settings.activation_bits,

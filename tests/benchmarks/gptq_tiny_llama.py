@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def timed(run: Callable[[], Weights]) -> tuple[Weights, float]:
-    """What `run` returns, and its CPU seconds."""
+    """The result of `run`, and its CPU seconds."""
     start = time.process_time()
     result = run()
     return result, time.process_time() - start

@@ -133,7 +133,7 @@ def test_transformers_reads_the_same_model(case, architecture, tmp_path, monkeyp
         assert nearest_tie(model) > 1e-5
         torch.testing.assert_close(found, before_the_shift(model), rtol=0, atol=1e-5)
     # With the reader's products of values, rotary tables and attention for both, every sum has the
-    # same terms in the same order. What is left are weights, grids, norms and how blocks are wired.
+    # same terms in the same order. Weights, grids, norms and the blocks' wiring are left.
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", to_the_last_bit)
         patch.setattr(transformer, "rotary_angles", angles_of(loaded))
@@ -195,7 +195,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_the_format_cannot_hold_is_refused(name, tmp_path):
+def test_settings_without_a_place_in_the_format_are_refused(name, tmp_path):
     method, changes, message = UNSUPPORTED[name]
     settings = {"method": method, "quant": QuantSettings(**changes)}
     with pytest.raises(QuantizationError, match=message):

@@ -154,7 +154,7 @@ def test_attention_is_that_of_products_of_matrices(dtype, iaaq, monkeypatch):
     assert apart.float().mean() < 0.01
 
 
-def test_what_it_is_not_for():
+def test_inputs_that_are_left_to_products_of_matrices():
     q, k, v = make(SHAPES["small"])
     assert rounded_products(q.double(), k.double(), [v.double()], None, P4) is None
     assert rounded_products(q, k, [v.double()], None, P4) is None

@@ -338,7 +338,7 @@ def test_where_libraries_are_kept(tmp_path, monkeypatch):
     assert build.cache_folder() == tmp_path / ".cache" / "dllmquant_exp"
 
 
-def test_what_keeps_a_library_from_being_made(tmp_path, fake_compiler, monkeypatch):
+def test_reasons_why_no_library_is_made(tmp_path, fake_compiler, monkeypatch):
     def refused(match):
         with pytest.raises(build.BuildError, match=match):
             build.library_path()

@@ -223,7 +223,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_method_is_refused(fault: str) -> None:
+def test_sections_that_are_no_method_are_refused(fault: str) -> None:
     section, named = FAULTS[fault]
     with pytest.raises(ConfigError, match=named):
         read_method(section)

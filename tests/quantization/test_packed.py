@@ -280,7 +280,7 @@ def test_copies_pickles_and_state_dicts(execution):
         (QuantizedLinear(on_grid(8, 8), None, A4, dtype=torch.float64), "in float64.*float32"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_packed_is_named_and_nothing_is_changed(fake, named):
+def test_a_layer_that_cannot_be_packed_is_named_and_nothing_is_changed(fake, named):
     model = nn.Sequential(layer(), nn.Sequential(fake))
     with pytest.raises(QuantizationError, match=rf"1\.0 cannot be packed: .*{named}.*=fake"):
         pack_model(model)

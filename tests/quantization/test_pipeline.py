@@ -259,7 +259,7 @@ def test_static_ranges_are_those_of_the_calibration_inputs() -> None:
         ("quarot_rtn", {}, None, False),
     ],
 )
-def test_what_needs_calibration(
+def test_calibration_is_needed_where_something_reads_it(
     method: str, changes: dict[str, Any], iaaq: Iaaq | None, needed: bool
 ) -> None:
     settings = QuantSettings(**changes)

@@ -72,7 +72,7 @@ def write(case: str) -> None:
 
 
 def digest(model: Transformer) -> str:
-    """Of every value that the model multiplies or adds: weights, biases, norms, ranges, alphas."""
+    """Hash of every value that the model multiplies or adds."""
     found = hashlib.sha256()
     for name, module in model.named_modules():
         for leaf in ("weight", "bias", "activation_scale", "activation_zero", "choice"):
