@@ -29,7 +29,6 @@ TOKEN = Quantizer(4, False, "per_token")
 PAIRS = (
     (WEIGHT, TOKEN),
     (WEIGHT, None),
-    (None, TOKEN),
     (Quantizer(4, True, "per_tensor", grid="max_over_7"), Quantizer(4, False, "per_request")),
     (
         Quantizer(3, False, "per_group", group_size=8),
@@ -171,7 +170,7 @@ def test_the_chosen_ratio_is_the_brute_force_argmin_of_each_group_in_turn(pair, 
         assert found.ratio == RATIOS[losses.index(min(losses))]
         scale_by_hand(by_hand, batches, found, kv_heads)
     assert any(found.ratio > 0 for found in report.scales)
-    for name in LINEARS if pair[0] is None else LINEARS[:2]:  # the others are clipped besides
+    for name in LINEARS[:2]:  # the others are clipped besides
         close(block.get_submodule(name).weight, by_hand.get_submodule(name).weight)
 
 
@@ -179,11 +178,12 @@ def test_the_chosen_ratio_is_the_brute_force_argmin_of_each_group_in_turn(pair, 
     ("kv_heads", "dtype"), [(4, torch.float32), (2, torch.float64), (1, torch.float64)]
 )
 @torch.no_grad()
-def test_scaling_keeps_the_function(kv_heads, dtype):
+def test_scaling_keeps_the_function(kv_heads, dtype, monkeypatch):
     block, batches = make(kv_heads, dtype)
     originals = [batch.run(block) for batch in batches]
     weights = copy.deepcopy(block.state_dict())
-    awq_block(block, batches, None, TOKEN)  # no weight quantizer: nothing is clipped
+    monkeypatch.setattr("dllmquant_exp.quantization.awq._CLIPPED", ())  # scaled only
+    awq_block(block, batches, WEIGHT, TOKEN)
     assert not torch.equal(block.q_proj.weight, weights["q_proj.weight"])
     for batch, original in zip(batches, originals, strict=True):
         keep = batch.weights > 0
@@ -191,7 +191,7 @@ def test_scaling_keeps_the_function(kv_heads, dtype):
         assert float(difference) < (1e-5 if dtype == torch.float32 else 1e-10)
 
 
-@pytest.mark.parametrize("pair", [p for p in PAIRS if p[0] is not None])
+@pytest.mark.parametrize("pair", PAIRS)
 @torch.no_grad()
 def test_clipping_is_the_brute_force_argmin_of_each_channel(pair):
     weight, activation = pair
@@ -253,19 +253,19 @@ def test_clipping_keeps_rounding_consistent():
 def test_padding_and_splitting_into_batches_have_no_influence():
     block, batches = make()
     dirty, single = copy.deepcopy(block), copy.deepcopy(block)
-    report = awq_block(block, batches, *PAIRS[3])
+    report = awq_block(block, batches, *PAIRS[2])
     filled = [
         replace(b, hidden=torch.where(b.weights[..., None] > 0, b.hidden, 50 + b.hidden))
         for b in batches
     ]
-    other = awq_block(dirty, filled, *PAIRS[3])
+    other = awq_block(dirty, filled, *PAIRS[2])
     rows = []
     for b in batches:
         for r in range(2):
             n = int(b.mask[r].sum())
             hidden, weights = b.hidden[r, None, :n], b.weights[r, None, :n]
             rows.append(BlockBatch(hidden, b.cos[:n], b.sin[:n], None, weights))
-    alone = awq_block(single, rows, *PAIRS[3])
+    alone = awq_block(single, rows, *PAIRS[2])
     for changed, found in ((dirty, other), (single, alone)):
         assert [s.ratio for s in found.scales] == [s.ratio for s in report.scales]
         for a, b in zip(found.scales, report.scales, strict=True):
