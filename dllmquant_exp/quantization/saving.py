@@ -8,7 +8,7 @@
     tokenizer files          as in the checkpoint
 
 A folder is written beside its place and renamed, so that it is there as a whole or not at all.
-Everything is checked before it is used: version, digest, names, shapes, types, the files' hashes,
+Everything is checked before it is used: version, digest, the files' hashes, names, shapes, types,
 and every value's range. Nothing is pickled, and no class is imported because a folder names it: the
 package's own steps are looked up among those that it has, and a method with a step from outside is
 the user's own, which must be the one that the folder describes, source included.
