@@ -66,7 +66,7 @@ def prompts() -> list[list[int]]:
 class ToyTokenizer:
     """One token per letter; the last three ids are special."""
 
-    all_special_ids = (EOS, MASK)
+    all_special_ids = (EOS, EOS + 1, MASK)
 
     def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
         assert not add_special_tokens

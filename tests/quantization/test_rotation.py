@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from small_models import small_model
 
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig, attention
+from dllmquant_exp.models.transformer import attention
 from dllmquant_exp.quantization.hadamard import OnlineHadamard, hadamard_matrix
 from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.rotation import (
@@ -26,22 +27,9 @@ SHAPES = [
 
 
 def make(architecture="dream", heads=4, kv_heads=2, head_dim=8, d_ffn=48, dtype=torch.float64):
-    config = TransformerConfig(
-        architecture=architecture,
-        d_model=heads * head_dim,
-        n_layers=2,
-        n_heads=heads,
-        n_kv_heads=kv_heads,
-        d_ffn=d_ffn,
-        vocab_size=50,
-        max_length=64,
-        rope_theta=1e4,
-        norm_eps=1e-5,
-        mask_token_id=1,
-        eos_token_id=0,
-        pad_token_id=0,
+    model = small_model(
+        architecture, d_model=heads * head_dim, n_heads=heads, n_kv_heads=kv_heads, d_ffn=d_ffn
     )
-    model = Transformer(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

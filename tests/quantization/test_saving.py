@@ -202,7 +202,10 @@ TENSOR_FAULTS = {
     "missing": (lambda t: t.pop(f"{Q}.codes"), rf"{Q}.codes: missing"),
     "extra": (lambda t: t.update(more=torch.zeros(1)), "more: not part of this model"),
     "misshapen": (put(f"{Q}.codes", lambda x: x[1:].clone()), r"shape \[31, 16\] instead of \[32,"),
-    "of another type": (put(f"{Q}.weight_scale", torch.Tensor.half), "dtype F16 is not supported"),
+    "stored in another type": (
+        put(f"{Q}.weight_scale", torch.Tensor.half),
+        "dtype F16 is not supported",
+    ),
     "not finite": (fill("final_norm.weight", torch.nan), r"final_norm.weight: holds .* outside"),
     "infinite": (fill(f"{Q}.weight_scale", torch.inf), rf"{Q}.weight_scale: holds .* outside"),
     "negative scale": (lambda t: t["embedding.scale"].neg_(), "embedding.scale: holds .* outside"),
@@ -211,13 +214,6 @@ TENSOR_FAULTS = {
     "scale of 0": (fill(f"{Q}.activation_scale", 1e-39), r"activation_scale: .* outside 1.18e-38"),
     "no whole number": (fill(f"{Q}.activation_zero", 1.5), r"_zero: holds values outside 0\.\.15"),
 }
-
-
-@pytest.mark.parametrize("fault", TENSOR_FAULTS)
-def test_wrong_tensors_are_refused_though_their_hashes_fit(fault, folder):
-    change, named = TENSOR_FAULTS[fault]
-    change_tensors(folder, change)
-    refused(folder, named)
 
 
 def header(key, value):
@@ -244,10 +240,16 @@ CONFIG_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", CONFIG_FAULTS)
-def test_wrong_headers_are_refused_though_their_digest_fits(fault, folder):
-    change, named = CONFIG_FAULTS[fault]
-    change_config(folder, change)
+FAULTS = {
+    **{name: (change_tensors, *fault) for name, fault in TENSOR_FAULTS.items()},
+    **{name: (change_config, *fault) for name, fault in CONFIG_FAULTS.items()},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_tensors_and_headers_are_refused_though_hashes_and_digests_fit(fault, folder):
+    write, change, named = FAULTS[fault]
+    write(folder, change)
     refused(folder, named)
 
 
