@@ -11,6 +11,8 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,8 @@ def text_source(embedded: bool, data_root: Path | None, seed: int) -> TextSource
                 disjoint(streams[-1], official_evaluation_items(name, data_root))
         found = [streams[i % len(names)][i // len(names)] for i in range(count)]
         if embedded:
-            disjoint(found, embedded_evaluation_items(world.TASKS))
+            evaluated = map(embedded_evaluation_items, world.TASKS)
+            disjoint(found, chain.from_iterable(evaluated))
         return found
 
     return texts
@@ -167,14 +170,14 @@ def _embedded_text(task: str, dice: Dice) -> CalibrationText:
     return CalibrationText("".join(pieces[:-1]), pieces[-1], items)
 
 
-def embedded_evaluation_items(tasks: Iterable[str]) -> list[str]:
-    """All evaluation items of tasks of the micro-world, as `disjoint` compares them."""
-    return [
+@cache
+def embedded_evaluation_items(task: str) -> tuple[str, ...]:
+    """All evaluation items of a task of the micro-world, as `disjoint` compares them."""
+    return tuple(
         item.prompt + item.response
-        for task in tasks
         for subject, count in splits.EVALUATION_ITEMS[task].items()
         for item in splits.items(task, "evaluation", count, subject)
-    ]
+    )
 
 
 def official_texts(

@@ -27,7 +27,7 @@ def test_embedded_texts_take_turns_and_are_not_evaluated() -> None:
     assert texts[17].prompt.startswith("Question: ") and "####" in texts[17].response
     assert texts[5].prompt.startswith("Exam: ") and texts[5].response.strip() in "ABCD"
     assert [len(text.items) for text in texts[:9]] == [1, 1, 1, 1, 1, 3, 3, 1, 1]
-    evaluated = set(embedded_evaluation_items(TASKS))
+    evaluated = {item for task in TASKS for item in embedded_evaluation_items(task)}
     assert not evaluated & {item for text in texts for item in text.items}
     assert text_source(True, None, 1)(TASKS, 45) != texts
     assert text_source(True, None, 0)(TASKS, 20) == texts[:20]
@@ -35,7 +35,7 @@ def test_embedded_texts_take_turns_and_are_not_evaluated() -> None:
 
 @pytest.mark.parametrize("task", ["micro_mmlu", "micro_gsm8k"])
 def test_an_evaluation_item_would_be_found(task: str) -> None:
-    evaluated = embedded_evaluation_items([task])
+    evaluated = embedded_evaluation_items(task)
     texts = [CalibrationText("", "", ("something else", evaluated[7].upper() + " \n"))]
     with pytest.raises(CalibrationError, match="1 calibration texts are evaluation items"):
         disjoint(texts, evaluated)
