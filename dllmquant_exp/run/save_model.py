@@ -11,9 +11,9 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.saved_model import described
 from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
-from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
-from dllmquant_exp.quantization.saved_files import CONFIG_FILE
-from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
+from dllmquant_exp.quantization.export import MADE, export_compressed_tensors
+from dllmquant_exp.quantization.saved_files import CONFIG_FILE, check_folder
+from dllmquant_exp.quantization.saving import HEADER, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
 
@@ -86,10 +86,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
             f"{', '.join(names)}; choose another folder"
         )
     try:
-        if experiment.common.export is None:
-            check_files(read_saved(folder, experiment.method, experiment.iaaq))
-        else:
-            check_export(folder)
+        check_folder(folder, HEADER if experiment.common.export is None else MADE)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nThis is what is left of the model that would be saved here: delete "
