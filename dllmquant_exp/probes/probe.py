@@ -24,7 +24,7 @@ from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
 from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION, SCHEMA_VERSION
 from dllmquant_exp.reporting.frame import flat
-from dllmquant_exp.run.sweep.composition import explain
+from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.schema import read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.

@@ -15,7 +15,7 @@ from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.reporting.statistics.intervals import wilson
-from dllmquant_exp.run import finished
+from dllmquant_exp.run import cell as cells
 from dllmquant_exp.run import job as module
 from dllmquant_exp.run import prepare as preparation
 from dllmquant_exp.run.job import Outcome, run
@@ -380,19 +380,19 @@ def test_a_speed_cell_is_measured_once_and_holds_no_score(
     assert value["speed"]["weights"] == "of the checkpoint"
     assert value["config"]["task"]["speed"]["rounds"] == 2
     assert value["hardware"]["threads"] == 1 and value["hardware"]["cpu"]
-    cell = read_result(outcome.folder / "result.json")
-    assert cell.score is None and cell.speed == value["speed"]
+    read = read_result(outcome.folder / "result.json")
+    assert read.score is None and read.speed == value["speed"]
     forbid(monkeypatch, module, "measure_speed_cell")
     (again,) = run(make("quarot", **words), keep_going=False)
     assert again.status == "skipped"
     # What was measured with another processor or other kernels is measured again.
-    experiment, here = make("quarot", **words), finished.abilities()
+    (cell,), here = cells.cells_of(make("quarot", **words)), cells.abilities()
     for name in here:
         with monkeypatch.context() as patch:
-            patch.setattr(finished, "abilities", lambda own=name: {**here, own: "another"})
-            assert not finished.is_finished(experiment, experiment.tasks[0], None), name
+            patch.setattr(cells, "abilities", lambda own=name: {**here, own: "another"})
+            assert not cell.is_finished(None), name
     with monkeypatch.context() as patch:
         other = {**value["hardware"], "cpu": "another"}
-        patch.setattr(finished.provenance, "hardware", lambda device: other)
-        assert not finished.is_finished(experiment, experiment.tasks[0], None)
-    assert finished._differences(value, 3) == [("threads", 1, 3)]
+        patch.setattr(cells.provenance, "hardware", lambda device: other)
+        assert not cell.is_finished(None)
+    assert cells.changed_conditions(value, 3) == [("threads", 1, 3)]

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,24 @@ def run_job(config: DictConfig) -> None:
 
     keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
-    outcome: dict[str, Any] = {"cells": [], "error": None}
+    folders, problem = [], None
     try:
         experiment = experiment_of(config, hydra)
-        check_surroundings(experiment.common, experiment.tracking)
+        check_surroundings([experiment])
         keep_going = hydra.mode == RunMode.MULTIRUN
-        for cell in job.run(experiment, keep_going=keep_going):
-            outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
+        folders = [cell.folder.resolve() for cell in job.run(experiment, keep_going=keep_going)]
     except Refusal as error:
-        outcome["error"] = str(error)
-    path = Path(hydra.runtime.output_dir) / OUTCOME_FILE
+        problem = str(error)
+    path = Path(hydra.runtime.output_dir)
     try:
-        write_json(path, outcome)
+        write_outcome(path, folders, problem)
     except OSError as error:
-        logger.error("%s", explain_unwritten(path.parent, error))
+        logger.error("%s", explain_unwritten(path, error))
+
+
+def write_outcome(job: Path, cells: Iterable[Path], error: str | None = None) -> None:
+    """Write down a job's cells, and what ended it before its end."""
+    write_json(job / OUTCOME_FILE, {"cells": [str(cell) for cell in cells], "error": error})
 
 
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
@@ -90,8 +94,7 @@ class RunReport(Callback):
                 f"launcher={place} places the jobs of a sweep, and this is one job, which runs "
                 "here: add -m, or leave it out"
             )
-        experiment = experiment_of(config)
-        check_surroundings(experiment.common, experiment.tracking)
+        check_surroundings([experiment_of(config)])
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -118,19 +121,16 @@ def finish(jobs: Sequence[Path]) -> None:
     from dllmquant_exp.store.unfinished import unfinished
 
     outcomes = [_read_outcome(job) for job in jobs]
-    errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
-    listed = [cell for outcome in outcomes for cell in outcome["cells"]]
-    folders = list(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    errors = list(dict.fromkeys(outcome["error"] for outcome in outcomes if outcome["error"]))
+    folders = dict.fromkeys(Path(cell) for outcome in outcomes for cell in outcome["cells"])
     made = [folder for folder in folders if (folder / RESULT_FILE).exists()]
     missing = [unfinished(folder) for folder in folders if folder not in made]
     cells, problems = read_cells(made)
     console = Console()
     print_speed_cells(lines_of(cells), console)
     print_tables(build_tables(cells), problems, console)
-    for line in missing:
-        print(f"unfinished: {line}", file=sys.stderr)
-    for error in dict.fromkeys(errors):
-        print(f"error: {error}", file=sys.stderr)
+    for line in [*(f"unfinished: {line}" for line in missing), *(f"error: {e}" for e in errors)]:
+        print(line, file=sys.stderr)
     for job in jobs:
         _tidy(job, OUTCOME_FILE)
     if errors or problems or missing or (cells["status"] == "failed").any():

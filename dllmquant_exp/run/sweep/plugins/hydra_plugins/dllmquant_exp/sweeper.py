@@ -57,8 +57,7 @@ class UnfinishedSweeper(BasicSweeper):
         """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
         from dllmquant_exp.errors import ConfigError
         from dllmquant_exp.run.sweep.composition import sweep_jobs
-        from dllmquant_exp.run.sweep.jobs import announce, to_submit
-        from dllmquant_exp.run.sweep.submission import check_sweep
+        from dllmquant_exp.run.sweep.submission import announce, check_sweep, to_submit
 
         assert self.config is not None and self.hydra_context is not None
         assert self.launcher is not None
