@@ -14,7 +14,7 @@ from typing import Any
 
 import dllmquant_exp
 from dllmquant_exp.config.command import PROGRAM, Command, Given, Setting
-from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.folder import Folders, split_folders
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.probes.arguments import figure_settings
 
@@ -89,7 +89,7 @@ def _figures(given: Given) -> int:
     line = _line(given)
     from dllmquant_exp.probes.command import figures
 
-    return figures(_settings(given), [*given.folders.words, *line.texts], config_folder())
+    return figures(_settings(given), [*given.folders.words, *line.texts])
 
 
 def _line(given: Given) -> Any:

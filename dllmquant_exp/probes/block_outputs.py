@@ -4,6 +4,7 @@ The first block reads embedded tokens, so that only one block of the model runs,
 of its outputs is in memory.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,12 +126,8 @@ def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
     total = sum(lengths)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(total, generator=generator)[:TOKENS_KEPT].sort().values
-    ends = torch.tensor(lengths).cumsum(0)
-    starts = ends - torch.tensor(lengths)
-    return [
-        kept[(kept >= start) & (kept < end)] - start
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
+    starts = [0, *itertools.accumulate(lengths)]
+    return [kept[(kept >= a) & (kept < b)] - a for a, b in itertools.pairwise(starts)]
 
 
 def channel_quantiles(rows: Tensor, low: Tensor, high: Tensor) -> NDArray[np.float64]:
@@ -172,10 +169,7 @@ def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
     block = subject.model.blocks[0]
     assert isinstance(block, Block)
     seen: list[Tensor] = []
-    hook = block.down_proj.register_forward_hook(lambda _module, _args, y: seen.append(y))
-    try:
+    with block.down_proj.register_forward_hook(lambda _module, _args, y: seen.append(y)):
         _first_block(subject, batch).run(block)
-    finally:
-        hook.remove()
     (output,) = seen
     return output.float().cpu()

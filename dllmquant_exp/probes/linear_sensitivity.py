@@ -40,8 +40,7 @@ def layer_sensitivity(subject: Subject) -> Measurement:
         )
     count = subject.probe.settings.states
     steps = [i * subject.decoding.steps // count for i in range(count)]
-    shape = (model.config.n_layers, len(BLOCK_LINEARS), len(subject.trajectories))
-    found = np.zeros(shape)
+    found = np.zeros((model.config.n_layers, len(BLOCK_LINEARS), len(subject.trajectories)))
     blocks = list(blocks_of(model))
     for layer, block in enumerate(watched(blocks, "one linear at a time", len(blocks))):
         linears = {name: _quantized(block, name, settings) for name in BLOCK_LINEARS}

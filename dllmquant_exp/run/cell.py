@@ -162,17 +162,22 @@ def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
         keep_going: None as well where the checkpoint cannot be read (else CheckpointError): every
             cell will meet the same error and record it.
     """
+    model = experiment.model
     if experiment.saved is not None:
         return experiment.saved.digest
-    checkpoint = experiment.model.checkpoint
-    if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
+    if not is_on_this_disk(model.checkpoint):
         return None
     try:
-        return checkpoint_digest(resolve_checkpoint(checkpoint, experiment.model.revision))
+        return checkpoint_digest(resolve_checkpoint(model.checkpoint, model.revision))
     except CheckpointError:
         if keep_going:
             return None
         raise
+
+
+def is_on_this_disk(checkpoint: str) -> bool:
+    """Whether a checkpoint is an embedded one or a folder, so that no hub is asked for it."""
+    return checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists()
 
 
 def changed_conditions(

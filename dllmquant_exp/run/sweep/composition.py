@@ -51,25 +51,6 @@ class Job:
         return replace(self, words=words, experiment=replace(self.experiment, common=common))
 
 
-@dataclass
-class _Unused:
-    """A setting that some jobs have no use for."""
-
-    words: list[str]  # that give it a value
-    reasons: list[str] = field(default_factory=list)
-    jobs: list[int] = field(default_factory=list)
-
-    @property
-    def reason(self) -> str:
-        """The one that knows a near name, or says most, knows best what was meant."""
-        return max(self.reasons, key=lambda text: (NEAR in text, len(text)))
-
-    @property
-    def refusal(self) -> str:
-        words = " ".join(self.words)
-        return self.reason if words in self.reason else f"{words}: {self.reason}"
-
-
 def compose_jobs(line: Overrides) -> list[Experiment]:
     """Every job of a command line, in order.
 
@@ -120,7 +101,7 @@ def sweep_jobs(
     """
     lines = combinations(config, loader, words)
     jobs: dict[tuple[str, ...], Job] = {}
-    unused: dict[str, _Unused] = {}
+    unused: dict[str, dict[int, str]] = {}  # words that set one thing; jobs without a use; reasons
     problems: dict[str, list[int]] = {}
     given, compose = Overrides.read(words), partial(loader.load_sweep_config, config)
     known: dict[tuple[str, ...], Job] = {}  # whatever the seed: composing takes most of the time
@@ -139,13 +120,13 @@ def sweep_jobs(
             if seeds and not job.uses_seed:
                 known[others] = job
         for text, reason in left_out.items():
-            name = Overrides.read([text]).words[0].name
-            found = unused.setdefault(name, _Unused(given.touching(name) or [text]))
-            found.reasons.append(reason)
-            found.jobs.append(number)
-    nowhere = [found for found in unused.values() if len(found.jobs) == len(lines)]
-    refused = [found for found in nowhere if NEAR in found.reason or not beside_others]
-    problems |= {found.refusal: found.jobs for found in refused}
+            touching = given.touching(Overrides.read([text]).words[0].name) or [text]
+            unused.setdefault(" ".join(touching), {})[number] = reason
+    for text, reasons in unused.items():
+        # A reason that knows a near name, or says most, knows best what was meant.
+        reason = max(reasons.values(), key=lambda reason: (NEAR in reason, len(reason)))
+        if len(reasons) == len(lines) and (NEAR in reason or not beside_others):
+            problems[reason if text in reason else f"{text}: {reason}"] = [*reasons]
     if problems:
         raise ConfigError(_of_other_models(given) + _all_problems(lines, problems))
     _say(lines, unused)
@@ -157,13 +138,12 @@ def _of_other_models(given: Overrides) -> str:
     chosen = given.values("model")
     if not given.touches("table") or given.touches("models") or not chosen:
         return ""
-    spans = {
-        option: {name for value in yaml.safe_load(path.read_text("utf-8")).values() for name in
-                 str(value).split(",")}
-        for option, path in given.folders.options("models").items()
-    }  # fmt: skip
-    near = [option for option, names in spans.items() if set(chosen) <= names]
-    if not near or set(chosen) <= spans.get(DEFAULT_MODELS, set()):
+    near = []
+    for option, path in given.folders.options("models").items():
+        values = yaml.safe_load(path.read_text("utf-8")).values()
+        if {*chosen} <= {name for value in values for name in str(value).split(",")}:
+            near.append(option)
+    if not near or DEFAULT_MODELS in near:
         return ""
     return (
         f"{' '.join(given.touching('model'))}: a table takes the tasks of {DEFAULT_MODELS} models "
@@ -217,12 +197,8 @@ def _missing(compose: Callable[[list[str]], DictConfig], line: Overrides) -> dic
     if not inside:
         return {}
     options = compose([word.text for word in line.words if "." not in word.name])
-    found = {}
-    for word in inside:
-        reason = _absent(options, word.name)
-        if reason is not None:
-            found[word.text] = reason
-    return found
+    reasons = {word.text: _absent(options, word.name) for word in inside}
+    return {text: reason for text, reason in reasons.items() if reason is not None}
 
 
 def _absent(config: DictConfig, name: str) -> str | None:
@@ -239,18 +215,13 @@ def _absent(config: DictConfig, name: str) -> str | None:
     return None
 
 
-def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, _Unused]) -> None:
+def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, Mapping[int, str]]) -> None:
     """Log the words that some jobs go without."""
     names = _distinguished(lines)
-    for found in unused.values():
-        logger.warning(
-            "%s is left out of %d of %d jobs, %s: %s",
-            " ".join(found.words),
-            len(found.jobs),
-            len(lines),
-            _which(names, found.jobs),
-            "; ".join(dict.fromkeys(found.reasons)),
-        )
+    for words, reasons in unused.items():
+        where, why = _which(names, [*reasons]), "; ".join(dict.fromkeys(reasons.values()))
+        shares = (len(reasons), len(lines))
+        logger.warning("%s is left out of %d of %d jobs, %s: %s", words, *shares, where, why)
 
 
 def _all_problems(jobs: Sequence[Sequence[str]], problems: Mapping[str, Sequence[int]]) -> str:

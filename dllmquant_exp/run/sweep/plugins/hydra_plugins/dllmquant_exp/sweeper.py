@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
@@ -26,14 +25,13 @@ class UnfinishedSweeper(BasicSweeper):
 
     def __init__(
         self,
-        max_batch_size: int | None,
         params: dict[str, str] | None,
         words: Sequence[str],
         beside_others: bool,
     ) -> None:
         from dllmquant_exp.config.overrides import held_words
 
-        super().__init__(max_batch_size, params)
+        super().__init__(None, params)
         self.words, self.beside_others = held_words(words), beside_others
 
     def setup(
@@ -53,7 +51,7 @@ class UnfinishedSweeper(BasicSweeper):
         except ConfigError as error:
             _leave(str(error))
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
         from dllmquant_exp.errors import ConfigError
         from dllmquant_exp.run.sweep.composition import sweep_jobs
@@ -72,18 +70,14 @@ class UnfinishedSweeper(BasicSweeper):
         announce(folder, submitted, finished)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         lines = [job.words for job in submitted]
-        size, returns = self.max_batch_size or max(1, len(lines)), []
-        for start in range(0, len(lines), size):
-            try:
-                results = self.launcher.launch(lines[start : start + size], initial_job_idx=start)
-                returns.append(results)
-                for result in results:
-                    _ = result.return_value  # raises what the job raised
-            except ConfigError as error:
-                _leave(str(error))
-            except Exception as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return returns
+        try:
+            results = self.launcher.launch(lines, initial_job_idx=0) if lines else []
+            for result in results:
+                _ = result.return_value  # raises what the job raised
+        except ConfigError as error:
+            _leave(str(error))
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _leave(message: str) -> None:
