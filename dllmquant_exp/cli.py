@@ -254,7 +254,8 @@ COMMANDS = {
         "which of them are finished, what they share, and an estimate of time, memory and disk.\n"
         "Token-forwards are counted from the requests. One forward costs what finished cells of\n"
         "the same row took; where there are none, what a part of the model takes now, or what is\n"
-        "stated. Nothing is downloaded. All other words are the sweep's.",
+        "stated. No checkpoint is downloaded; tasks whose rows are read from the hub are named.\n"
+        "All other words are the sweep's.",
         {"on": Setting("here: this machine; or a named GPU: a100, h100, a6000 "
                        "(default: here, and a100 where device=cuda and this machine has no GPU)"),
          "utilisation": Setting("of a named GPU's dense peak", 0.4, float),

@@ -47,6 +47,8 @@ def figures(values: Mapping[str, Any], words: Sequence[str]) -> int:
     Raises:
         ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dllmquant_exp").setLevel(logging.INFO)
     given = dict(values)
     names = wanted(given.pop("figure"))
     check_read(names, [*given, *Overrides.read(words).texts], architecture_of(words))

@@ -6,17 +6,14 @@ went through is made again from them, so that a figure needs no decode of its ow
 
 import hashlib
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -34,11 +31,11 @@ from dllmquant_exp.probes.probe import Probe
 from dllmquant_exp.reporting.figures.recordings import load_arrays, save_recording
 from dllmquant_exp.run.prepare import prepare
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.progress import tracked
 from dllmquant_exp.store.results import config_hash
 
 logger = logging.getLogger(__name__)
 LOGITS_AT_ONCE = 2**25  # 128 MB in float32, and a few copies; never fewer than one request's
-Item = TypeVar("Item")
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -114,7 +111,7 @@ class Subject:
         wanted = range(self.decoding.steps) if steps is None else steps
         total = -(-len(self.trajectories) // batch_size) * len(wanted)
         found = self._states(batch_size, wanted)
-        return watched(found, title, total) if title else found
+        return tracked(found, title, total) if title else found
 
     def _states(self, batch_size: int, steps: Sequence[int]) -> Iterator[StateBatch]:
         count, config = len(self.trajectories), self.model.config
@@ -184,7 +181,7 @@ def load_subject(probe: Probe) -> Subject:
             seeds=[probe.seed] * len(prompts),
             batch_size=probe.experiment.common.batch_size,
         )
-        return _to_arrays(list(watched(found, "decoding", len(prompts))))
+        return _to_arrays(list(tracked(found, "decodes", len(prompts))))
 
     kept = cached_arrays(probe, "decodes", probe.key() | {"tokens": prompts}, decoded)
     return Subject(probe, prepared.model, prepared.tokenizer, _from_arrays(kept))
@@ -222,13 +219,6 @@ def cached_arrays(
     else:
         save_recording(folder, make(), {"key": full})
     return load_arrays(folder)
-
-
-def watched(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """The items with a progress bar: on a terminal only, never among paths on standard output."""
-    hidden = not sys.stderr.isatty()
-    console = Console(stderr=True)
-    return track(items, title, total, console=console, transient=True, disable=hidden)
 
 
 def _to_arrays(decodes: Sequence[Trajectory]) -> Arrays:

@@ -29,6 +29,7 @@ from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.speed_cell import measure_speed_cell
 from dllmquant_exp.store import provenance, tracking
 from dllmquant_exp.store.locks import Busy, locked
+from dllmquant_exp.store.progress import around, within
 from dllmquant_exp.store.results import RESULT_FILE, write_json, write_result
 from dllmquant_exp.store.unfinished import shard_file
 
@@ -71,25 +72,28 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
             save_model(experiment, digest, job.preparation.get)
         for wait in (False, True):
             for cell in [cell for cell in waiting if cell.task.name not in outcomes]:
-                with suppress(Busy):  # in the first round only
+                place = f"{cell.task.name} ({cells.index(cell) + 1} of {len(cells)})"
+                with suppress(Busy), within(place):  # Busy in the first round only
                     outcomes[cell.task.name] = job.in_turn(cell, wait)
     return [outcomes[cell.task.name] for cell in cells]
 
 
 def _check_data(cells: list[Cell]) -> None:
     """Name every missing data file before hours go into the tasks that have theirs (DataError)."""
+    folder = cells[0].experiment.common.data_folder if cells else None
+    if folder is None:
+        return
     settings = [cell.task.settings for cell in cells if cell.task.speed is None]
     configs = [c for s in settings for c in task_configs(s.harness_task, s.include_path)]
-    paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
-    for folder in {cell.experiment.common.data_folder for cell in cells} - {None}:
-        check_data_root(folder, list(paths))
+    check_data_root(folder, list(dict.fromkeys(str(c.get("dataset_path")) for c in configs)))
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:
     name = " ".join(filter(None, (method_label(experiment), experiment.quant_name)))
     count = len(experiment.tasks)
     logger.info(
-        "%s, %s, seed %d: %d task%s%s",
+        "%s%s, %s, seed %d: %d task%s%s",
+        "".join(f"{title}: " for title in around()),
         experiment.model.name, name, experiment.common.seed, count, "s" if count > 1 else "",
         f", {count - waiting} already finished" if count > waiting else "",
     )  # fmt: skip

@@ -8,9 +8,10 @@ import functools
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.store.progress import duration, within
 from dllmquant_exp.store.results import write_json
 
 logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
+COMPOSED_FILE = "multirun.yaml"  # Hydra's copy of what is swept, written as the jobs begin
 BAD_INPUT, FAILED = 2, 1
 LOCAL = "local"  # the option of the group `launcher`
 
@@ -46,7 +49,10 @@ def run_job(config: DictConfig) -> None:
         experiment = experiment_of(config, hydra)
         check_surroundings([experiment])
         keep_going = hydra.mode == RunMode.MULTIRUN
-        folders = [cell.folder.resolve() for cell in job.run(experiment, keep_going=keep_going)]
+        sweep, number = Path(hydra.sweep.dir), hydra.job.num
+        with within(place_of(sweep, int(number))) if keep_going else nullcontext():
+            outcomes = job.run(experiment, keep_going=keep_going)
+        folders = [cell.folder.resolve() for cell in outcomes]
     except Refusal as error:
         problem = str(error)
     path = Path(hydra.runtime.output_dir)
@@ -54,6 +60,23 @@ def run_job(config: DictConfig) -> None:
         write_outcome(path, folders, problem)
     except OSError as error:
         logger.error("%s", explain_unwritten(path, error))
+
+
+def place_of(sweep: Path, number: int) -> str:
+    """A job's place in its sweep, and the time left for all of it at the pace of those before.
+
+    Every job has its outcome's file from the beginning; those that are over have written it anew.
+    """
+    place = f"job {number + 1}"
+    with suppress(OSError):  # the call that submitted it may have ended, and tidied up
+        began = (sweep / COMPOSED_FILE).stat().st_mtime
+        files = [path / OUTCOME_FILE for path in sweep.iterdir() if path.name.isdigit()]
+        over = sum(path.stat().st_mtime > began for path in files)
+        place += f" of {len(files)}"
+        if over:
+            left = (time.time() - began) / over * (len(files) - over)
+            place += f" (about {duration(left)} left for all)"
+    return place
 
 
 def write_outcome(job: Path, cells: Iterable[Path], error: str | None = None) -> None:
@@ -105,7 +128,7 @@ class RunReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
         finish(jobs)
-        _tidy(folder, "multirun.yaml")  # Hydra's copy of what was swept; kept after a failure
+        _tidy(folder, COMPOSED_FILE)  # kept after a failure
 
 
 def finish(jobs: Sequence[Path]) -> None:

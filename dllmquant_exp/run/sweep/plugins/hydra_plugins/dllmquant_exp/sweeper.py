@@ -54,6 +54,7 @@ class UnfinishedSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
         from dllmquant_exp.errors import ConfigError
+        from dllmquant_exp.run.sweep.callbacks import COMPOSED_FILE
         from dllmquant_exp.run.sweep.composition import sweep_jobs
         from dllmquant_exp.run.sweep.submission import announce, check_sweep, to_submit
 
@@ -68,7 +69,7 @@ class UnfinishedSweeper(BasicSweeper):
         except ConfigError as error:
             _leave(str(error))
         announce(folder, submitted, finished)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        OmegaConf.save(self.config, folder / COMPOSED_FILE)
         lines = [job.words for job in submitted]
         try:
             results = self.launcher.launch(lines, initial_job_idx=0) if lines else []
