@@ -39,9 +39,10 @@ def parts(
     found = {name: watch.total for name, watch in watches.items()}
     forwards = min(workload.decoding.steps, workload.decoding.gen_length)
     found["rotations"] = 0.0
-    for layer in (layer for layer in packed if layer.rotation is not None):
-        x = torch.randn(workload.rows, layer.in_features).to(dtype)
-        found["rotations"] += forwards * sampled(partial(rotated, x, layer.rotation))()
+    for layer in packed:
+        if layer.rotation is not None:
+            x = torch.randn(workload.rows, layer.in_features).to(dtype)
+            found["rotations"] += forwards * sampled(partial(rotated, x, layer.rotation))()
     times = layers / len(model.blocks)
     total += (times - 1) * found.pop("blocks")
     for name in ("linears", "attention", "rotations"):

@@ -340,13 +340,13 @@ def test_progress_counts_every_request_once(tiny_model: Any, random_prompts: Any
         batch_size=3,
         progress=counts.append,
     )
-    assert sum(counts) == pytest.approx(9) and all(count >= 0 for count in counts)
+    assert sum(counts) == pytest.approx(9) and all(count > -1e-9 for count in counts)
     counts.clear()
     questions = [LikelihoodRequest((1, q), (option,), 0) for q in range(3) for option in range(4)]
     log_likelihoods(
         tiny_model(), questions, SETTINGS["llada"], batch_size=1, progress=counts.append
     )
-    assert counts == [4, 4, 4, 0]  # as each question is done, not at the end
+    assert counts == pytest.approx([4, 4, 4, 0])  # as each question is done, not at the end
     counts.clear()
     long = [LikelihoodRequest((1,), (2, 3, 4, 5, 6, 7), 0)]
     log_likelihoods(tiny_model(), long, SETTINGS["llada"], batch_size=1, progress=counts.append)

@@ -116,7 +116,7 @@ def sweep_jobs(
             problems.setdefault(explain(error), []).append(number)
         else:
             jobs.setdefault(tuple(job.words), job)
-            left_out = job.left_out
+            left_out = dict(job.left_out)
             if seeds and not job.uses_seed:
                 known[others] = job
         for text, reason in left_out.items():

@@ -70,7 +70,7 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
     for job in jobs:
         experiment, common = job.experiment, job.experiment.common
         digest = local_digest(experiment, keep_going=True)
-        left = []
+        left: list[Path] = []
         for cell in cells_of(experiment):
             (finished if cell.is_finished(digest) else left).append(cell.folder.resolve())
         if not left and not _has_to_save(experiment, digest):
