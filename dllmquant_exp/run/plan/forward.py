@@ -9,10 +9,8 @@ stated           FLOPs of the forward over a named GPU's peak times `utilisation
                  `throughput`; a quantized forward counts `slowdown` times
 """
 
-import io
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from glob import escape
@@ -238,8 +236,7 @@ def sample(job: Experiment, config: TransformerConfig) -> Transformer:
         model = Transformer(config).to(getattr(torch, job.common.dtype))
         ones = torch.ones(2, 16)
         states = TokenBatch(torch.randint(config.vocab_size, (2, 16)), ones.bool(), ones)
-    with redirect_stdout(io.StringIO()):  # its progress is not the plan's
-        quantize_as(job, model.eval().requires_grad_(False), [states])
+    quantize_as(job, model.eval().requires_grad_(False), [states])
     return model
 
 
