@@ -152,7 +152,7 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
         (["on=tpu"], "on = 'tpu' is not one of: here, a100, h100, a6000"),
         (["throughput=fast"], "throughput = 'fast' is not a number"),
         (["slowdown=0"], "slowdown = 0.0 must be above 0"),
-        (["utilisation=1.5"], "utilisation = 1.5 must be at most 1"),
+        (["utilisation=1.5"], "utilisation = 1.5 must be above 0 and at most 1"),
         (["method=foo"], "foo"),
         (["task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
         (["model.checkpoint=nowhere"], "neither a folder that exists nor a hub id"),
