@@ -97,19 +97,26 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
         ResultError: a recording that cannot be read.
         ProbeError, CheckpointError, ...: what the measurement cannot do.
     """
-    config = figure_config(probe, figure)
-    model, digest = probe.experiment.model, config_hash(config)
-    folder = probe.runs_dir / FIGURES_FOLDER / f"{figure}-{model.name}-{digest[:8]}"
-    if folder.exists():
-        return load_recording(folder)
-    alike = _with_other_threads(probe, config, folder)
-    if alike is not None:
-        return alike
+    config, model = figure_config(probe, figure), probe.experiment.model.name
+    folder = probe.runs_dir / FIGURES_FOLDER / f"{figure}-{model}-{config_hash(config)[:8]}"
+    if not folder.exists():
+        alike = _with_other_threads(probe, config, folder)
+        if alike is not None:
+            return alike
+        save_recording(folder, *_measured(probe, config, subject))
+    return load_recording(folder)
+
+
+def _measured(
+    probe: Probe, config: Mapping[str, Any], subject: "Callable[[], Subject]"
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The arrays of a figure, and the content of its JSON file."""
     started, start = provenance.now(), time.perf_counter()
     loaded = subject()
     ready = time.perf_counter()
-    measured = resolve_name(catalog()[figure].measure)(loaded)
-    info = {
+    measured = resolve_name(catalog()[config["figure"]].measure)(loaded)
+    model = probe.experiment.model
+    return measured.arrays, {
         **{name: config[name] for name in ("schema_version", "figure_version", "figure")},
         "model": {
             "name": model.name,
@@ -117,8 +124,8 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
             "outliers": model.outliers is not None,
         },
         "config": config,
-        "config_hash": digest,
-        "changed": changed_settings(probe, figure),
+        "config_hash": config_hash(config),
+        "changed": changed_settings(probe, config["figure"]),
         "seed": probe.seed,
         "words": [word for word in probe.words if not word.startswith("runs_dir=")],
         "labels": dict(measured.labels),
@@ -132,8 +139,6 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
             "seconds_to_measure": round(time.perf_counter() - ready, 3),
         },
     }
-    save_recording(folder, measured.arrays, info)
-    return load_recording(folder)
 
 
 def _with_other_threads(probe: Probe, config: Mapping[str, Any], folder: Path) -> FigureData | None:

@@ -118,7 +118,7 @@ def quantize_as(
     """Quantize `model` in place as the experiment says, and pack it where that is its execution.
 
     Returns:
-        What was done, see QuantReport.
+        The report of its steps, see QuantReport.
     """
     report = quantize(
         model,

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one cell is going to take.
+    """The demand of one cell, and the time and memory that it is going to take.
 
     Attributes:
         seconds: of the evaluation, whether it is finished or not.

@@ -122,19 +122,28 @@ def sweep_jobs(
         for text, reason in left_out.items():
             touching = given.touching(Overrides.read([text]).words[0].name) or [text]
             unused.setdefault(" ".join(touching), {})[number] = reason
-    for text, reasons in unused.items():
-        # A reason that knows a near name, or says most, knows best what was meant.
-        reason = max(reasons.values(), key=lambda reason: (NEAR in reason, len(reason)))
-        if len(reasons) == len(lines) and (NEAR in reason or not beside_others):
-            problems[reason if text in reason else f"{text}: {reason}"] = [*reasons]
+    problems |= _refused(unused, len(lines), beside_others)
     if problems:
         raise ConfigError(_of_other_models(given) + _all_problems(lines, problems))
     _say(lines, unused)
     return list(jobs.values())
 
 
+def _refused(
+    unused: Mapping[str, Mapping[int, str]], jobs: int, beside_others: bool
+) -> dict[str, list[int]]:
+    """The refusals of words that no job has a use for, with the jobs' numbers."""
+    found = {}
+    for words, reasons in unused.items():
+        # A reason that knows a near name, or says most, knows best what was meant.
+        reason = max(reasons.values(), key=lambda reason: (NEAR in reason, len(reason)))
+        if len(reasons) == jobs and (NEAR in reason or not beside_others):
+            found[reason if words in reason else f"{words}: {reason}"] = [*reasons]
+    return found
+
+
 def _of_other_models(given: Overrides) -> str:
-    """What to write where a table is to span a model that is not among those of `models`."""
+    """Advice where a table is to span a model that is not among those of `models`."""
     chosen = given.values("model")
     if not given.touches("table") or given.touches("models") or not chosen:
         return ""

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Limits:
-    """What both launchers limit, see their options in conf/launcher."""
+    """Limits of both launchers; their options in conf/launcher explain them."""
 
     timeout_min: Positive
     requeues: NotNegative
