@@ -71,24 +71,18 @@ def ffn_channels(subject: Subject) -> Measurement:
     steps = [0, decoding.steps // 2, decoding.steps - 1]
     lengths = [len(decode.prompt) + decoding.gen_length for decode in decodes]
     kept = chosen_tokens(lengths, subject.probe.seed)
-    seen: list[list[Tensor]] = [[] for _ in steps]
+    seen: list[list[tuple[Tensor, ...]]] = [[] for _ in steps]  # kept rows, minimum, maximum
     outputs: dict[int, list[NDArray[np.float32]]] = {}  # of one batch of prompts, step after step
     distances = np.zeros((len(decodes), 3))
-    lowest, highest = ([torch.tensor(sign * torch.inf)] * 3 for sign in (1, -1))
     for batch in subject.states(subject.batch_size, steps, "first block's FFN output"):
         place = steps.index(batch.step)
-        for number, row in zip(batch.prompts, _ffn_output(subject, batch), strict=True):
-            row = row[: lengths[number]]
-            lowest[place] = torch.minimum(lowest[place], row.amin(0))
-            highest[place] = torch.maximum(highest[place], row.amax(0))
-            seen[place].append(row[kept[number]])
+        for number, padded in zip(batch.prompts, _ffn_output(subject, batch), strict=True):
+            row = padded[: lengths[number]]
+            seen[place].append((row[kept[number]], row.amin(0), row.amax(0)))
             outputs.setdefault(number, []).append(row.numpy())
             if place == len(steps) - 1:
                 distances[number] = iteration_distances(*outputs.pop(number))
-    channels = np.stack([
-        channel_quantiles(torch.cat(rows), low, high)
-        for rows, low, high in zip(seen, lowest, highest, strict=True)
-    ])  # fmt: skip
+    channels = np.stack([channel_quantiles(*zip(*parts, strict=True)) for parts in seen])
     middle, last, chance = distances.T
     numbers = {
         "distance_first_to_middle": mean(middle),
@@ -130,9 +124,12 @@ def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
     return [kept[(kept >= a) & (kept < b)] - a for a, b in itertools.pairwise(starts)]
 
 
-def channel_quantiles(rows: Tensor, low: Tensor, high: Tensor) -> NDArray[np.float64]:
-    """[channels, 7] at QUANTILES of `rows` [tokens, channels], the ends as given."""
-    inner = np.quantile(rows.double().numpy(), QUANTILES[1:-1], axis=0)
+def channel_quantiles(
+    rows: Sequence[Tensor], lowest: Sequence[Tensor], highest: Sequence[Tensor]
+) -> NDArray[np.float64]:
+    """[channels, 7] at QUANTILES of `rows` [tokens, channels], the ends over all that are given."""
+    inner = np.quantile(torch.cat([*rows]).double().numpy(), QUANTILES[1:-1], axis=0)
+    low, high = torch.stack([*lowest]).amin(0), torch.stack([*highest]).amax(0)
     return np.concatenate([low.double().numpy()[None], inner, high.double().numpy()[None]]).T
 
 

@@ -124,7 +124,7 @@ def sweep_jobs(
             unused.setdefault(" ".join(touching), {})[number] = reason
     problems |= _refused(unused, len(lines), beside_others)
     if problems:
-        raise ConfigError(_of_other_models(given) + _all_problems(lines, problems))
+        raise ConfigError(_of_other_models(given) or _all_problems(lines, problems))
     _say(lines, unused)
     return list(jobs.values())
 
@@ -145,7 +145,7 @@ def _refused(
 def _of_other_models(given: Overrides) -> str:
     """Advice where a table is to span a model that is not among those of `models`."""
     chosen = given.values("model")
-    if not given.touches("table") or given.touches("models") or not chosen:
+    if not chosen or not given.touches("table") or given.touches("models", "task"):
         return ""
     near = []
     for option, path in given.folders.options("models").items():
@@ -156,7 +156,7 @@ def _of_other_models(given: Overrides) -> str:
         return ""
     return (
         f"{' '.join(given.touching('model'))}: a table takes the tasks of {DEFAULT_MODELS} models "
-        f"unless it is told others; add models={near[0]}\n"
+        f"unless it is told others; add models={near[0]}"
     )
 
 

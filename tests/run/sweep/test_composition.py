@@ -148,7 +148,7 @@ def test_words_of_several_tables_may_be_meant_for_some_of_them(
 
 
 def test_a_table_of_other_models_says_which_word_is_missing() -> None:
-    with pytest.raises(ConfigError, match=r"model=llada_8b: a table .*; add models=paper\n"):
+    with pytest.raises(ConfigError, match=r"model=llada_8b: a table .*; add models=paper$"):
         compose_jobs(Overrides.read(["table=table1", "model=llada_8b"]))
     found = compose_jobs(Overrides.read(["table=table1", "model=llada_8b", "models=paper"]))
     assert {job.model.name for job in found} == {"llada_8b"} and len(found[0].tasks) == 9
