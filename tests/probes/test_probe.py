@@ -7,7 +7,7 @@ import pytest
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes import logit_error
-from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
+from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings, figure_settings
 from dllmquant_exp.probes.probe import (
     changed_settings,
     check_read,
@@ -30,6 +30,7 @@ MEASURED = [name for name, kind in catalog().items() if kind.measure]
         ({"noise": 0}, [], "above 0"),
         ({"layer": -2}, [], "at least -1"),
         ({"noise": 11}, [], "at most 10"),
+        ({"states": 33}, [], "states = 33 per prompt, but there are 32 steps"),
         ({}, ["model=nonsense"], "nonsense"),
         ({"task": "micro_nine"}, [], "one task"),
     ],
@@ -39,6 +40,13 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises((ProbeError, ConfigError), match=message):
         read_probe(given, words)
+
+
+def test_words_are_numbers_of_their_field() -> None:
+    settings = figure_settings()
+    assert settings["noise"].read("noise", "0.1") == 0.1
+    assert settings["layer"].read("layer", "-1") == -1
+    assert {*ProbeSettings.__dataclass_fields__} <= {*settings}
 
 
 def test_defaults_fit_the_model() -> None:

@@ -120,6 +120,7 @@ def make_plan(
     """
     plan, forwards = Plan(place), Forwards(place)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
+    told: set[str] = set()
     for job in jobs:
         folder, layout = local_folder(job.model), job.model.layout
         if folder is None:
@@ -130,7 +131,8 @@ def make_plan(
         mine: dict[str, Forecast] = {}
         for cell in cells_of(job):
             progress(f"{job.model.name} {row_name(job)} {cell.task.name}")
-            tokenizer = _tokenizer(folder, layout, tokenizers) if _counts_data(cell) else None
+            counts = folder is not None and _counts_data(cell, told)
+            tokenizer = _tokenizer(folder, layout, tokenizers) if counts else None
             mine[cell.folder.name] = _forecast(cell, config, tokenizer, forwards)
         plan.cells |= mine
         plan.jobs.add(frozenset(mine))
@@ -151,13 +153,14 @@ def local_folder(settings: ModelSettings) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _counts_data(cell: Cell) -> bool:
-    """Whether requests are counted from the rows; says so where the hub is asked for them."""
+def _counts_data(cell: Cell, told: set[str]) -> bool:
+    """Whether requests are counted from the rows; says once where the hub is asked for them."""
     root, task = cell.experiment.common.data_folder, cell.task
     if task.kind == "official" and root is None:
         return False
     missing = hub_data(task.settings, root)
-    if missing:
+    if missing and task.name not in told:
+        told.add(task.name)
         logger.warning("%s: its rows are read from the hub: %s", task.name, ", ".join(missing))
     return True
 

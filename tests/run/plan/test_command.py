@@ -162,16 +162,3 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
 def test_bad_input(call: Call, words: list[str], message: str) -> None:
     status, _, err = call("plan", *words)
     assert status == 2 and message in err
-
-
-def test_help(call: Call) -> None:
-    status, out, _ = call("plan", "--help")
-    assert status == 0
-    for word in (
-        "on=",
-        "throughput=",
-        "utilisation=0.4",
-        "slowdown=1.0",
-        "a100, h100, a6000",
-    ):
-        assert word in out
