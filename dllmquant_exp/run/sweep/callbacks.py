@@ -21,14 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.errors import BAD_INPUT, FAILED, ConfigError, Refusal
 from dllmquant_exp.store.progress import duration, within
 from dllmquant_exp.store.results import write_json
 
 logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 COMPOSED_FILE = "multirun.yaml"  # Hydra's copy of what is swept, written as the jobs begin
-BAD_INPUT, FAILED = 2, 1
 LOCAL = "local"  # the option of the group `launcher`
 
 

@@ -11,11 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.folder import Folders
 from dllmquant_exp.config.quantized_model import COMPONENTS
-from dllmquant_exp.errors import Refusal
+from dllmquant_exp.errors import BAD_INPUT, FAILED, Refusal
 from dllmquant_exp.run.machine import UNWRITABLE, explain_unwritten
 from dllmquant_exp.store.schema import unknown_key
-
-BAD_INPUT, FAILED = 2, 1  # exit statuses
 
 
 def report_error(error: Exception) -> int:

@@ -9,7 +9,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-BAD_INPUT = 2
+from dllmquant_exp.errors import BAD_INPUT, ConfigError
 
 
 class UnfinishedSweeper(BasicSweeper):
@@ -38,8 +38,6 @@ class UnfinishedSweeper(BasicSweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Make the launcher, or leave with what has to be installed or set for it."""
-        from dllmquant_exp.errors import ConfigError
-
         target = config.hydra.launcher._target_
         if target not in Plugins.instance().class_name_to_class:
             _leave(
@@ -53,7 +51,6 @@ class UnfinishedSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
-        from dllmquant_exp.errors import ConfigError
         from dllmquant_exp.run.sweep.callbacks import COMPOSED_FILE
         from dllmquant_exp.run.sweep.composition import sweep_jobs
         from dllmquant_exp.run.sweep.submission import announce, check_sweep, to_submit
