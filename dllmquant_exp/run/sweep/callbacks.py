@@ -48,8 +48,7 @@ def run_job(config: DictConfig) -> None:
         experiment = experiment_of(config, hydra)
         check_surroundings([experiment])
         keep_going = hydra.mode == RunMode.MULTIRUN
-        sweep, number = Path(hydra.sweep.dir), hydra.job.num
-        with within(place_of(sweep, int(number))) if keep_going else nullcontext():
+        with within(place_of(hydra)) if keep_going else nullcontext():
             outcomes = job.run(experiment, keep_going=keep_going)
         folders = [cell.folder.resolve() for cell in outcomes]
     except Refusal as error:
@@ -61,12 +60,12 @@ def run_job(config: DictConfig) -> None:
         logger.error("%s", explain_unwritten(path, error))
 
 
-def place_of(sweep: Path, number: int) -> str:
+def place_of(hydra: Any) -> str:
     """A job's place in its sweep, and the time left for all of it at the pace of those before.
 
     Every job has its outcome's file from the beginning; those that are over have written it anew.
     """
-    place = f"job {number + 1}"
+    sweep, place = Path(hydra.sweep.dir), f"job {int(hydra.job.num) + 1}"
     with suppress(OSError):  # the call that submitted it may have ended, and tidied up
         began = (sweep / COMPOSED_FILE).stat().st_mtime
         files = [path / OUTCOME_FILE for path in sweep.iterdir() if path.name.isdigit()]
