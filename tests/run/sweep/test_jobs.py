@@ -56,6 +56,7 @@ def test_only_what_is_left_is_submitted(
     status, out, err = call("method=fp,rtn")
     assert status == 0
     assert "cells that are finished already: 1; 1 job to do" in err
+    assert "job 1 of 1: micro_llada, rtn w4a4, seed 0: 1 task" in err
     files = times(tmp_path / "runs")
     forbid_launching(monkeypatch)  # nothing is launched where nothing is left
     again = call("method=fp,rtn")
