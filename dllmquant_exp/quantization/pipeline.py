@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
@@ -54,6 +53,7 @@ from dllmquant_exp.quantization.quantizers import (
     quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
+from dllmquant_exp.store.progress import tracked
 
 # Layers that share an input are rounded together; each group sees the ones before it quantized.
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
@@ -125,8 +125,7 @@ def _quantize(
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
     alphas: list[list[Any]] = []
-    title = f"quantizing, {method.name}"
-    for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
+    for n, block in enumerate(tracked(blocks, f"blocks quantized by {method.name}", len(blocks))):
         made, weights = kept_or_made(
             work_folder,
             n,

@@ -31,14 +31,14 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
         CheckpointError: the folder is taken or cannot be written. Nothing is left behind.
         QuantizationError: the package that an export needs is missing.
     """
-    common, quant = experiment.common, experiment.quant
-    assert common.save is not None and quant is not None
-    folder = save_folder(experiment)
+    folder, quant = save_folder(experiment), experiment.quant
+    assert quant is not None
     if is_kept(experiment, digest):  # before hours go into the model
         logger.info("save: %s holds this model already", folder)
         return
     prepared = get()
-    write = save_quantized if common.export is None else export_compressed_tensors
+    exported = experiment.common.export is not None
+    write = export_compressed_tensors if exported else save_quantized
     try:
         write(
             prepared.model,
@@ -60,8 +60,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
 
 def save_folder(experiment: Experiment) -> Path:
     """Folder that `save=` names."""
-    assert experiment.common.save is not None
-    return Path(experiment.common.save).expanduser()
+    return Path(str(experiment.common.save)).expanduser()
 
 
 def is_kept(experiment: Experiment, digest: str | None) -> bool:
