@@ -20,6 +20,7 @@ from hydra.errors import OverrideParseException
 from dllmquant_exp.config.folder import Folders, config_folder, split_folders
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
+from dllmquant_exp.store.yaml_files import read_mapping
 
 MULTIRUN = ("-m", "--multirun")
 # Words about a sweep as a whole; all others reach its jobs alone.
@@ -187,13 +188,16 @@ class Overrides:
         """Refuse what no group and no top-level setting is called, before anything is imported.
 
         Raises:
-            ConfigError: with the nearest name.
+            ConfigError: with the nearest name; or a group of the user's that cannot be read.
         """
         settings = yaml.safe_load((config_folder() / "config.yaml").read_text("utf-8"))
         known = {*settings, *self.folders.groups(), CONTROLS} - {"defaults"}
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError("; ".join(unknown_key(name, known, "config") for name in unknown))
+        for name in {*self.names} - {*Folders().groups()}:
+            for path in self.folders.options(name).values():
+                read_mapping(path)
 
 
 def _refuse(message: str) -> NoReturn:

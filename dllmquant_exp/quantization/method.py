@@ -185,6 +185,25 @@ class Method:
         for step in self.steps.values():
             step.restore(block, device)
 
+    def rounded(
+        self, weights: Sequence[Tensor], quantizer: Quantizer, inputs: Inputs
+    ) -> list[Rounded]:
+        """See `Rounding.round`.
+
+        Raises:
+            QuantizationError: the step gives no rounded weight for each of them.
+        """
+        given = self.rounding.round(weights, quantizer, inputs)
+        found = [result for result in given or () if isinstance(result, Rounded)]
+        if [result.weight.values(torch.float32).shape for result in found] != [
+            weight.shape for weight in weights
+        ]:
+            raise QuantizationError(
+                f"method {self.name!r}, {list(self.steps)[-1]}: round({len(weights)} weights) gave "
+                f"{given!r:.80}; it must return a Rounded of each weight, in their order and shape"
+            )
+        return found
+
     def describe(self) -> dict[str, Any]:
         """The name and, in their order, each step's key, settings and, from outside, its source."""
         steps = [{"step": key, **describe(step)} for key, step in self.steps.items()]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
@@ -124,7 +123,7 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:
-    name = " ".join(filter(None, (method_label(experiment), experiment.quant_name)))
+    name = " ".join(filter(None, (experiment.label, experiment.quant_name)))
     done = len(experiment.tasks) - waiting
     logger.info(
         "%s, %s, seed %d: %d task%s%s",

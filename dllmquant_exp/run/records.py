@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.quantization.kernels import execution
@@ -105,7 +104,7 @@ def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
             "name": experiment.cell_name(task),
             "model": experiment.model.name,
             "embedded": experiment.model.embedded,
-            "method": method_label(experiment),
+            "method": experiment.label,
             "quant": experiment.quant_name or None,
             "task": task.name,
             "label": task.label,

@@ -11,7 +11,6 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, ModelSettings
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
@@ -186,7 +185,7 @@ def row_name(job: Experiment) -> str:
     """The row, and its bits and execution where they are not the usual ones."""
     quant = "" if job.quant_name == DEFAULT_QUANT else job.quant_name
     packed = job.quant is not None and job.common.execution == "packed"
-    return " ".join(filter(None, (method_label(job), quant, "packed" if packed else "")))
+    return " ".join(filter(None, (job.label, quant, "packed" if packed else "")))
 
 
 def answered_share(folder: Path, requests: int) -> float:
