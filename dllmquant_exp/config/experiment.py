@@ -144,10 +144,11 @@ def _check_choices(
         stated = content_of(line.folders, group, option) if option else {}
         names, classes = ([part.get("name"), targets(part)] for part in (section, stated))
         if names != classes:
-            words = " ".join(line.touching(group)) or f"{group}={option}"
+            words = " ".join(line.touching(group) or line.touching("row", "table"))
             raise ConfigError(
-                f"{words}: this is not the option {option}, by whose name results and tables go; "
-                "choose an option, or write a YAML of your own in a folder for --config-dir"
+                f"{words}: this {group} is not the option {option}, by whose name results and "
+                "tables go; choose an option, or write a YAML of your own in a folder for "
+                "--config-dir"
             )
 
 
@@ -155,10 +156,7 @@ def _check_groups(config: Mapping[str, Any], line: Overrides) -> None:
     known = {*GROUPS, *COMPONENTS, *PRESETS, *(field.name for field in fields(CommonSettings))}
     problems = [unknown_key(key, known, "config") for key in config if key not in known]
     problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
-    needed = {*GROUPS, *(field.name for field in fields(CommonSettings))}
     for word in line.words:
-        if word.text[0] == "~" and word.name in needed:
-            problems = [f"{word.text}: every job needs {word.name}; leave it out"]
         if word.name in (*GROUPS, *COMPONENTS, *PRESETS) and "[" in "".join(word.values):
             problems.append(
                 f"{word.text} would merge these options into one that is none of them; choose "

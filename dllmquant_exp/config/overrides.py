@@ -191,7 +191,12 @@ class Overrides:
             ConfigError: with the nearest name; or a group of the user's that cannot be read.
         """
         settings = yaml.safe_load((config_folder() / "config.yaml").read_text("utf-8"))
-        known = {*settings, *self.folders.groups(), CONTROLS} - {"defaults"}
+        chosen = [entry for entry in settings.pop("defaults") if isinstance(entry, dict)]
+        needed = {*settings, *(group for entry in chosen for group in entry)}
+        for word in self.words:
+            if word.text[0] == "~" and word.name in needed:
+                raise ConfigError(f"{word.text}: every job needs {word.name}; leave it as it is")
+        known = {*settings, *self.folders.groups(), CONTROLS}
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError("; ".join(unknown_key(name, known, "config") for name in unknown))

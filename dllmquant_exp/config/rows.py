@@ -52,8 +52,8 @@ def row_of(model: QuantizedModel, config: Settings, line: Overrides) -> tuple[Ro
     names = [name for name in options if name == chosen or name in ours]
     rows = {name: _stated(line.folders, name) for name in names}
     telling: Settings = {}
-    for row in rows.values():
-        telling = merged(telling, row.settings)
+    for name in ours:
+        telling = merged(telling, rows[name].settings)
     holding = [name for name, row in rows.items() if _holds(row, telling, model, config)]
     if not holding:
         known = {text for path in options.values() for text in vars(row_named_in(path)).values()}
@@ -84,8 +84,10 @@ def _holds(row: _Stated, telling: Settings, model: QuantizedModel, config: Setti
         if group in _TOLD_BY_SETTINGS
     }
     stated = merged(merged(_within(content, telling), whole), row.settings)
-    both = OmegaConf.create(merged(config, stated))  # settings may refer to others of the job
-    return not stated or OmegaConf.to_container(both, resolve=True) == config
+    both: Any = merged(config, stated)
+    if "${" in str(stated):  # settings may refer to others of the job
+        both = OmegaConf.to_container(OmegaConf.create(both), resolve=True)
+    return bool(both == config)
 
 
 def _unknown(

@@ -193,11 +193,10 @@ class Method:
         Raises:
             QuantizationError: the step gives no rounded weight for each of them.
         """
-        given = self.rounding.round(weights, quantizer, inputs)
-        found = [result for result in given or () if isinstance(result, Rounded)]
-        if [result.weight.values(torch.float32).shape for result in found] != [
-            weight.shape for weight in weights
-        ]:
+        given: Any = self.rounding.round(weights, quantizer, inputs)
+        found = list(given) if isinstance(given, Iterable) else []
+        whole = all(isinstance(r, Rounded) and isinstance(r.weight, QuantizedWeight) for r in found)
+        if not whole or [r.weight.numbers.shape for r in found] != [w.shape for w in weights]:
             raise QuantizationError(
                 f"method {self.name!r}, {list(self.steps)[-1]}: round({len(weights)} weights) gave "
                 f"{given!r:.80}; it must return a Rounded of each weight, in their order and shape"

@@ -76,6 +76,12 @@ def test_names_are_checked_before_anything_is_imported() -> None:
         read("limt=3 metod=fp").check_names()
 
 
+@pytest.mark.parametrize("name", ["calibration", "limit", "method", "threads"])
+def test_what_every_job_needs_is_not_deleted(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"~{name}: every job needs {name}; leave it as it is"):
+        read(f"~{name}").check_names()
+
+
 WORDS = [
     "method=gptq,quarot", "method.gptq.act_order=true", "save='a, b'", "sweep=mine",
     "save=kept/${method.name}-${seed}", "calibration.samples=${model.calibration.control_samples}",

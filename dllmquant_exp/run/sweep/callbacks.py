@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 BAD_INPUT, FAILED = 2, 1
 LOCAL = "local"  # the option of the group `launcher`
+_checked: dict[tuple[str, ...], Any] = {}  # the experiment of a single run, between start and job
 
 
 def run_job(config: DictConfig) -> None:
@@ -36,15 +37,13 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp.run import job
     from dllmquant_exp.run.allocator import keep_freed_memory
-    from dllmquant_exp.run.machine import check_surroundings, explain_unwritten
-    from dllmquant_exp.run.sweep.composition import experiment_of
+    from dllmquant_exp.run.machine import explain_unwritten
 
     keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
     outcome: dict[str, Any] = {"cells": [], "error": None}
     try:
-        experiment = experiment_of(config, hydra)
-        check_surroundings(experiment.common, experiment.tracking)
+        experiment = _checked.pop(tuple(hydra.overrides.task), None) or _check(config, hydra)
         keep_going = hydra.mode == RunMode.MULTIRUN
         for cell in job.run(experiment, keep_going=keep_going):
             outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
@@ -55,6 +54,16 @@ def run_job(config: DictConfig) -> None:
         write_json(path, outcome)
     except OSError as error:
         logger.error("%s", explain_unwritten(path.parent, error))
+
+
+def _check(config: DictConfig, hydra: Any = None) -> Any:
+    """The experiment of a job that can run here (ConfigError)."""
+    from dllmquant_exp.run.machine import check_surroundings
+    from dllmquant_exp.run.sweep.composition import experiment_of
+
+    experiment = experiment_of(config, hydra)
+    check_surroundings(experiment.common, experiment.tracking)
+    return experiment
 
 
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
@@ -81,8 +90,6 @@ class RunReport(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a configuration that cannot run, before Hydra makes a folder."""
         from dllmquant_exp.config.overrides import Overrides
-        from dllmquant_exp.run.machine import check_surroundings
-        from dllmquant_exp.run.sweep.composition import experiment_of
 
         place = Overrides.read(list(config.hydra.overrides.task)).value("launcher")
         if place not in (None, LOCAL):
@@ -90,8 +97,8 @@ class RunReport(Callback):
                 f"launcher={place} places the jobs of a sweep, and this is one job, which runs "
                 "here: add -m, or leave it out"
             )
-        experiment = experiment_of(config)
-        check_surroundings(experiment.common, experiment.tracking)
+        _checked.clear()
+        _checked[tuple(config.hydra.overrides.task)] = _check(config)
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
