@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 from huggingface_hub import constants as hub
-from huggingface_hub.utils import get_session
+from huggingface_hub import get_session
 from lm_eval.api.task import ConfigurableTask
 
 from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows

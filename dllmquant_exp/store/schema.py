@@ -184,7 +184,7 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
         raise ConfigError(f"{name} is not the dotted name of a class, such as my_module.MyClass")
     module, _, attribute = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        found: Any = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{name} cannot be imported ({error}); put the folder of its module on PYTHONPATH"
