@@ -94,15 +94,11 @@ def _resolved(
 ) -> Experiment:
     _check_groups(config, line)
     saved = is_saved(config)
+    sections = {} if saved else {"model": read_model, "method": read_method, "quant": read_quant}
+    others = (*GROUPS, *COMPONENTS, *PRESETS)
     readers: dict[str, Callable[[], Any]] = {
-        "common": lambda: read(
-            CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS)
-        ),
-    }
-    sections = {"model": read_model, "method": read_method, "quant": read_quant}
-    if not saved:
-        readers |= {name: partial(reader, config) for name, reader in sections.items()}
-    readers |= {
+        "common": lambda: read(CommonSettings, config, "config", ignore=others),
+        **{name: partial(reader, config) for name, reader in sections.items()},
         "decoding": lambda: read(DecodingOverrides, config["decoding"], "decoding"),
         "tracking": lambda: read(TrackingSettings, config["tracking"], "tracking"),
     }
@@ -142,8 +138,8 @@ def _check_choices(
         if not section or not choices:
             continue
         stated = content_of(line.folders, group, option) if option else {}
-        names, classes = ([part.get("name"), targets(part)] for part in (section, stated))
-        if names != classes:
+        given, expected = ((part.get("name"), targets(part)) for part in (section, stated))
+        if given != expected:
             words = " ".join(line.touching(group) or line.touching("row", "table"))
             raise ConfigError(
                 f"{words}: this {group} is not the option {option}, by whose name results and "

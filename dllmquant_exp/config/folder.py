@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from dllmquant_exp.config.own_options import check_options
+from dllmquant_exp.config.own_options import check_options, choices_in
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.yaml_files import read_mapping
 
@@ -68,11 +68,10 @@ def content_of(folders: Folders, group: str, option: str) -> Mapping[str, Any]:
         raise ConfigError(f"{group} has no option {option!r} (there are: {', '.join(options)})")
     own = read_mapping(options[option])
     found: dict[str, Any] = {}
-    for entry in own.pop("defaults", None) or []:
-        place, _, other = str(entry).strip("/").rpartition("/")
-        if isinstance(entry, str) and entry != "_self_" and place in ("", group):
+    for place, other in choices_in(own):
+        if place in ("", group) and other not in ("_self_", None):
             found = merged(found, content_of(folders, group, other))
-    return merged(found, own)
+    return merged(found, {key: value for key, value in own.items() if key != "defaults"})
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

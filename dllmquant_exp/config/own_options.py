@@ -3,6 +3,7 @@
 Results, their folders and tables go by names, so a name must say which option it was:
 
 - an option with a name is called like its file, and no file like one of ours
+- no method is called like a row of ours, and no sampler or weighting like one of ours
 - a row is called like its file, and no two rows have the same label
 - a task is called otherwise than ours, and so is its label
 - `defaults` choose one option of a group, not a list that would be merged
@@ -20,6 +21,8 @@ from dllmquant_exp.store.schema import read
 from dllmquant_exp.store.yaml_files import read_mapping
 
 NAMED = ("model", "method", "quant", "calibration", "decoding", "tmas", "cgq")
+# Groups whose names must not be those of other groups' options, as labels hold both.
+_ALIKE = {"method": "row", "calibration": "tmas", "tmas": "calibration", "cgq": "calibration"}
 PLAIN_NAME = r"[A-Za-z0-9_][\w.-]*"
 _GLOBAL = re.compile(r"(#.*\n|\s)*#\s*@package _global_\s*\n")
 
@@ -36,6 +39,14 @@ def row_named_in(path: Path) -> Row:
     """The row of a file in the group `row` (ConfigError)."""
     section = read_mapping(path).get("row")
     return Row(path.stem, path.stem) if section is None else read(Row, section, f"{path}: row")
+
+
+def choices_in(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The groups that a file's `defaults` choose from, "" for its own, and their options."""
+    for entry in content.get("defaults") or []:
+        chosen = entry.items() if isinstance(entry, Mapping) else [str(entry).rpartition("/")[::2]]
+        for key, option in chosen:
+            yield str(key).split(" ")[-1].strip("/").partition("@")[0], option
 
 
 @lru_cache(maxsize=8)
@@ -74,12 +85,16 @@ def _problems(content: Mapping[str, Any], name: Path, path: Path, ours: Path) ->
     group = name.parts[0]
     if not re.fullmatch(PLAIN_NAME, path.stem):
         yield "give the file a plain name (letters, digits, . _ -)"
+    if path.stem in (*_ALIKE, "iaaq") or (ours / _ALIKE.get(group, group) / path.name).exists():
+        yield f"labels call something of ours {path.stem} already; give yours another name"
     if not (ours / name).parent.is_dir():
         yield f"there is no group {name.parent.as_posix()}; put the file into {group}"
-    for group_or_key, chosen in _choices(content.get("defaults")):
+    if not isinstance(content.get("defaults"), list | None):
+        yield "defaults is no list"
+    for chosen_from, chosen in choices_in(content):
         if not isinstance(chosen, str | None):
             yield (
-                f"defaults choose {group_or_key}: {chosen!r}; choose one option, in quotes, as "
+                f"defaults choose {chosen_from}: {chosen!r}; choose one option, in quotes, as "
                 "several would be merged into one that is none of them"
             )
     if group in NAMED and len(name.parts) == 2 and content.get("name", "") != path.stem:
@@ -91,18 +106,10 @@ def _problems(content: Mapping[str, Any], name: Path, path: Path, ours: Path) ->
             yield "its settings would be ignored; write `# @package _global_` on top of it"
         if (stated := row_named_in(path).name) != path.stem:
             yield f"its row is named {stated!r}; write `name: {path.stem}`"
+        if not (label := row_named_in(path).label).strip() or not label.isprintable():
+            yield f"its label {label!r} is no line of text"
     if group == "task":
         yield from _task_problems(content.get("tasks"), ours)
-
-
-def _choices(defaults: Any) -> Iterator[tuple[str, Any]]:
-    """The groups that `defaults` choose from, and their options."""
-    if not isinstance(defaults, list | None):
-        yield "defaults", defaults
-        return
-    for entry in defaults or []:
-        if isinstance(entry, Mapping):
-            yield from entry.items()
 
 
 def _task_problems(tasks: Any, ours: Path) -> Iterator[str]:

@@ -94,9 +94,10 @@ def targets(section: Mapping[str, Any]) -> list[str]:
 
 
 def part_of_label(group: str, value: Any) -> str:
-    """What a component is called in labels: by its option, or by its class where it has no name."""
+    """What labels call a component: `cgq`, or `cgq-mine` where it is an option of a user's."""
     cls = type(value)
-    return str(getattr(value, "name", full_name(cls) if is_outside(cls) else group))
+    name = getattr(value, "name", full_name(cls) if is_outside(cls) else group)
+    return group if name == group else f"{group}-{name}"
 
 
 def component(base: type[T], config: Mapping[str, Any], name: str) -> T | None:

@@ -12,13 +12,14 @@ cells are its own (see `identity`): others may describe the same work.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from dllmquant_exp.config.folder import Folders, config_folder, content_of, merged
 from dllmquant_exp.config.overrides import Overrides
-from dllmquant_exp.config.own_options import Row, row_named_in
+from dllmquant_exp.config.own_options import Row, choices_in, row_named_in
 from dllmquant_exp.config.quantized_model import COMPONENTS, QuantizedModel, targets
 from dllmquant_exp.store.outside import full_name
 from dllmquant_exp.store.yaml_files import read_mapping
@@ -78,11 +79,7 @@ def _holds(row: _Stated, telling: Settings, model: QuantizedModel, config: Setti
     static = model.quant is not None and model.quant.static
     if wanted != given or (static and "quant" not in row.choices):
         return False
-    whole = {
-        group: {name: value for name, value in content[group].items() if name != "name"}
-        for group in row.choices
-        if group in _TOLD_BY_SETTINGS
-    }
+    whole = {group: content[group] for group in row.choices if group in _TOLD_BY_SETTINGS}
     stated = merged(merged(_within(content, telling), whole), row.settings)
     both: Any = merged(config, stated)
     if "${" in str(stated):  # settings may refer to others of the job
@@ -146,21 +143,27 @@ def _stated(folders: Folders, name: str) -> _Stated:
         for group, option in {"calibration": usual["calibration"], **choices}.items()
         if group in (*_TOLD_BY_CLASS, *_TOLD_BY_SETTINGS)
     }
-    settings = dict(content_of(folders, "row", name))
-    for key in ("row", "hydra"):
-        settings.pop(key, None)
+    for group, option in choices.items():
+        if group in content and group in _TOLD_BY_SETTINGS:
+            content[group] = _known(content[group], folders.options(group)[option])
+    own = content_of(folders, "row", name)
+    settings = {key: value for key, value in own.items() if key not in ("row", "hydra")}
     return _Stated(choices, settings, content)
+
+
+def _known(content: Settings, path: Path) -> Settings:
+    """An option's settings; its name alone where others depend on what else is chosen."""
+    if any(group for group, _ in choices_in(read_mapping(path))):
+        return {"name": content.get("name")}
+    return {name: value for name, value in content.items() if name != "name"}
 
 
 def _choices(content: Settings, folders: Folders) -> dict[str, str]:
     """The options that a file's `defaults` choose, and those of the rows that they list."""
     found: dict[str, str] = {}
-    for entry in content.get("defaults") or []:
-        chosen = entry.items() if isinstance(entry, Mapping) else [str(entry).rpartition("/")[::2]]
-        for key, option in chosen:
-            group = key.split(" ")[-1].strip("/").partition("@")[0] or "row"
-            if group == "row" and option in folders.options("row"):
-                found |= _choices(read_mapping(folders.options("row")[option]), folders)
-            elif option is not None:
-                found[group] = str(option)
+    for group, option in choices_in(content):
+        if group in ("", "row") and option in folders.options("row"):
+            found |= _choices(read_mapping(folders.options("row")[option]), folders)
+        elif option is not None:
+            found[group] = str(option)
     return found

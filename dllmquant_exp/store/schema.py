@@ -15,6 +15,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import json
 import re
 import sys
 import types
@@ -146,7 +147,9 @@ def build(section: Any, base: type[T], where: str, *, ignore: Iterable[str] = ()
         raise ConfigError(f"{where} is {section!r}, but a group of settings belongs there")
     cls = _class(section.get(TARGET), base, where)
     try:
-        return read(cls, section, where, ignore=[TARGET, *ignore])
+        made = read(cls, section, where, ignore=[TARGET, *ignore])
+        json.dumps(describe(made), allow_nan=False)  # as results hold it
+        return made
     except ConfigError:
         raise
     except Exception as error:
@@ -194,7 +197,8 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
     if found is None:
         raise ConfigError(f"{name}: {module} has no {attribute}")
     wanted = full_name(base)
-    if not (isinstance(found, type) and issubclass(found, base) and is_dataclass(found)):
+    known = isinstance(found, type) and issubclass(found, base) and is_dataclass(found)
+    if not known:
         raise ConfigError(f"{name} is not a dataclass derived from {wanted}")
     if inspect.isabstract(found):
         lacking = ", ".join(sorted(found.__abstractmethods__))

@@ -108,6 +108,7 @@ def test_a_users_row_counts_where_it_was_chosen_alone(users: Users) -> None:
     users("row/mild", defaults(method="awq", quant="w8a8"), "row: {name: mild, label: AWQ at 8}")
     users("row/plain", "limit: 3")
     users("row/wider", "defaults: [mild]")
+    users("row/published", defaults(method="quarot", quant="official"))
     users(
         "row/own_size",
         "defaults: [awq]",
@@ -127,6 +128,8 @@ def test_a_users_row_counts_where_it_was_chosen_alone(users: Users) -> None:
     assert made(*users.words, "row=plain").row == Row("plain", "plain")
     assert made(*users.words, "row=plain", "limit=4").row.name == "rtn"
     assert made(*users.words, "row=wider").row.name == "wider"
+    assert made(*users.words, "row=published").row.name == "published"
+    assert made(*users.words, "row=published", "quant=w4a4").row.name == "quarot"
     assert made(*users.words, "row=own_size", "model=micro_dream").row.name == "own_size"
     assert made(*users.words, "row=own_size", "calibration.samples=7").row.name == "awq"
 
@@ -146,9 +149,9 @@ from dllmquant_exp.quantization.iaaq import Iaaq
 @pytest.mark.parametrize(
     ("group", "base", "name", "words", "label"),
     [
-        ("cgq", "on", "sub", "method=quarot +tmas=on +cgq=sub", "quarot+tmas+sub"),
-        ("tmas", "on", "sub", "method=quarot +tmas=sub", "quarot+sub"),
-        ("iaaq", "on", None, "method=awq +iaaq=sub", "awq+users_parts.MyIaaq"),
+        ("cgq", "on", "sub", "method=quarot +tmas=on +cgq=sub", "quarot+tmas+cgq-sub"),
+        ("tmas", "on", "sub", "method=quarot +tmas=sub", "quarot+tmas-sub"),
+        ("iaaq", "on", None, "method=awq +iaaq=sub", "awq+iaaq-users_parts.MyIaaq"),
         ("method", "gptq", "sub", "method=sub", "sub"),
     ],
 )
