@@ -140,7 +140,7 @@ def _check_choices(
         stated = content_of(line.folders, group, option) if option else {}
         given, expected = ((part.get("name"), targets(part)) for part in (section, stated))
         if given != expected:
-            words = " ".join(line.touching(group) or line.touching("row", "table"))
+            words = " ".join(line.touching(group) or line.touching("row", "table") or line.texts)
             raise ConfigError(
                 f"{words}: this {group} is not the option {option}, by whose name results and "
                 "tables go; choose an option, or write a YAML of your own in a folder for "

@@ -6,6 +6,7 @@ calibration.samples=8   a setting
 ~tmas.texts             nothing
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -26,6 +27,9 @@ MULTIRUN = ("-m", "--multirun")
 # Words about a sweep as a whole; all others reach its jobs alone.
 _OF_SWEEPS = ("hydra", "sweep", "runs_dir", "launcher", "table", "models")
 _SWEEPER = "hydra.sweeper"
+_NO_WORD = re.compile(
+    r"[-+]?\.?\d[-+\d._e]*|nan|[-+]?inf|true|false", re.IGNORECASE
+)  # as Hydra reads it
 CONTROLS = "controls"  # `controls=on`, see `tables`
 
 
@@ -196,6 +200,8 @@ class Overrides:
         for word in self.words:
             if word.text[0] == "~" and word.name in needed:
                 raise ConfigError(f"{word.text}: every job needs {word.name}; leave it as it is")
+            if word.name in self.folders.groups() and any(map(_NO_WORD.fullmatch, word.values)):
+                raise ConfigError(f"{word.text}: {word.name} has no such option, which is a word")
         known = {*settings, *self.folders.groups(), CONTROLS}
         unknown = [name for name in self.names if name not in known]
         if unknown:

@@ -156,7 +156,7 @@ def _mentioned(tree: ast.Module, folder: Path) -> Iterator[Path]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if id(node) not in described  # a docstring opens no file
     ]
-    words = {part.lstrip("*") for text in texts for part in re.split(r"[/\\]", text)}
+    words = {part for text in texts for part in re.split(r"[/\\*?]+", text)}
     endings = tuple(word for word in words if "." in word[:-1])
     for path in folder.iterdir():
         if path.name[0] == "." or path.name == "__pycache__":

@@ -27,7 +27,7 @@ other = importlib.import_module("users_dynamic")
 HERE = Path(__file__).parent
 TABLE = json.loads((HERE / "table.json").read_text())
 ROWS = HERE / "tables" / "rows.txt"
-ARRAYS = [*HERE.glob("*.npz"), Path(__file__).with_suffix(".bin")]
+ARRAYS = [*HERE.glob("x*.npz"), Path(__file__).with_suffix(".bin")]
 {MODULE}'''
 FILES = {  # each in a folder of its own on the path, but for what lies beside the module
     "plain/users_plain.py": "import users_further",
