@@ -44,6 +44,9 @@ class _Made:
         for name in (self.model.name, self.quant_name, self.label):
             if not re.fullmatch(r"[\w.+-]+", name):
                 raise ConfigError(f"{name!r} is no part of a folder's name")
+        for section in (self.calibration, self.cgq):
+            if section is not None and not isinstance(section.get("name"), str):
+                raise ConfigError(f"{section!r} lacks a name")
 
 
 def is_saved(config: Mapping[str, Any]) -> bool:

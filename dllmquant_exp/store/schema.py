@@ -16,12 +16,23 @@ import functools
 import importlib
 import inspect
 import json
+import operator
 import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.outside import fault, full_name, is_outside, source_digest
@@ -31,45 +42,30 @@ TARGET = "_target_"  # names the class of a section, as Hydra does
 
 
 @dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """The smallest number that a field takes."""
+class Bound:
+    """A limit that the number of a field keeps to; NaN keeps to none."""
 
     bound: float
+    words: ClassVar[str]
+    compare: ClassVar[Callable[[Any, Any], Any]]
 
     def holds(self, value: Any) -> bool:
-        return bool(value >= self.bound)
+        return bool(type(self).compare(value, self.bound))
 
     def __str__(self) -> str:
-        return f"at least {self.bound}"
+        return f"{self.words} {self.bound}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Above:
-    """A number that a field's value must exceed."""
-
-    bound: float
-
-    def holds(self, value: Any) -> bool:
-        return bool(value > self.bound)
-
-    def __str__(self) -> str:
-        return f"above {self.bound}"
+class AtLeast(Bound):
+    words, compare = "at least", operator.ge
 
 
-@dataclasses.dataclass(frozen=True)
-class AtMost:
-    """The largest number that a field takes."""
-
-    bound: float
-
-    def holds(self, value: Any) -> bool:
-        return bool(value <= self.bound)
-
-    def __str__(self) -> str:
-        return f"at most {self.bound}"
+class Above(Bound):
+    words, compare = "above", operator.gt
 
 
-Bound = AtLeast | Above | AtMost
+class AtMost(Bound):
+    words, compare = "at most", operator.le
 
 
 class Settings:
@@ -265,7 +261,7 @@ def _convert_mapping(value: Any, hint: Any, where: str) -> dict[Any, Any]:
 
 
 def _bounded(value: Any, bounds: Iterable[Any]) -> Any:
-    """`value` where all bounds hold; NaN holds none."""
+    """`value` where all bounds hold."""
     known = [bound for bound in bounds if isinstance(bound, Bound)]
     if not all(bound.holds(value) for bound in known):
         raise TypeError(f"must be {' and '.join(map(str, known))}")
