@@ -95,7 +95,8 @@ def test_a_saved_model_is_of_the_row_that_it_was_made_as(row: str) -> None:
     [
         ("row", "rtn"), ("row", None), ("row", {"name": "rtn"}), ("row", {"name": 1, "label": "x"}),
         ("label", "../../up"), ("label", 3), ("quant_name", "a/b"), ("calibration", [1]),
-        ("calibration", {"name": 1}), ("cgq", {"masked": float("nan")}), ("model", {}), ("model", {"name": "x"}),
+        ("calibration", {"name": 1}), ("cgq", {"masked": float("nan")}), ("model", {}),
+        ("model", {"name": "x"}),
     ],
 )  # fmt: skip
 def test_a_forged_account_of_a_saved_model_is_refused(part: str, value: object) -> None:
