@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import OverrideParseException
 
 from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.own_options import choices_in
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
 from dllmquant_exp.store.yaml_files import read_mapping
@@ -195,8 +196,8 @@ class Overrides:
             ConfigError: with the nearest name; or a group of the user's that cannot be read.
         """
         settings = yaml.safe_load((config_folder() / "config.yaml").read_text("utf-8"))
-        chosen = [entry for entry in settings.pop("defaults") if isinstance(entry, dict)]
-        needed = {*settings, *(group for entry in chosen for group in entry)}
+        chosen = choices_in({"defaults": settings.pop("defaults")})
+        needed = {*settings, *(group for group, option in chosen if option is not None)}
         for word in self.words:
             if word.text[0] == "~" and word.name in needed:
                 raise ConfigError(f"{word.text}: every job needs {word.name}; leave it as it is")
