@@ -21,12 +21,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dllmquant_exp.reporting import claim_verdicts, results, table, table_cells
-from dllmquant_exp.reporting.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED
-from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
+from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
+from dllmquant_exp.reporting.claims.figures import figure_claims
+from dllmquant_exp.reporting.claims.speed import speed_claims
 from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE, SCHEMA_VERSION
 from dllmquant_exp.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, styled
 from dllmquant_exp.reporting.render import signed
-from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
 from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -108,8 +108,8 @@ def _parts(runs_dir: Path) -> dict[str, str]:
         _model(title): scores["Avg."] for title, scores in _scores(table("table2", runs_dir))
     }
     measured = _measured(runs_dir, TABLES_SWEEP, models)
-    figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
-    speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
+    figures = measured["claim"].isin([claim.name for claim in figure_claims()])
+    speed = measured["claim"].isin([claim.name for claim in speed_claims()])
     (plain,) = _scores(table("table6", runs_dir, PLAIN))
     name = _model(plain[0])
     return {

@@ -19,6 +19,7 @@ from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.reporting.render import FORMATS
+from dllmquant_exp.run.sweep import composition
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -172,6 +173,17 @@ def test_a_users_row_runs_and_is_recorded(call: Call, checkpoint: Path, tmp_path
     assert sorted(r["row"]["label"] for r in results) == ["RTN", "RTN at 8"]
 
 
+def test_a_single_run_is_resolved_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved, whole = [], composition.experiment_of
+    monkeypatch.setattr(
+        composition, "experiment_of", lambda *given: resolved.append(given) or whole(*given)
+    )
+    monkeypatch.setattr("dllmquant_exp.run.job.run", lambda experiment, keep_going: [])
+    for number in (1, 2):
+        status, _, err = call("task=micro_arc", "tracking=off")
+        assert (status, len(resolved)) == (0, number), err
+
+
 def test_every_setting_of_config_yaml_is_in_the_help() -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = to_mapping(compose("config"))
@@ -312,7 +324,7 @@ def test_a_crash_of_the_report_is_not_a_success(
     def crash(*_: object) -> None:
         raise RuntimeError("the table broke")
 
-    monkeypatch.setattr("dllmquant_exp.reporting.tables.sweep_table.build_tables", crash)
+    monkeypatch.setattr("dllmquant_exp.reporting.reports.sweep_sections", crash)
     status, _, err = call("task=micro_piqa", *small(checkpoint))
     assert status == 1
     assert "the table broke" in err

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +13,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.config.experiment import (
-    GROUPS,
-    CommonSettings,
-    Experiment,
-    resolve,
-    to_mapping,
-)
+from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
+from dllmquant_exp.config.identity import CommonSettings, Experiment
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.task_config import DecodingOverrides, check_speed
 from dllmquant_exp.diffusion.settings import REMASKING
@@ -299,7 +295,9 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "execution": "fake",
         }  # fmt: skip
         common = CommonSettings(**{**values, **changes})
-        check_surroundings(common, TrackingSettings(mode, "p", None))
+        job = {"common": common, "tracking": TrackingSettings(mode, "p", None)}
+        folder = Path(common.runs_dir) / common.sweep
+        check_surroundings([SimpleNamespace(**job, sweep_folder=folder)])  # type: ignore[list-item]
 
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "NETRC", "WANDB_BASE_URL"):

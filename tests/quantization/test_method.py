@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from small_models import small_model, toy_tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import CheckpointError, random_model
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.method import Method, read_method
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, needs_calibration, quantize
 from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.saving import load_quantized, read_saved, save_quantized
 from dllmquant_exp.store.results import config_hash
 from dllmquant_exp.store.schema import describe
@@ -92,12 +91,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def make() -> Transformer:
-    config = TransformerConfig(
-        architecture="dream", d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ffn=24,
-        vocab_size=16, max_length=32, rope_theta=1e4, norm_eps=1e-6, mask_token_id=15,
-        eos_token_id=14, pad_token_id=14,
-    )  # fmt: skip
-    return random_model(config, seed=0)
+    return small_model("dream", d_model=16, d_ffn=24, vocab_size=16)
 
 
 def calibration() -> list[TokenBatch]:
@@ -185,10 +179,8 @@ def test_a_saved_model_takes_steps_from_the_users_configuration_alone(
     outside()
     method, model = read_method(MINE), make()
     quantize(model, method, QUANT, calibration=calibration())
-    words = WordLevel({f"w{n}": n for n in range(16)}, unk_token="w0")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token="w14")
     folder = tmp_path / "saved"
-    save_quantized(model, folder, method=method, quant=QUANT, tokenizer=tokenizer)
+    save_quantized(model, folder, method=method, quant=QUANT, tokenizer=toy_tokenizer(16))
     saved = read_saved(folder, method)
     assert saved.layout.method is method and saved.from_outside == ("method",)
     loaded = load_quantized(saved, device=torch.device("cpu"), packed=False)
@@ -203,6 +195,17 @@ def test_a_saved_model_takes_steps_from_the_users_configuration_alone(
     with pytest.raises(CheckpointError, match="choose the very same beside model=saved"):
         read_saved(folder)
     assert MODULE not in sys.modules, "the folder's word was enough to import it"
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [("None", "None"), ("found[:-1]", r"\[Rounded"), ("weights", r"\[Parameter"), ("3", "3"),
+     ("[Rounded(w) for w in weights]", r"\[Rounded"), ("found[::-1]", r"\[Rounded")],
+)  # fmt: skip
+def test_a_step_that_rounds_not_all_weights_is_named(outside: Any, result: str, given: str) -> None:
+    outside(SOURCE.replace("return found", f"return {result}"))
+    with pytest.raises(QuantizationError, match=rf"truncate: round\(3 weights\) gave {given}"):
+        quantize(make(), read_method(MINE), QUANT, calibration=calibration())
 
 
 NEAREST = {"_target_": "dllmquant_exp.quantization.nearest.Nearest"}
@@ -232,7 +235,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_method_is_refused(fault: str) -> None:
+def test_sections_that_are_no_method_are_refused(fault: str) -> None:
     section, named = FAULTS[fault]
     with pytest.raises(ConfigError, match=named):
         read_method(section)
