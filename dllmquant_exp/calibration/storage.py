@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
 from dllmquant_exp.store.locks import locked
 from dllmquant_exp.store.results import config_hash
+from dllmquant_exp.store.strict_json import parse_json
 from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,19 @@ def cached(
     if found is not None:
         return found
     with locked(folder / f".{path.name}.lock"):  # one job makes it, the others wait and read
-        found = _intact(path)
-        if found is None:
-            save(make(), path, key)
-    return found or load(path)  # the first call returns what the later ones do
+        return _intact(path) or _kept(make(), path, key)
+
+
+def _kept(made: CalibrationSet, path: Path, key: Mapping[str, Any]) -> CalibrationSet:
+    """Write a set and return what later calls will read; itself where it is deleted meanwhile."""
+    try:
+        save(made, path, key)
+        return load(path)
+    except (FileNotFoundError, CalibrationError):
+        if path.exists():
+            raise
+        logger.warning("the calibration set is not kept: %s was deleted meanwhile", path)
+        return made
 
 
 def _intact(path: Path) -> CalibrationSet | None:
@@ -82,7 +92,7 @@ def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | N
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         # One entry: safetensors writes several in an order that changes from call to call.
-        save_file(tensors, partial, metadata={"set": _sha256(text) + text})
+        partial.write_bytes(to_bytes(tensors, metadata={"set": _sha256(text) + text}))
 
 
 def load(path: Path) -> CalibrationSet:
@@ -92,13 +102,16 @@ def load(path: Path) -> CalibrationSet:
         CalibrationError: a file that is missing, unreadable or not what was written.
     """
     try:
+        path.open("rb").close()  # safetensors calls a file that may not be read a missing one
         with safe_open(path, framework="pt") as file:
             sealed = file.metadata()["set"]
             tensors = {name: file.get_tensor(name) for name in (*_PER_TOKEN, _PER_STATE, "ratio")}
         digest, text = sealed[:_DIGITS], sealed[_DIGITS:]
-        described = json.loads(text)
+        described = parse_json(text)
         made = CalibrationSet(described["name"], _states(tensors), described["report"])
         expected = (described["digest"], digest)
+    except PermissionError as error:
+        raise CalibrationError(f"{path} cannot be read ({error}): make it readable") from error
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise CalibrationError(f"{path} cannot be read ({error}): delete it") from error
     if (made.digest, _sha256(text)) != expected:

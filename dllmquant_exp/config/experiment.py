@@ -4,7 +4,6 @@ Everything that can be known to be wrong before a model is loaded is refused her
 that says which setting, what it is and what would work.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -36,6 +35,8 @@ from dllmquant_exp.config.task_config import (
 )
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.store.names import check_name
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import FIGURES_FOLDER
 from dllmquant_exp.store.schema import AtLeast, read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
@@ -47,7 +48,6 @@ Positive = Annotated[int, AtLeast(1)]
 GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
 # Choose options of other groups, how jobs are started or what is reported; no job reads them.
 PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
-_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,10 @@ class CommonSettings:
 
     def __post_init__(self) -> None:
         problems = []
-        if not _NAME.fullmatch(self.sweep):
-            problems.append(
-                f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
-                "use runs_dir for a path"
-            )
+        try:
+            check_name(self.sweep, "sweep")
+        except ConfigError as error:
+            problems.append(f"{error}; use runs_dir for a path")
         if self.sweep == FIGURES_FOLDER:
             problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
         if self.shard is not None and not 0 <= self.shard < self.shards:
@@ -85,6 +84,10 @@ class CommonSettings:
             )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def runs_folder(self) -> Path:
+        return expanded(self.runs_dir)
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -102,9 +105,12 @@ class Experiment(QuantizedModel):
     tracking: TrackingSettings
     common: CommonSettings
 
+    def __post_init__(self) -> None:
+        identity.check_names(self)
+
     @property
     def sweep_folder(self) -> Path:
-        return Path(self.common.runs_dir) / self.common.sweep
+        return self.common.runs_folder / self.common.sweep
 
     def cell_config(self, task: Task) -> dict[str, Any]:
         """Everything that can change the cell's result, and nothing else; see `identity`."""

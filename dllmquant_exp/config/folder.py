@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.store.paths import expanded
 
 SEARCH_PATH = "hydra.searchpath"
 _FILE, _PACKAGE = "file://", "pkg://"
@@ -79,7 +80,7 @@ def split_folders(words: Sequence[str]) -> tuple[Folders, list[str]]:
 
 
 def _folder(path: str) -> Path:
-    found: Path | None = Path(path.removeprefix(_FILE)).expanduser().resolve()
+    found: Path | None = expanded(path.removeprefix(_FILE)).resolve()
     if path.startswith(_PACKAGE):
         package = path.removeprefix(_PACKAGE).replace("/", ".")
         try:

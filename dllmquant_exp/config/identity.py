@@ -11,7 +11,9 @@ import torch
 
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
 from dllmquant_exp.config.task_config import SPEED, Task
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.names import LONGEST_FOLDER, check_name
 from dllmquant_exp.store.results import config_hash
 from dllmquant_exp.store.schema import TARGET, describe
 
@@ -49,10 +51,33 @@ def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
 
 def cell_name(experiment: "Experiment", task: Task) -> str:
     """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
-    quant = "" if experiment.quant_name in ("", DEFAULT_QUANT) else experiment.quant_name
-    seed = f"s{experiment.common.seed}"
-    parts = (experiment.model.name, method_label(experiment), quant, task.name, seed)
-    return "-".join([*filter(None, parts), config_hash(configuration(experiment, task))[:8]])
+    names = [*_names(experiment, task).values(), f"s{experiment.common.seed}"]
+    return "-".join([*names, config_hash(configuration(experiment, task))[:8]])
+
+
+def check_names(experiment: "Experiment") -> None:
+    """Refuse names that no folder can be called by (ConfigError)."""
+    saved, sampler = experiment.saved, experiment.describe("calibration")
+    where = "" if saved is None else f"{saved.folder}/config.json, made: "
+    if sampler is not None:
+        check_name(sampler["name"], f"{where}calibration.name")
+    for task in experiment.tasks:
+        names = _names(experiment, task)
+        for setting, name in names.items():
+            check_name(name, where + setting)
+        length = sum(len(name.encode()) + 1 for name in names.values())
+        if length > LONGEST_FOLDER - len("s-12345678") - len(str(experiment.common.seed)):
+            raise ConfigError(
+                f"{where}{', '.join(names)}: names too long together ({length} bytes, and a folder "
+                "is called by them); choose shorter ones"
+            )
+
+
+def _names(experiment: "Experiment", task: Task) -> dict[str, str]:
+    """The names that a cell is called by, with their settings."""
+    quant = "" if experiment.quant_name == DEFAULT_QUANT else experiment.quant_name
+    names = {"model.name": experiment.model.name, "method.name": method_label(experiment)}
+    return names | ({"quant.name": quant} if quant else {}) | {"task": task.name}
 
 
 def method_label(model: QuantizedModel) -> str:

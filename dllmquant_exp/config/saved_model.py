@@ -1,6 +1,7 @@
 """`model=saved model.checkpoint=FOLDER`: a model as it was when `save=FOLDER` wrote it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dllmquant_exp.config.overrides import NoUse, Overrides
@@ -22,6 +23,24 @@ from dllmquant_exp.store.schema import read
 SAVED = "saved"  # the option of the group `model`
 # A saved model brings these along; words about them would be ignored.
 _BROUGHT = ("method", "quant", "calibration", "row", "table", "models", *COMPONENTS)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The record of a saved model's origin, as far as it is read; see `described`."""
+
+    model: Mapping[str, Any]
+    quant_name: str
+    calibration: Mapping[str, Any] | None
+    cgq: Mapping[str, Any] | None
+    report: Mapping[str, Any] | None = None
+    calibration_report: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if "name" not in (self.calibration or {"name": ""}):
+            raise ValueError("calibration.name is missing")
+        if "digest" not in (self.calibration_report or {"digest": ""}):
+            raise ValueError("calibration_report.digest is missing")
 
 
 def is_saved(config: Mapping[str, Any]) -> bool:
@@ -60,7 +79,8 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
             *brought,
         )
     where = f"{saved.folder}/config.json, made"
-    model = read(ModelSettings, saved.made.get("model"), f"{where}.model")
+    made = read(_Made, saved.made, where, ignore=set(saved.made) - _Made.__annotations__.keys())
+    model = read(ModelSettings, made.model, f"{where}.model")
     if model.architecture != saved.layout.config.architecture:
         raise ConfigError(
             f"{saved.folder} holds a {saved.layout.config.architecture} model, but was made from "
@@ -69,7 +89,7 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
     return QuantizedModel(
         model=model,
         method=saved.layout.method,
-        quant_name=str(saved.made.get("quant_name")),
+        quant_name=made.quant_name,
         quant=saved.layout.quant,
         calibration=None,
         cgq=None,

@@ -31,9 +31,14 @@ from dllmquant_exp.evaluation.task_building import build_tasks
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
 from dllmquant_exp.probes.arguments import ProbeError
 from dllmquant_exp.probes.probe import Probe
-from dllmquant_exp.reporting.figures.recordings import load_arrays, save_recording
+from dllmquant_exp.reporting.figures.recordings import (
+    SCHEMA_VERSION,
+    load_arrays,
+    save_recording,
+)
 from dllmquant_exp.run.prepare import prepare
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import config_hash
 
 logger = logging.getLogger(__name__)
@@ -201,7 +206,7 @@ def _prompts(
 ) -> list[list[int]]:
     """Token ids of the task's first items, as an evaluation gives them to the model."""
     common, (task,) = probe.experiment.common, probe.experiment.tasks
-    data_root = None if common.data_root is None else Path(common.data_root).expanduser()
+    data_root = None if common.data_root is None else expanded(common.data_root)
     wanted = probe.settings.prompts
     codec = Codec(tokenizer, task.settings, config, config.max_length)
     chat = codec.chat if task.settings.chat_template else None
@@ -227,7 +232,7 @@ def cached_arrays(
     if folder.exists():
         logger.info("%s read from %s", name, folder)
     else:
-        save_recording(folder, make(), {"key": full})
+        save_recording(folder, make(), {"schema_version": SCHEMA_VERSION, "key": full})
     return load_arrays(folder)
 
 

@@ -25,6 +25,7 @@ from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION, SCHEMA_VERSION
 from dllmquant_exp.reporting.frame import flat
 from dllmquant_exp.run.sweep.composition import explain
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.schema import read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.
@@ -55,7 +56,7 @@ class Probe:
 
     @property
     def runs_dir(self) -> Path:
-        return Path(self.experiment.common.runs_dir)
+        return self.experiment.common.runs_folder
 
     @property
     def seed(self) -> int:
@@ -82,7 +83,7 @@ class Probe:
         cell = self.experiment.cell_config(self.experiment.tasks[0])
         common = ("model", "task", "data_root", "device", "dtype", "batch_size", "threads")
         checkpoint, digest = self.experiment.model.checkpoint, None
-        if checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists():
+        if checkpoint.startswith("embedded:") or expanded(checkpoint).exists():
             revision = self.experiment.model.revision
             digest = checkpoint_digest(resolve_checkpoint(checkpoint, revision))
         return {name: cell[name] for name in common} | {

@@ -43,6 +43,7 @@ from dllmquant_exp.quantization.saved_files import (
     misplaced,
     write_signed,
 )
+from dllmquant_exp.store.paths import expanded
 
 FORMAT = "pack-quantized"  # 32-bit words of whole numbers; W4A4 would default to a byte per weight
 MADE = "dllmquant_exp"  # the key of config.json that says how the model was made
@@ -111,7 +112,7 @@ def export_compressed_tensors(
     if problems:
         raise QuantizationError(joined("compressed-tensors cannot hold this model", problems))
     _require_package()
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     with replacing(folder) as temporary:
         write_shards(_tensors(model, quant), temporary, max_shard_bytes)
         write_tokenizer(tokenizer, temporary)

@@ -3,14 +3,16 @@
     <folder>/block_N-<sha256>.safetensors
 
 holds whole numbers and scales of the rounded linears, all other tensors of the block, and in its
-metadata the report of the steps. A file whose bytes do not match its name's hash is damaged, and
-its block is rounded again.
+metadata the report of the steps. The hash is of N and the bytes. A file that does not match it is
+damaged or another block's, and its block is rounded again; so is one whose file is deleted while a
+model is quantized.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +48,31 @@ def kept_or_made(
     """`make()` and the block it leaves behind, written to `folder`; or read from the file `kept`.
 
     Raises:
-        QuantizationError: a file that cannot be read, or that is another block's.
+        QuantizationError: a file that cannot be read, or is of another model.
+        OSError: `folder` cannot be written.
     """
     if kept is not None:
-        return _load(kept, block)
-    if folder is None:
-        return make()
+        try:
+            return _load(kept, block)
+        except QuantizationError:
+            if kept.exists():
+                raise
     report, weights = make()
+    if folder is not None:
+        try:
+            _write(folder, n, block, report, weights)
+        except FileNotFoundError as error:
+            logger.warning("block %d is not kept: %s was deleted meanwhile", n, error.filename)
+    return report, weights
+
+
+def _write(
+    folder: Path,
+    n: int,
+    block: Block,
+    report: Mapping[str, Any],
+    weights: Mapping[str, QuantizedWeight],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         k: v for k, v in block.state_dict().items() if k.removesuffix(".weight") not in weights
@@ -61,16 +81,23 @@ def kept_or_made(
         tensors |= {name + _NUMBERS: weight.numbers, name + _SCALE: weight.scale}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     content = save(contiguous, {_REPORT: json.dumps(report)})
-    digest = hashlib.sha256(content).hexdigest()
-    with whole_file(folder / f"block_{n}-{digest}.safetensors") as partial:
-        partial.write_bytes(content)
-    return report, weights
+    digest = _numbered(n)
+    digest.update(content)
+    with whole_file(folder / f"block_{n}-{digest.hexdigest()}.safetensors") as unfinished:
+        unfinished.write_bytes(content)
+
+
+def _numbered(n: int) -> "hashlib._Hash":
+    return hashlib.sha256(f"{n}\0".encode())
 
 
 def _intact_file(folder: Path, n: int) -> Path | None:
     for path in sorted(folder.glob(f"block_{n}-*.safetensors")):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, partial(_numbered, n)).hexdigest()
+        except FileNotFoundError:
+            continue
         if path.stem == f"block_{n}-{digest}":
             return path
         logger.warning("block %d in %s is damaged; it is made again", n, folder)

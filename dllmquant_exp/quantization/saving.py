@@ -55,6 +55,7 @@ from dllmquant_exp.quantization.saved_layout import (
     value_problems,
 )
 from dllmquant_exp.store.outside import is_outside
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.schema import TARGET, describe, read
 
 FORMAT_VERSION = 2  # raised by any change that makes older folders mean something else
@@ -131,7 +132,7 @@ def save_quantized(
         CheckpointError: the folder is taken or cannot be written (a full disk).
         QuantizationError: settings that do not belong to this model.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     dtype = model.final_norm.weight.dtype
     layout = Layout(model.config, method, quant, iaaq, dtype)
     with replacing(folder) as temporary:
@@ -163,7 +164,7 @@ def read_saved(
         CheckpointError: it is none, of another version, or changed since; or it was made with a
             class from outside, and `method` or `iaaq` is not exactly what it describes.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     file = folder / CONFIG_FILE
     raw = read_json(file)
     header = raw.get(HEADER) if isinstance(raw, dict) else None
@@ -192,6 +193,8 @@ def read_saved(
         iaaq = _iaaq(parts.iaaq, iaaq, where)
     except Refusal as error:
         raise CheckpointError(str(error)) from error
+    except OverflowError as error:  # a whole number that is no float
+        raise CheckpointError(f"{where}: {error}") from error
     config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
     layout = Layout(config, method, parts.quant, iaaq, getattr(torch, parts.dtype))
     return SavedModel(folder, layout, parts.made, parts.files, str(digest))

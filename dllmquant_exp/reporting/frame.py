@@ -15,6 +15,8 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
+from dllmquant_exp.errors import printable
+from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
 SPEED = "speed"  # the kind of a task without items
@@ -94,8 +96,9 @@ def read_sweep(runs_dir: Path, sweep: str) -> tuple[pd.DataFrame, list[str]]:
 
     Raises:
         ResultError: the sweep has no folder.
+        ConfigError: a name that no sweep can have.
     """
-    folder = runs_dir / sweep
+    folder = runs_dir / check_name(sweep, "sweep")
     if not folder.is_dir() or sweep == FIGURES_FOLDER:
         there = [path.name for path in runs_dir.iterdir()] if runs_dir.is_dir() else []
         known = [name for name in sorted(there) if name[0] != "." and name != FIGURES_FOLDER]
@@ -167,9 +170,10 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
     return Cell(
         folder=folder,
         status=value["status"],
-        **{name: _field(cell, name, str) for name in ("model", "method", "task", "label", "kind")},
+        **{name: check_name(cell[name], name) for name in ("model", "method", "task", "kind")},
+        label=printable(_field(cell, "label", str)),
         embedded=_field(cell, "embedded", bool),
-        quant=_field(cell, "quant", str | None) or "",
+        quant=check_name(cell["quant"], "quant") if cell["quant"] else "",
         row=row,
         row_label=row_label,
         seed=_field(cell, "seed", int),
@@ -296,7 +300,7 @@ def _collected(value: Mapping[str, Any]) -> tuple[int, int] | None:
 def _row(value: Mapping[str, Any]) -> tuple[str, str]:
     """Name and label of the cell's row."""
     row = _field(value, "row", dict)
-    return _field(row, "name", str), _field(row, "label", str)
+    return printable(_field(row, "name", str)), printable(_field(row, "label", str))
 
 
 def bits_of(config: Mapping[str, Any]) -> Bits | None:

@@ -27,6 +27,7 @@ from dllmquant_exp.reporting.tables.preset_table import (
     preset_tables,
 )
 from dllmquant_exp.reporting.tables.presets import Presets, read_presets
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
 
@@ -151,7 +152,7 @@ def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.Data
     Raises:
         ResultError: no such sweep.
     """
-    frame, unreadable = read_sweep(Path(runs_dir), sweep)
+    frame, unreadable = read_sweep(expanded(runs_dir), sweep)
     _warn(unreadable)
     return frame
 
@@ -175,7 +176,7 @@ def table_cells(
 
 def _one_table(name: str, runs_dir: str | Path, sweep: str, models: Sequence[str]) -> Report:
     presets = read_presets(config_folder())
-    report = tables_report(presets.table(name).name, Path(runs_dir), sweep, presets, models)
+    report = tables_report(presets.table(name).name, expanded(runs_dir), sweep, presets, models)
     _warn(report.unreadable, level=4)
     return report
 
@@ -184,7 +185,7 @@ def claim_verdicts(
     runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The paper's claims, a line per model and claim; see claims.verdicts and `claims_report`."""
-    report = claims_report(Path(runs_dir), sweep, read_presets(config_folder()), models)
+    report = claims_report(expanded(runs_dir), sweep, read_presets(config_folder()), models)
     _warn(report.unreadable)
     return report.documents[0].frame.reset_index()
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from dllmquant_exp.models.checkpoints import (
 )
 from dllmquant_exp.speed.machine import abilities
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import config_hash, finished_result
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
     if experiment.saved is not None:
         return experiment.saved.digest
     checkpoint = experiment.model.checkpoint
-    if not checkpoint.startswith("embedded:") and not Path(checkpoint).expanduser().exists():
+    if not checkpoint.startswith("embedded:") and not expanded(checkpoint).exists():
         return None
     try:
         return checkpoint_digest(resolve_checkpoint(checkpoint, experiment.model.revision))

@@ -23,13 +23,14 @@ from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.finished import is_finished, local_digest
-from dllmquant_exp.run.machine import check_device, explain_unwritten, torch_threads
+from dllmquant_exp.run.machine import FULL, check_device, explain_unwritten, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared
 from dllmquant_exp.run.records import failed_record, finished_record, speed_record, timing
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.speed_cell import measure_speed_cell
 from dllmquant_exp.store import provenance, tracking
 from dllmquant_exp.store.locks import Busy, locked
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import RESULT_FILE, write_json, write_result
 from dllmquant_exp.store.unfinished import shard_file
 
@@ -120,7 +121,7 @@ def _check_data(experiment: Experiment, tasks: Sequence[Task]) -> None:
     settings = [task.settings for task in scored]
     configs = [c for s in settings for c in task_configs(s.harness_task, s.include_path)]
     paths = dict.fromkeys(str(config.get("dataset_path")) for config in configs)
-    check_data_root(Path(experiment.common.data_root).expanduser(), list(paths))
+    check_data_root(expanded(experiment.common.data_root), list(paths))
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:
@@ -218,6 +219,8 @@ def _fail(
 ) -> Outcome:
     """Record a failed cell; where even that cannot be written, say so, and the others go on."""
     where = f"traceback in {folder / RESULT_FILE}"
+    if isinstance(error, OSError) and error.errno in FULL and error.filename:
+        where = explain_unwritten(Path(error.filename), error)
     try:
         write_result(folder, failed_record(experiment, task, error, started_at))
     except OSError as unwritten:
@@ -254,7 +257,7 @@ def _evaluation(experiment: Experiment) -> dict[str, Any]:
     """The arguments that a whole evaluation and a shard of one share."""
     common = experiment.common
     return {
-        "data_root": Path(common.data_root).expanduser() if common.data_root else None,
+        "data_root": expanded(common.data_root) if common.data_root else None,
         "limit": common.limit,
         "seed": common.seed,
         "batch_size": common.batch_size,

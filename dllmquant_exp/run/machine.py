@@ -13,6 +13,7 @@ import torch
 from dllmquant_exp.config.experiment import CommonSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.kernels.library import allowed_levels
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.tracking import TrackingError, TrackingSettings, check_tracking
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,7 @@ def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> No
         check_kernels,
         lambda: check_data_root(common.data_root),
         lambda: check_tracking(tracking, os.environ),
-        lambda: made.extend(check_writable(Path(common.runs_dir) / common.sweep)),
+        lambda: made.extend(check_writable(common.runs_folder / common.sweep)),
     ):
         try:
             check()
@@ -61,7 +62,7 @@ def check_kernels() -> None:
 
 def check_data_root(data_root: str | None) -> None:
     """Refuse a `data_root` that is no folder (ConfigError)."""
-    if data_root is not None and not Path(data_root).expanduser().is_dir():
+    if data_root is not None and not expanded(data_root).is_dir():
         raise ConfigError(
             f"data_root = {data_root} is not a folder; it should hold the official tasks' "
             "files, or be null to take them from the hub"

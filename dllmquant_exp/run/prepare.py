@@ -45,6 +45,7 @@ from dllmquant_exp.quantization.saving import (
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.locks import locked
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import config_hash
 
 CALIBRATION_BATCH = 16  # states at once; results depend on it by rounding only
@@ -196,11 +197,11 @@ def _collect(
         tokenizer,
         model_key=identity.forward_key(experiment, digest),
         embedded=experiment.model.embedded,
-        data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
+        data_root=None if common.data_root is None else expanded(common.data_root),
         seed=common.seed,
         batch_size=CALIBRATION_BATCH,
         needs_scores=experiment.cgq is not None and experiment.cgq.needs_scores,
-        folder=Path(common.runs_dir) / ".cache" / "calibration",
+        folder=common.runs_folder / ".cache" / "calibration",
     )
 
 
@@ -228,5 +229,5 @@ def _weights_folder(experiment: Experiment, digest: str, calibration: Calibratio
     config = experiment.cell_config(experiment.tasks[0])
     key = identity.weights_identity(config) | identity.circumstances(digest)
     key["calibration"] = calibration.digest
-    root = Path(experiment.common.runs_dir) / ".cache" / "weights"
+    root = experiment.common.runs_folder / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"

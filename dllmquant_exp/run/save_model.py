@@ -16,6 +16,7 @@ from dllmquant_exp.quantization.saved_files import CONFIG_FILE
 from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
 def save_folder(experiment: Experiment) -> Path:
     """Folder that `save=` names."""
     assert experiment.common.save is not None
-    return Path(experiment.common.save).expanduser()
+    return expanded(experiment.common.save)
 
 
 def is_kept(experiment: Experiment, digest: str | None) -> bool:

@@ -4,7 +4,6 @@ An embedded model is loaded, without its outlier channels, which change no speed
 checkpoint gives only its shape: nothing is downloaded.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.speed.measure import measure_speed
 from dllmquant_exp.speed.workload import Workload
+from dllmquant_exp.store.paths import expanded
 
 
 def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
     """
     settings = experiment.model
     folder, config = None, None
-    if settings.embedded or Path(settings.checkpoint).expanduser().is_dir():
+    if settings.embedded or expanded(settings.checkpoint).is_dir():
         folder = resolve_checkpoint(settings.checkpoint, settings.revision)
         config = load_config(folder, settings.layout)
 

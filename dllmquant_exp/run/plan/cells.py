@@ -20,6 +20,7 @@ from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.run.plan.forward import Finished, Forwards, Place, keys_of, parameters
 from dllmquant_exp.run.plan.requests import Demand, demand
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import config_hash, finished_result
 
 PROCESS = 5e8  # bytes of a process with its libraries, or of a CUDA context
@@ -142,7 +143,7 @@ def local_folder(settings: ModelSettings) -> Path | None:
         CheckpointError: an embedded model or a folder that does not exist.
     """
     checkpoint = settings.checkpoint
-    here = checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists()
+    here = checkpoint.startswith("embedded:") or expanded(checkpoint).exists()
     if here or checkpoint.count("/") != 1:  # no hub id either, and refused
         return resolve_checkpoint(checkpoint, settings.revision)
     found = try_to_load_from_cache(checkpoint, "config.json", revision=settings.revision)

@@ -12,7 +12,6 @@ are left out.
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from dllmquant_exp.evaluation.harness import derive_seed
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import TransformerConfig
+from dllmquant_exp.store.paths import expanded
 
 SAMPLED = 50  # items whose requests are built and encoded, spread evenly; the rest is scaled
 DRAWN = 4  # requests that stand for all of one known length, as masks are drawn at random
@@ -141,7 +141,7 @@ def _real_requests(
 
     A prompt that is answered by a decode is a context without a target.
     """
-    root = None if data_root is None else Path(data_root).expanduser()
+    root = None if data_root is None else expanded(data_root)
     built = build_tasks(settings, data_root=root, limit=limit)
     items = sum(len(member.doc_ids) for member in built)
     stride = -(-items // SAMPLED)
