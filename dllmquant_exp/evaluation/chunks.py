@@ -49,7 +49,7 @@ def answer_chunks(
         ShardsMissing: chunks of other shards are not answered yet.
     """
     number, count = shard or (0, 1)
-    known = [all(key in cache.answers for key in chunk) for chunk in chunks]
+    known = [cache.take(chunk) for chunk in chunks]
     done = sum(len(chunk) for chunk, is_known in zip(chunks, known, strict=True) if is_known)
     bar = _progress(sum(map(len, chunks)), done, name, disable_tqdm)
     for i in range(number, len(chunks), count):
