@@ -27,7 +27,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +37,7 @@ START_SECONDS = 120.0  # a busy machine may take this long to start and stop the
 ISOLATION = (  # one of each group
     ("system_call_filter",),
     ("private_root", "landlock", "read_only_filter"),
+    ("process_limit",),
 )
 UNGUARDED = "DLLMQUANT_UNGUARDED_PROGRAMS"
 logger = logging.getLogger(__name__)
@@ -128,26 +128,24 @@ def _supervise(program: str, checks: str, limits: Limits) -> _Answer:
     required = [] if os.environ.get(UNGUARDED) == "1" else ISOLATION
     if sys.platform != "linux":
         raise SandboxError("generated programs are run on Linux only; leave out the program tasks")
-    with tempfile.TemporaryDirectory(prefix="dllmquant-program-") as folder:
-        request = {
-            "program": program,
-            "folder": folder,
-            "required": required,
-            "timeout": limits.timeout,
-            "memory_bytes": limits.memory_bytes,
-            "file_bytes": limits.file_bytes,
-            "tasks": limits.threads,
-        }
-        messages = _message(request) + _message({"checks": checks})
-        answer = _ask_supervisor(messages, limits.timeout)
+    request = {
+        "program": program,
+        "required": required,
+        "timeout": limits.timeout,
+        "memory_bytes": limits.memory_bytes,
+        "file_bytes": limits.file_bytes,
+        "tasks": limits.threads,
+    }
+    messages = _message(request) + _message({"checks": checks})
+    answer = _ask_supervisor(messages, limits.timeout)
     lacking = [" or ".join(group) for group in required if not set(group) & set(answer.guards)]
     if lacking:
         raise SandboxError(
             f"generated programs are not run here, because there is no {' and no '.join(lacking)} "
             f"(guards that there are: {', '.join(answer.guards) or 'none'}). Use Linux "
-            "on x86_64 or aarch64 with seccomp filters; or leave "
-            f"out the program tasks; or set {UNGUARDED}=1 if these programs may do to this "
-            "machine whatever you may do"
+            "on x86_64 or aarch64 with seccomp filters, as another user than root or with a Python "
+            "that every user can read; or leave out the program tasks; or set "
+            f"{UNGUARDED}=1 if these programs may do to this machine whatever you may do"
         )
     return answer
 
