@@ -1,23 +1,22 @@
 """Run a generated program where it can do no harm, and say whether it passed its checks.
 
-A program never runs in our process. Each one gets a process of its own, with an empty
-environment, an empty folder that is removed afterwards, limits on time, memory, file size and
-open files, no network, no file but the standard library, and no way to start, signal or trace
-other processes; everything is killed at the end. Only the standard library can be imported, so
-that a score does not depend on what happens to be installed.
+A program never runs in our process. Each one gets a process of its own, with an empty environment,
+limits on time, memory, processes, file size and open files, no network, no file but the standard
+library and what it writes in memory, and no way to start, signal or trace other processes;
+everything is killed at the end. Only the standard library can be imported, so that a score does not
+depend on what happens to be installed.
 
 Guards overlap on purpose (`active_guards` says which are up here, and so do the log and results):
 Linux namespaces with a root folder that holds nothing but Python, Landlock rules for the same
-paths, and a filter that leaves only those system calls that an interpreter needs. Without a guard
-on paths, the filter forbids every change of files too; a program could then read what its user
-can, and nothing that it says gets into a verdict. Without the filter no program is run. Set
-DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there is: on a machine without anything
-to lose.
+paths, and a filter that leaves only those system calls that an interpreter needs. README.md beside
+this file says what each set of them promises. Without the filter, or with a limit on processes that
+does not bind, no program is run. Set DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there
+is: on a machine without anything to lose.
 
 The checks run in a second process, which calls the program's functions and gets their results as
-plain data. A pass cannot be forged: leaving early, printing "passed", replacing built-in
-functions, objects that are equal to everything, or searching the memory for the expected results
-all end as a failure, because nothing that decides is in the program's process.
+plain data. Leaving early, printing "passed", replacing built-in functions, objects that are equal
+to everything, or searching the memory for the expected results all end as a failure, because
+nothing that decides is in the program's process.
 """
 
 import contextlib
