@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dllmquant_exp.store.names import markdown_text, spreadsheet_text
 from dllmquant_exp.store.results import ResultError, write_whole
 
 AVERAGE = "Avg."
@@ -164,7 +165,7 @@ def to_markdown(document: Document) -> str:
             lines += [f"{grid.title}:", "", str(table), ""]
         lines += [f"- {note}" for note in section.notes]
         lines += [""] * bool(section.notes)
-    return "\n".join(lines)
+    return markdown_text("\n".join(lines))
 
 
 def to_latex(document: Document) -> str:
@@ -255,7 +256,7 @@ FORMATS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "markdown": (".md", to_markdown),
     "latex": (".tex", to_latex),
     "html": (".html", to_html),
-    "csv": (".csv", lambda document: str(document.frame.to_csv())),
+    "csv": (".csv", lambda document: document.frame.map(spreadsheet_text).to_csv()),
 }
 
 
@@ -291,7 +292,7 @@ def write_cells(frame: pd.DataFrame, folder: Path, name: str) -> list[Path]:
         ResultError: the folder cannot be written to.
     """
     return [
-        write_file(folder / f"{name}.csv", frame.to_csv(index=False)),
+        write_file(folder / f"{name}.csv", frame.map(spreadsheet_text).to_csv(index=False)),
         write_file(folder / f"{name}.parquet", frame.to_parquet(index=False)),
     ]
 

@@ -7,7 +7,9 @@ from dllmquant_exp.errors import ConfigError
 
 LONGEST_NAME = 100  # bytes
 LONGEST_FOLDER = 255  # bytes that file systems take
-_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
+_NAME = re.compile(r"\w[\w.+-]*")
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\de.,%±\s\[\]()+-]*$)")  # numbers have signs too
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def check_name(name: Any, where: str, longest: int = LONGEST_NAME) -> str:
@@ -33,14 +35,10 @@ def check_name(name: Any, where: str, longest: int = LONGEST_NAME) -> str:
 
 
 def spreadsheet_text(value: Any) -> Any:
-    """A cell of a table for a spreadsheet, which would run text that begins as a formula does."""
-    starts_formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
-    return f"'{value}" if starts_formula and not _is_number(value) else value
+    """A cell of a CSV file: text that a spreadsheet would run as a formula gets a quote."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def markdown_text(text: str) -> str:
+    """Markdown without HTML: where a tag would begin stands a plain sign."""
+    return _TAG.sub("&lt;", text)

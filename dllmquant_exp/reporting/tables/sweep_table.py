@@ -28,6 +28,7 @@ from dllmquant_exp.reporting.tables.lines import (
     score_grids,
     table,
 )
+from dllmquant_exp.store.names import spreadsheet_text
 
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 LONGEST = 40  # letters of a setting's value that are shown
@@ -163,4 +164,4 @@ def to_csv(tables: Iterable[Table]) -> str:
         for of in tables
     ]
     frame = pd.concat(listed) if listed else pd.DataFrame(columns=list(COLUMNS))
-    return str(frame[list(COLUMNS)].to_csv(index=False))
+    return str(frame[list(COLUMNS)].map(spreadsheet_text).to_csv(index=False))
