@@ -1,6 +1,7 @@
 """Sets on disk: made once, whole or not at all, damage noticed."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,38 @@ def test_a_failed_write_leaves_nothing(three: CalibrationSet, tmp_path: Path) ->
     with pytest.raises(ValueError):
         save(three.with_report(mean=float("nan")), tmp_path / "x")
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_the_folder_may_be_deleted_at_any_time(
+    three: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+
+    def deleted(*_: object, **__: object) -> bytes:
+        shutil.rmtree(folder)
+        return b""
+
+    def make() -> CalibrationSet:
+        shutil.rmtree(folder)
+        return three
+
+    assert cached(folder, {"name": "x"}, make).digest == three.digest
+    with monkeypatch.context() as patch:
+        patch.setattr("dllmquant_exp.calibration.storage.to_bytes", deleted)
+        assert cached(folder, {"name": "y"}, lambda: three).digest == three.digest
+    assert not list(folder.glob("y*"))
+
+
+def test_a_set_that_may_not_be_read_is_called_that(
+    three: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    save(three, tmp_path / "three")
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+    with pytest.raises(CalibrationError, match=r"Permission denied.*make it readable"):
+        load(tmp_path / "three")
 
 
 def test_damage_is_noticed(three: CalibrationSet, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Rounded blocks on disk: read back bit for bit, and made again when they are damaged."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from dllmquant_exp.models.checkpoints import random_model
 from dllmquant_exp.models.transformer import Block, TransformerConfig
@@ -90,6 +93,44 @@ def test_another_models_block_is_refused(tmp_path: Path) -> None:
     assert isinstance(reader, Block)
     with pytest.raises(QuantizationError, match=r"(?s)block_0-.* cannot be read .*: delete it"):
         kept_or_made(tmp_path, 0, reader, never, intact_blocks(tmp_path, 1)[0])
+
+
+def test_a_block_under_another_number_is_made_again(tmp_path: Path) -> None:
+    for n in (0, 1):
+        mine = block(n)
+        kept_or_made(tmp_path, n, mine, lambda: rounded(mine), None)  # noqa: B023
+    first, second = (intact_blocks(tmp_path, 2)[n] for n in (0, 1))
+    second.unlink()
+    first.rename(first.with_name(first.name.replace("block_0", "block_1")))
+    assert intact_blocks(tmp_path, 2) == {}
+
+
+def test_the_folder_may_be_deleted_at_any_time(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+
+    def deleted_meanwhile() -> RoundedBlock:
+        shutil.rmtree(folder, ignore_errors=True)
+        return rounded(mine)
+
+    mine = block(1)
+    expected = rounded(block(1))[0]
+    for kept in (None, folder / "block_0-0.safetensors"):
+        assert kept_or_made(folder, 0, mine, deleted_meanwhile, kept)[0] == expected
+        assert set(intact_blocks(folder, 1)) == {0}
+
+
+def test_a_folder_that_is_deleted_while_a_block_is_written_costs_no_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, mine = tmp_path / "cache", block(1)
+
+    def deleted_meanwhile(*arguments: Any) -> bytes:
+        shutil.rmtree(folder)
+        return save(*arguments)
+
+    monkeypatch.setattr("dllmquant_exp.quantization.kept_blocks.save", deleted_meanwhile)
+    kept_or_made(folder, 0, mine, lambda: rounded(mine), None)
+    assert "block 0 is not kept" in caplog.text and not folder.exists()
 
 
 def test_a_failure_leaves_nothing_that_looks_kept(tmp_path: Path) -> None:
