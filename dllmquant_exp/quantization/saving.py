@@ -217,7 +217,7 @@ def _method(stated: _SavedMethod, yours: Method | None, where: str) -> Method:
     for step in stated.steps:
         key = str(step.get("step"))
         name = stated.classes.get(key)
-        if name not in own:
+        if not isinstance(name, str) or name not in own:
             raise CheckpointError(f"{where}.method.{key} is of the unknown class {name!r}")
         found[key] = read(own[name], step, f"{where}.method.{key}", ignore=["step"])
     return Method(stated.name, found)

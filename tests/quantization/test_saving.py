@@ -282,6 +282,26 @@ CONFIG_FAULTS = {
         lambda c: c["quantization_config"]["quant"].update(weight_bit=4),
         "did you mean 'weight_bits'",
     ),
+    "many layers": (lambda c: c.update(n_layers=10**9), "n_layers = 1000000000 must be at least"),
+    "no float": (
+        lambda c: c["quantization_config"]["quant"].update(weight_clip_ratio=10**400),
+        "quantization_config.*too large",
+    ),
+    "a class that is no name": (
+        lambda c: c["quantization_config"]["method"].update(
+            classes={step["step"]: ["X"] for step in c["quantization_config"]["method"]["steps"]}
+        ),
+        r"unknown class \['X'\]",
+    ),
+    "steps of another kind": (
+        lambda c: c["quantization_config"]["method"].update(steps=[1]),
+        "method.steps",
+    ),
+    "classes of another kind": (
+        lambda c: c["quantization_config"]["method"].update(classes=[1]),
+        "method.classes",
+    ),
+    "deep": (header("made", {"a": json.loads("[" * 100 + "]" * 100)}), "nested more than"),
     "another type": (header("dtype", "int8"), "dtype = 'int8' is not one of"),
 }
 
