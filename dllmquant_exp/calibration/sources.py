@@ -58,7 +58,7 @@ class TrainingData:
     convert: Callable[[Row], tuple[str, str]]
     item: Callable[[Row], str]
 
-    def checked(self, row: Row) -> Row:
+    def checked(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row, which a text can be made of (ValueError: it cannot)."""
         try:
             self.convert(row)

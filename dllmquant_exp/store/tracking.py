@@ -245,7 +245,10 @@ def _online_or_offline(
 
 def _wandb() -> Any:
     """The package, a second of import time, which then makes folders for temporary files."""
-    before, tempfile.tempdir = tempfile.tempdir, str(scratch_folder("dllmquant-wandb"))
+    scratch = str(scratch_folder("dllmquant-wandb"))
+    if os.path.expanduser("~") == "~":  # W&B looks for its settings at home, and cannot do without
+        os.environ["HOME"] = scratch
+    before, tempfile.tempdir = tempfile.tempdir, scratch
     try:
         import wandb
     finally:
