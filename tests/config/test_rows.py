@@ -84,7 +84,7 @@ def test_rows_are_told_apart_by_what_they_state(words: str, name: str) -> None:
 @pytest.mark.parametrize("row", ["quarot_tmas_mask", "dllmquant_plus", "rtn"])
 def test_a_saved_model_is_of_the_row_that_it_was_made_as(row: str) -> None:
     experiment = made(f"row={row}")
-    saved = replace(experiment, saved=SimpleNamespace(made=described(experiment)))
+    saved = replace(experiment, saved=SimpleNamespace(made=described(experiment), folder="kept"))
     config = to_mapping(compose("config"))
     assert find_row(saved, config, Overrides.read(["model=saved"])) == experiment.row
 
