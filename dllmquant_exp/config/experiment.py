@@ -86,6 +86,11 @@ class CommonSettings:
             raise ConfigError("; ".join(problems))
 
     @property
+    def data_folder(self) -> Path | None:
+        """The folder of `data_root`; None where rows come from the hub."""
+        return None if self.data_root is None else expanded(self.data_root)
+
+    @property
     def runs_folder(self) -> Path:
         return expanded(self.runs_dir)
 
