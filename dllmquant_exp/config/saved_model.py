@@ -1,10 +1,12 @@
 """`model=saved model.checkpoint=FOLDER`: a model as it was when `save=FOLDER` wrote it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dllmquant_exp.config.identity import Experiment
 from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.own_options import Row
 from dllmquant_exp.config.quantized_model import (
     COMPONENTS,
     ModelSettings,
@@ -17,7 +19,9 @@ from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.models.formats import joined
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.iaaq import Iaaq
-from dllmquant_exp.quantization.saving import read_saved
+from dllmquant_exp.quantization.saving import SavedModel, read_saved
+from dllmquant_exp.store.names import check_name
+from dllmquant_exp.store.results import canonical_json
 from dllmquant_exp.store.schema import read
 
 SAVED = "saved"  # the option of the group `model`
@@ -27,20 +31,22 @@ _BROUGHT = ("method", "quant", "calibration", "row", "table", "models", *COMPONE
 
 @dataclass(frozen=True)
 class _Made:
-    """The record of a saved model's origin, as far as it is read; see `described`."""
+    """How a saved model was made, as far as its results say."""
 
-    model: Mapping[str, Any]
+    model: ModelSettings
     quant_name: str
+    label: str
+    row: Row
     calibration: Mapping[str, Any] | None
     cgq: Mapping[str, Any] | None
-    report: Mapping[str, Any] | None = None
-    calibration_report: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if "name" not in (self.calibration or {"name": ""}):
-            raise ValueError("calibration.name is missing")
-        if "digest" not in (self.calibration_report or {"digest": ""}):
-            raise ValueError("calibration_report.digest is missing")
+        names: dict[str, Any] = {"model.name": self.model.name, "quant.name": self.quant_name}
+        names["label"] = self.label
+        for key, section in (("calibration.name", self.calibration), ("cgq.name", self.cgq)):
+            names |= {} if section is None else {key: section.get("name")}
+        for key, name in names.items():
+            check_name(name, key)
 
 
 def is_saved(config: Mapping[str, Any]) -> bool:
@@ -78,9 +84,8 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
             "option",
             *brought,
         )
-    where = f"{saved.folder}/config.json, made"
-    made = read(_Made, saved.made, where, ignore=set(saved.made) - _Made.__annotations__.keys())
-    model = read(ModelSettings, made.model, f"{where}.model")
+    made = _made(saved)
+    model = made.model
     if model.architecture != saved.layout.config.architecture:
         raise ConfigError(
             f"{saved.folder} holds a {saved.layout.config.architecture} model, but was made from "
@@ -94,14 +99,33 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
         calibration=None,
         cgq=None,
         iaaq=saved.layout.iaaq,
+        label=made.label,
         saved=saved,
     )
 
 
-def described(quantized: QuantizedModel) -> dict[str, Any]:
-    """The description that a saved model keeps beside its layout, for `saved_model` to read."""
-    sections = {name: quantized.describe(name) for name in ("model", "calibration", "cgq")}
-    return {**sections, "quant_name": quantized.quant_name}
+def saved_row(saved: SavedModel) -> Row:
+    """The row that a model was made as."""
+    return _made(saved).row
+
+
+def _made(saved: SavedModel) -> _Made:
+    names = [field.name for field in fields(_Made)]
+    stated = {name: saved.made[name] for name in names if name in saved.made}
+    try:
+        canonical_json(stated)  # holds plain numbers
+        return read(_Made, stated, f"{saved.folder}/config.json, made")
+    except ValueError as error:
+        raise ConfigError(
+            f"model=saved: {error}; this version cannot say what the model is: save it again"
+        ) from error
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """The description that a saved model keeps beside its layout; see `_Made`."""
+    sections = {name: experiment.describe(name) for name in ("model", "calibration", "cgq")}
+    names = {"quant_name": experiment.quant_name, "label": experiment.label}
+    return {**sections, **names, "row": asdict(experiment.row)}
 
 
 def check_saving(
