@@ -6,6 +6,7 @@ is the same as `hydra.searchpath=[mine]`; every command understands both.
 """
 
 import argparse
+import difflib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,20 @@ def split_folders(words: Sequence[str]) -> tuple[Folders, list[str]]:
     for folder in folders.theirs:
         _check_names(folder)
     return folders, others
+
+
+def group_with(folders: Folders, option: str, *groups: str) -> str:
+    """The first group that has the option; ConfigError where none has it."""
+    known = {group: folders.options(group) for group in groups}
+    for group, options in known.items():
+        if option in options:
+            return group
+    names = dict.fromkeys(name for options in known.values() for name in options)
+    near = difflib.get_close_matches(option, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ConfigError(
+        f"{option!r} is no {' and no '.join(groups)}{hint}; there are: {', '.join(names)}"
+    )
 
 
 def _folder(path: str) -> Path:

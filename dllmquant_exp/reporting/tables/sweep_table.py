@@ -152,7 +152,7 @@ def missing(of: Table) -> list[str]:
     return [text for _, text in gap_texts(of)]
 
 
-def to_csv(tables: Iterable[Table]) -> str:
+def lines_frame(tables: Iterable[Table]) -> pd.DataFrame:
     """Every number with its limits, in percent or points; one line per table, row and column."""
     listed = [
         of.lines.assign(
@@ -163,4 +163,8 @@ def to_csv(tables: Iterable[Table]) -> str:
         for of in tables
     ]
     frame = pd.concat(listed) if listed else pd.DataFrame(columns=list(COLUMNS))
-    return str(frame[list(COLUMNS)].to_csv(index=False))
+    return frame[list(COLUMNS)].reset_index(drop=True)
+
+
+def to_csv(tables: Iterable[Table]) -> str:
+    return str(lines_frame(tables).to_csv(index=False))
