@@ -101,6 +101,21 @@ def _line(given: Given) -> Any:
     return line
 
 
+def _ls(given: Given) -> int:
+    from dllmquant_exp.config.listing import list_group, list_options, show
+
+    group, folders = given.group, given.folders
+    show(list_options(folders) if group is None else list_group(folders, group))
+    return 0
+
+
+def _cite(given: Given) -> int:
+    from dllmquant_exp.config.citation import bibtex
+
+    print(bibtex())
+    return 0
+
+
 def _train(given: Given) -> int:
     from dllmquant_exp.models.embedded.train import train_model
 
@@ -248,6 +263,18 @@ REPORTS = {
     ),
 }  # fmt: skip
 COMMANDS = {
+    "ls": Command(
+        "what can be chosen, a line each; ls GROUP: its settings with types and defaults",
+        "Lists every option of every group, yours marked. With the name of a group it lists the\n"
+        "group's settings: default, type, and the comment in their file.",
+        {"group": Setting("one of the groups")},
+        _ls, examples=("ls", "ls quant", "ls task", "--config-dir mine ls method"), bare="group",
+    ),
+    "cite": Command(
+        "BibTeX of the paper and of this software",
+        "Prints BibTeX entries of the paper and of this software.",
+        {}, _cite, examples=("cite",),
+    ),
     "plan": Command(
         "print what a sweep will take (time, memory, disk per cell) without running it",
         "Prints what the same command without `plan` would do, and runs none of it: the cells,\n"

@@ -116,7 +116,7 @@ def test_a_methods_own_steps_are_that_method(model: Model) -> None:
         (lambda m: load("someone/model"), "like='"),
         (lambda m: load("micro_llada", limt=3).label, "did you mean 'limit'"),
         (lambda m: m.quantize("quarott"), "did you mean 'quarot'"),
-        (lambda m: m.calibrate("tmass"), "no calibration"),
+        (lambda m: m.calibrate("tmass"), "calibration has no option"),
         (lambda m: m.quantize("rtn", quant={"bits": 3}).label, "quant.bits is not a setting"),
         (lambda m: m.states(), "calibrated on nothing"),
         (lambda m: m.calibrate("tmas").quantize("rtn").label, "method=rtn measures none"),

@@ -8,7 +8,7 @@ is the same as `hydra.searchpath=[mine]`; every command understands both.
 import argparse
 import difflib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,11 +86,15 @@ def group_with(folders: Folders, option: str, *groups: str) -> str:
         if option in options:
             return group
     names = dict.fromkeys(name for options in known.values() for name in options)
-    near = difflib.get_close_matches(option, names, n=1)
+    raise ConfigError(no_option(option, " or ".join(groups), names))
+
+
+def no_option(option: str, group: str, options: Iterable[str]) -> str:
+    """The message for an option that a group does not have, with the nearest one that it has."""
+    near = difflib.get_close_matches(option, options, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(
-        f"{option!r} is no {' and no '.join(groups)}{hint}; there are: {', '.join(names)}"
-    )
+    known = ", ".join(options)
+    return f"{group} has no option {option!r}{hint}. Available options in {group!r}: {known}"
 
 
 def _folder(path: str) -> Path:

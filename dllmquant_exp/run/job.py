@@ -23,7 +23,7 @@ from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.finished import is_finished, local_digest
-from dllmquant_exp.run.machine import check_device, explain_unwritten, torch_threads
+from dllmquant_exp.run.machine import check_device, check_texts, explain_unwritten, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared
 from dllmquant_exp.run.records import failed_record, finished_record, speed_record, timing
 from dllmquant_exp.run.save_model import save_model
@@ -63,6 +63,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     waiting = [task for task in experiment.tasks if not is_finished(experiment, task, digest)]
     if not keep_going:
         _check_data(experiment, waiting)
+    if waiting and not keep_going:
+        check_texts(experiment)
     _announce(experiment, len(waiting))
     preparation = Preparation(experiment)
     outcomes = {

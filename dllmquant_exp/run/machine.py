@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from dllmquant_exp.config.experiment import CommonSettings
+from dllmquant_exp.calibration.sources import check_files
+from dllmquant_exp.calibration.states import CalibrationError
+from dllmquant_exp.config.experiment import CommonSettings, Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.kernels.library import allowed_levels
 from dllmquant_exp.store.tracking import TrackingError, TrackingSettings, check_tracking
@@ -66,6 +68,17 @@ def check_data_root(data_root: str | None) -> None:
             f"data_root = {data_root} is not a folder; it should hold the official tasks' "
             "files, or be null to take them from the hub"
         )
+
+
+def check_texts(experiment: Experiment) -> None:
+    """Refuse calibration texts that a `data_root` lacks, before a model is loaded (ConfigError)."""
+    sampler, root = experiment.calibration, experiment.common.data_root
+    if sampler is None or root is None or experiment.model.embedded:
+        return
+    try:
+        check_files(getattr(sampler, "texts", ()), Path(root).expanduser())
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from error
 
 
 @contextmanager

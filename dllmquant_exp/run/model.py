@@ -184,7 +184,8 @@ class Model:
         words = [*self.words, *self.recipe, *(self.calibration if quantized else ())]
         line = Overrides.read(words).with_words(*to_words(settings))
         line.check_names()
-        return resolve(self._config(line), [*line.folders.words, *line.texts])
+        # Several tasks are merged into a suite; each of them is an option, which was checked above.
+        return resolve(self._config(line), [*line.folders.words, *line.without("task").texts])
 
     @property
     def _folders(self) -> Folders:

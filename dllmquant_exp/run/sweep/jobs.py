@@ -10,6 +10,7 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.run.finished import local_digest, unfinished_tasks
+from dllmquant_exp.run.machine import check_texts
 from dllmquant_exp.run.save_model import is_kept
 from dllmquant_exp.run.sweep.callbacks import OUTCOME_FILE
 from dllmquant_exp.run.sweep.composition import Job
@@ -33,7 +34,7 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
     A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
 
     Raises:
-        ConfigError: a job that would save where something else is.
+        ConfigError: a job that would save where something else is, or lacks calibration texts.
     """
     submitted: list[Submission] = []
     finished: list[Path] = []
@@ -45,6 +46,7 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
         unsaved = _has_to_save(experiment)
         if not left and not unsaved:
             continue
+        check_texts(experiment)
         common = experiment.common
         whole = common.shards == 1 or common.shard is not None
         shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
