@@ -15,6 +15,7 @@ LABELS = {
     "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",
     "piqa": "PIQA", "mmlu": "MMLU", "ceval": "C-EVAL", "humaneval": "Hum.", "gsm8k": "GSM8K",
 }  # fmt: skip
+TASKS = tuple(LABELS)
 WHAT_IT_DOES: dict[str, dict[str, Any]] = {  # to the weights, by the row's first word
     "fp": {"rotation": None, "awq": False, "gptq": None},
     "rtn": {"rotation": None, "awq": False, "gptq": None},

@@ -8,7 +8,6 @@ import pandas as pd
 from dllmquant_exp.reporting import reports
 from dllmquant_exp.reporting.frame import of_models
 from dllmquant_exp.reporting.statistics import score_interval
-from dllmquant_exp.reporting.tables.sweep_table import build_tables, lines_frame
 from dllmquant_exp.store.results import TABLES_SWEEP
 
 Folder = str | Path
@@ -99,8 +98,10 @@ def verdicts(
     return reports.claim_verdicts(runs_dir, sweep, models)
 
 
-def scores(cells: pd.DataFrame) -> pd.DataFrame:
-    tables = build_tables(cells)
-    found = lines_frame(tables)
-    found.attrs["notes"] = [f"{of.title}: {note}" for of in tables for note in of.notes]
+def scores(cells: pd.DataFrame, unreadable: Sequence[str] = ()) -> pd.DataFrame:
+    """Lines of the tables that cells make, with the tables' notes."""
+    report = reports.sweep_report(cells, unreadable)
+    found = report.cells["cells"]
+    sections = [section for document in report.documents for section in document.sections]
+    found.attrs["notes"] = [f"{of.title}: {note}" for of in sections for note in of.notes]
     return found

@@ -55,9 +55,7 @@ def _write(path: Path, rows: list[dict]) -> None:
 
 
 def test_missing_files_are_named_with_the_texts_that_are_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        CalibrationError, match="leave data_root unset"
-    ):
+    with pytest.raises(CalibrationError, match="leave data_root unset"):
         check_files(["piqa"], tmp_path)
     for file in ("winogrande_xl_train", "winogrande_xl_val", "piqa_train"):
         _write(tmp_path / f"{file}.jsonl.gz", [{}])

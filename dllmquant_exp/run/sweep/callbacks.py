@@ -111,9 +111,9 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.frame import lines_of, read_cells
-    from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
+    from dllmquant_exp.reporting.commands import print_report
+    from dllmquant_exp.reporting.frame import read_cells
+    from dllmquant_exp.reporting.reports import sweep_report
     from dllmquant_exp.store.results import RESULT_FILE
     from dllmquant_exp.store.unfinished import unfinished
 
@@ -124,9 +124,7 @@ def finish(jobs: Sequence[Path]) -> None:
     made = [folder for folder in folders if (folder / RESULT_FILE).exists()]
     missing = [unfinished(folder) for folder in folders if folder not in made]
     cells, problems = read_cells(made)
-    console = Console()
-    print_speed_cells(lines_of(cells), console)
-    print_tables(build_tables(cells), problems, console)
+    print_report(sweep_report(cells, problems), Console())
     for line in missing:
         print(f"unfinished: {line}", file=sys.stderr)
     for error in dict.fromkeys(errors):
