@@ -133,7 +133,7 @@ def _random_checkpoint(given: Given) -> int:
 def _report_sweep(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_sweep
 
-    return report_sweep(_sweep(given), given.format)
+    return report_sweep(_sweep(given), given.format, _report_folder(given))
 
 
 def _report_table(given: Given) -> int:
@@ -191,7 +191,7 @@ _RUNS = {"runs_dir": Setting("where results are", "runs")}
 _SOME = {"model": Setting("of these models alone, separated by commas")}
 _FOLDER = {"folder": Setting("where files go (default: <runs_dir>/<sweep>/report)")}
 _TABLES = {"sweep": Setting("whose results", "tables")}
-_FORMAT = {"format": Setting("or some of markdown, latex, csv, separated by commas", "all")}
+_FORMAT = {"format": Setting("or some of markdown, latex, csv, html, separated by commas", "all")}
 _STATUS = "Exit status 1: cells are missing, failed or unreadable; they are named."
 REPORTS = {
     "sweep": Command(
@@ -201,7 +201,8 @@ REPORTS = {
         "paper's tables beside its numbers; report claims, a verdict on each of its claims;\n"
         "report audit, what does not add up in its printed numbers. Each has its own --help.",
         {"sweep": Setting("whose results", "default"), **_RUNS, **_SOME,
-         "format": Setting("what is printed", "table", choices=("table", "csv"))},
+         "format": Setting("what is printed; html: a page in the folder as well", "table",
+                           choices=("table", "csv", "html")), **_FOLDER},
         _report_sweep, examples=("report sweep=seeds", "report table=all", "report claims"),
     ),
     "table": Command(
