@@ -47,7 +47,7 @@ def load(
     listed = folders.options("model").items()
     options = {option: yaml.safe_load(path.read_text("utf-8")) for option, path in listed}
     place = Path(model).expanduser()
-    recipe = FULL_PRECISION
+    recipe: tuple[str, ...] = FULL_PRECISION
     if str(model) in options and like is None:
         chosen, embedded = {"model": str(model)}, options[str(model)].get("embedded", False)
     elif (made := _saved(place)) is not None and like is None:

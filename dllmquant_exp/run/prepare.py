@@ -116,13 +116,15 @@ def prepare(experiment: Experiment) -> Prepared:
     return Prepared(model, tokenizer, report.to_dict(), described, digest, seconds, peak)
 
 
-def calibration_set(experiment: Experiment) -> CalibrationSet | None:
-    """The states that the model is calibrated on, without quantizing it.
+def calibration_set(experiment: Experiment) -> CalibrationSet:
+    """The states that a model which is calibrated is calibrated on, without quantizing it.
 
     Raises:
         CheckpointError, CalibrationError: as `prepare`.
     """
-    return _collect(experiment, *_load(experiment, check_device(experiment.common.device)))
+    found = _collect(experiment, *_load(experiment, check_device(experiment.common.device)))
+    assert found is not None
+    return found
 
 
 def quantize_as(
