@@ -13,6 +13,9 @@ from dllmquant_exp.__main__ import main
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.words import to_words
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.nearest import Nearest
+from dllmquant_exp.quantization.rotation import Rotation
 
 MODULES = ("dllmquant_exp", *(f"dllmquant_exp.{name}" for name in (
     "run.model", "run.load", "reporting.frames",
@@ -102,9 +105,6 @@ def test_own_steps_are_a_method(model: Model, here: Path, monkeypatch: pytest.Mo
 
 
 def test_a_methods_own_steps_are_that_method(model: Model) -> None:
-    from dllmquant_exp.quantization.gptq import Gptq
-    from dllmquant_exp.quantization.rotation import Rotation
-
     own = model.quantize([Rotation(), Gptq()], name="quarot").experiment()
     assert own.describe("method") == model.quantize("quarot").experiment().describe("method")
 
@@ -125,6 +125,7 @@ def test_a_methods_own_steps_are_that_method(model: Model) -> None:
         (lambda m: evaluate([m, m.quantize("rtn", tmas="on")], "micro_piqa"), "measures none"),
         (lambda m: evaluate(m, "speed", execution="packed"), "speed has no scores"),
         (lambda m: m.quantize([type("Own", (), {"__module__": "__main__"})()]), "notebook"),
+        (lambda m: m.quantize([Nearest()], name="quarot"), "method of this name"),
         (lambda m: m.quantize([], name="a/b"), "part of folders' names"),
         (lambda m: m.quantize([], method="awq"), "no effect beside own steps"),
     ],

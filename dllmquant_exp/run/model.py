@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from dllmquant_exp.calibration.states import CalibrationSet
-from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.experiment import Experiment, to_mapping
 from dllmquant_exp.config.folder import Folders, config_folder, group_with, split_folders
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.quantized_model import read_model, read_sampler
 from dllmquant_exp.config.words import to_words
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.quantization.method import Step
+from dllmquant_exp.quantization.method import Step, read_method
 from dllmquant_exp.reporting.frame import read_cells
 from dllmquant_exp.reporting.frames import scores
 from dllmquant_exp.run import job
@@ -29,7 +31,7 @@ from dllmquant_exp.run.finished import local_digest
 from dllmquant_exp.run.machine import check_surroundings, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared, calibration_set, prepare
 from dllmquant_exp.run.save_model import save_model
-from dllmquant_exp.run.sweep.composition import explain
+from dllmquant_exp.run.sweep.composition import experiment_of, explain
 from dllmquant_exp.store.results import ResultError
 from dllmquant_exp.store.schema import TARGET
 
@@ -106,7 +108,8 @@ class Model:
             return replace(self, recipe=recipe, method=None)
         if "method" in settings:
             raise ConfigError("method=... has no effect beside own steps; set it on the steps")
-        return replace(self, recipe=to_words(settings), method=_method(how, name))
+        method = _method(how, name, self._folders)
+        return replace(self, recipe=to_words(settings), method=method)
 
     @property
     def label(self) -> str:
@@ -126,7 +129,8 @@ class Model:
         """
         experiment = self.experiment()
         if experiment.calibration is None and self.calibration:
-            config = self._config(Overrides.read([*self.words, *self.recipe, *self.calibration]))
+            line = Overrides.read([*self.words, *self.recipe, *self.calibration])
+            config = to_mapping(self._composed(line))
             sampler = read_sampler(config, read_model(config).architecture)
             experiment = replace(experiment, calibration=sampler)
         if experiment.calibration is None:
@@ -184,20 +188,27 @@ class Model:
         words = [*self.words, *self.recipe, *(self.calibration if quantized else ())]
         line = Overrides.read(words).with_words(*to_words(settings))
         line.check_names()
-        # Several tasks are merged into a suite; each of them is an option, which was checked above.
-        return resolve(self._config(line), [*line.folders.words, *line.without("task").texts])
+        return experiment_of(self._composed(line))
 
     @property
     def _folders(self) -> Folders:
         return split_folders(self.words)[0]
 
-    def _config(self, line: Overrides) -> dict[str, Any]:
+    def _composed(self, line: Overrides) -> DictConfig:
+        """What Hydra composes of a line, with the user's own steps in it."""
+        words = [*line.folders.words, *line.texts]
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             try:
-                config = to_mapping(compose("config", [*line.folders.words, *line.texts]))
+                config = compose("config", words, return_hydra_config=True)
             except HydraException as error:
                 raise ConfigError(explain(error)) from error
-        return config if self.method is None else {**config, "method": self.method}
+        OmegaConf.set_readonly(config.hydra, False)
+        OmegaConf.set_struct(config, False)
+        given = config.hydra.overrides  # several tasks are a suite; each is an option
+        given.task = [word for word in given.task if not word.startswith("task=[")]
+        if self.method is not None:
+            config.method, config.hydra.runtime.choices = dict(self.method), {}
+        return config
 
 
 def evaluate(
@@ -253,8 +264,8 @@ def evaluate(
     return scores(cells)
 
 
-def _method(steps: Sequence[Step], name: str) -> dict[str, Any]:
-    """The section `method` of steps, as a YAML of conf/method would have it."""
+def _method(steps: Sequence[Step], name: str, folders: Folders) -> dict[str, Any]:
+    """The section `method` of steps, as a YAML of conf/method would have it (ConfigError)."""
     section: dict[str, Any] = {}
     for step in steps:
         cls = type(step)
@@ -270,4 +281,9 @@ def _method(steps: Sequence[Step], name: str) -> dict[str, Any]:
     name = name or "_".join(section)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"name = {name!r} is part of folders' names: use letters, digits, . _ -")
-    return {"name": name, **section}
+    made = {"name": name, **section}
+    option = folders.options("method").get(name)
+    stated = made if option is None else yaml.safe_load(option.read_text("utf-8"))
+    if read_method(made).describe() != read_method(stated).describe():
+        raise ConfigError(f"name = {name!r}: there is a method of this name, with other steps")
+    return made
