@@ -14,7 +14,7 @@ from typing import Any
 
 import dllmquant_exp
 from dllmquant_exp.config.command import PROGRAM, Command, Given, Setting
-from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.folder import Folders, split_folders
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.probes.arguments import figure_settings
 
@@ -89,7 +89,7 @@ def _figures(given: Given) -> int:
     line = _line(given)
     from dllmquant_exp.probes.command import figures
 
-    return figures(_settings(given), [*given.folders.words, *line.texts], config_folder())
+    return figures(_settings(given), [*given.folders.words, *line.texts])
 
 
 def _line(given: Given) -> Any:
@@ -245,7 +245,8 @@ COMMANDS = {
         "which of them are finished, what they share, and an estimate of time, memory and disk.\n"
         "Token-forwards are counted from the requests. One forward costs what finished cells of\n"
         "the same row took; where there are none, what a part of the model takes now, or what is\n"
-        "stated. Nothing is downloaded. All other words are the sweep's.",
+        "stated. No checkpoint is downloaded; tasks whose rows are read from the hub are named.\n"
+        "All other words are the sweep's.",
         {"on": Setting("here: this machine; or a named GPU: a100, h100, a6000 "
                        "(default: here, and a100 where device=cuda and this machine has no GPU)"),
          "utilisation": Setting("of a named GPU's dense peak", 0.4, float),

@@ -70,7 +70,7 @@ def resolved(row: str, task: str, seed: int, model: str, limit: int | None) -> d
 
 
 def collected(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a run reports of a calibration set; TMAS' quotas make a few states more than wanted."""
+    """A run's report on a calibration set; TMAS' quotas make a few states more than wanted."""
     if calibration is None:
         return None
     states = calibration["samples"] + 8 * (calibration["name"] == "tmas")

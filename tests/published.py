@@ -170,7 +170,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def tables_of(text: str) -> str:
-    """What stands between README's two comments.
+    """The text between README's two comments.
 
     Raises:
         ValueError: one of them is missing.

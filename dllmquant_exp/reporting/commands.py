@@ -74,8 +74,10 @@ def report_tables(
     kinds = check_formats(formats)
     report = tables_report(name, sweep)
     status = _deliver(report, folder, kinds, sweep=sweep)
-    frames = {document.name: document.frame for document in report.documents} | report.cells
-    log_tables(tracked, folder, name=f"report {name}", group=sweep.name, tables=frames)
+    pages = {document.name: document.frame for document in report.documents}
+    log_tables(
+        tracked, folder, name=f"report {name}", group=sweep.name, tables={**pages, **report.cells}
+    )
     return status
 
 

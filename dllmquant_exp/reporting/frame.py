@@ -57,7 +57,7 @@ class Cell(NamedTuple):
     n: int
     items: tuple[Item, ...]  # sorted
     scores: NDArray[np.float64]  # of the items, in [0, 1]
-    speed: Mapping[str, Any]  # of a speed task, see speed/results.py
+    speed: Mapping[str, Any]  # of a speed task, see speed.py
     hardware: Mapping[str, Any]
     calibrated_on: tuple[int, int] | None  # states and tokens that were collected
     bits: Bits | None  # see `bits_of`; None where nothing is quantized

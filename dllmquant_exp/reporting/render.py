@@ -113,7 +113,7 @@ class Document:
 
     @property
     def page(self) -> pd.DataFrame:
-        """The printed texts by (model, part, row)."""
+        """The printed texts by (model, part, row); empty where a part lacks another's column."""
         parts = {
             (of.title, part): grid.texts.rename(in_line)
             for of in self.sections
@@ -122,7 +122,7 @@ class Document:
         names = ["model", "part", "row"]
         if not parts:
             return pd.DataFrame(index=pd.MultiIndex.from_arrays([[]] * 3, names=names))
-        return pd.concat(parts, names=names)
+        return pd.concat(parts, names=names).fillna("")
 
 
 def in_line(name: str) -> str:

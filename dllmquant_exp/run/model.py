@@ -27,11 +27,12 @@ from dllmquant_exp.quantization.method import Step, read_method
 from dllmquant_exp.reporting.frame import read_cells
 from dllmquant_exp.reporting.frames import scores
 from dllmquant_exp.run import job
-from dllmquant_exp.run.finished import local_digest
+from dllmquant_exp.run.cell import local_digest
 from dllmquant_exp.run.machine import check_surroundings, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared, calibration_set, prepare
 from dllmquant_exp.run.save_model import save_model
-from dllmquant_exp.run.sweep.composition import experiment_of, explain
+from dllmquant_exp.run.sweep.composition import experiment_of
+from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.results import ResultError
 from dllmquant_exp.store.schema import TARGET
 
@@ -254,8 +255,7 @@ def evaluate(
         raise ConfigError(
             "speed has no scores; run task=speed as a sweep, and read table('table4')"
         )
-    for experiment in experiments:
-        check_surroundings(experiment.common, experiment.tracking)
+    check_surroundings(experiments)
     for experiment in experiments:
         folders |= dict.fromkeys(cell.folder for cell in job.run(experiment, keep_going=False))
     cells, problems = read_cells(folders)

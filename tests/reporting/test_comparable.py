@@ -1,4 +1,4 @@
-"""What of a sweep is compared with what, and that everything left out is named."""
+"""Results of a sweep that are compared with each other; everything left out is named."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tables need of a result file is read, or the file is named."""
+"""Fields of a result file that tables need are read, or the file is named."""
 
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,7 @@ A kind of claim is a class with the settings that claims.yaml gives it and with 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,7 +29,7 @@ def claims_data() -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(ABC):
     """An effect lies above a threshold, or below it.
 
     Attributes:
@@ -42,6 +43,10 @@ class Claim:
     below: float | None = None
     unit: str = "points"
     kind: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, evidence: Any) -> "Found":
+        """The claim's effect in one model's evidence of its kind, or what it needs."""
 
     @property
     def family(self) -> str:

@@ -45,7 +45,6 @@ class Comparison(Claim):
         return "size" if self.equal_size else self.kind
 
     def measure(self, results: ModelResults) -> Found:
-        """The claim's effect, or what it needs."""
         better = [results.variant(row) for row in self.better]
         worse = [results.variant(row) for row in self.worse]
         if self.equal_size:

@@ -94,7 +94,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
     return [*steps, *sums, _count_of_tasks(data["best"], results), *decided.values()]
 
 
-def _decided(claims: Sequence[Any], evidence: Evidence) -> dict[str, Verdict]:
+def _decided(claims: Sequence[Claim], evidence: Evidence) -> dict[str, Verdict]:
     """Verdicts by the claim's name, in the order of the claims."""
     measured = [(claim, claim.measure(evidence.get(claim.kind, ()))) for claim in claims]
     found: dict[str, Verdict] = {}

@@ -73,12 +73,12 @@ def _section(preset: TablePreset, results: ModelResults, labels: Mapping[str, st
         *_paper_notes(preset, results, lines),
         *_remarks(results, rows, tasks, lines),
     ]
-    faults = [f"{state}: {results.model}, {text}" for state, text in gaps(rows, tasks)]
+    found = gaps(rows, tasks)
+    faults = [f"{state}: {results.model}, {text}" for state, text in found]
     if not any(row.by_column for row in rows):
         faults = [f"missing: {results.model}: every cell of {preset.title}"]
-    elif faults:
-        incomplete = "; ".join(f"{state}: {text}" for state, text in gaps(rows, tasks))
-        notes.append(f"incomplete: {incomplete}.")
+    elif found:
+        notes.append(f"incomplete: {'; '.join(f'{state}: {text}' for state, text in found)}.")
     return Section(results.title, _grids(lines), tuple(notes), _long(lines), tuple(faults))
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from result_content import CELL, content
 from rich.console import Console
 
 from dllmquant_exp.reporting.commands import print_report
@@ -46,40 +48,31 @@ def cell(
     items = [{"subtask": "t", "doc_id": first + i, "score": s} for i, s in enumerate(scores or ())][
         ::order
     ]
-    return line_of(
-        Path(f"{method}-{task}-{seed}"),
-        {
-            "status": "failed" if failed else "finished",
-            "cell": {
-                "model": "micro",
-                "method": method,
-                "quant": None if plain else "w4a4",
-                "task": task,
-                "label": {"piqa": "PIQA", "gsm8k": "GSM8K", "arc": "Arc."}.get(task, task),
-                "kind": "micro",
-                "seed": seed,
-                "embedded": True,
-                "decoding": decoding,
-            },
-            "row": {"name": row, "label": row_label},
-            "config": {
-                "model": {"checkpoint": checkpoint},
-                "method": {"name": method},
-                "quant": None if plain else BITS | (quant or {}),
-                "task": {"name": task},
-                "seed": seed,
-                "limit": None,
-                "data_root": None,
-                **(config or {}),
-            },
-            "config_hash": "x",
-            "timing": {"finished_at": finished_at},
-            "error": {"message": "ValueError: it broke\nsecond line"} if failed else None,
-            "score": None if scores is None else sum(scores) / len(scores),
-            "chance": 0.5 if task == "piqa" else 0.25,
-            "items": items,
-        },
+    about = {"model": "micro", "method": method, "task": task, "seed": seed, "decoding": decoding}
+    label = {"piqa": "PIQA", "gsm8k": "GSM8K", "arc": "Arc."}.get(task, task)
+    settings = {
+        "model": {"checkpoint": checkpoint},
+        "method": {"name": method},
+        "quant": None if plain else BITS | (quant or {}),
+        "task": {"name": task},
+        "seed": seed,
+        "limit": None,
+        "data_root": None,
+        **(config or {}),
+    }
+    value = content(
+        cell={**CELL, **about, "quant": None if plain else "w4a4", "label": label},
+        status="failed" if failed else "finished",
+        row={"name": row, "label": row_label},
+        config=settings,
+        config_hash="x",
+        timing={"finished_at": finished_at},
+        error={"message": "ValueError: it broke\nsecond line"} if failed else None,
+        score=np.mean(scores or [0]),
+        chance=0.5 if task == "piqa" else 0.25,
+        items=items,
     )
+    return line_of(Path(f"{method}-{task}-{seed}"), value)
 
 
 def only(cells: list[Cell]) -> Section:
