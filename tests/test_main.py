@@ -295,7 +295,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["-m", "method=fp,foo"], "Available options in 'method':"),
         (["-m", "method=fp,rtn", "runs_dir=a_file/runs"], "cannot be written"),
         (["-m", "seed=0,1", "task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
-        (["frobnicate"], "'frobnicate' is not a command (there are: plan, train, report"),
+        (["frobnicate"], "'frobnicate' is not a command (there are: ls, cite, plan, train, report"),
         (["report", "sweep=nope"], "no sweep 'nope'"),
         (["report", "swep=nope"], "did you mean 'sweep'"),
         (["report", "nope"], "there is no report 'nope'"),
