@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dllmquant_exp.config.folder import group_with, split_folders
+from dllmquant_exp.config.folder import content_of, group_with, split_folders
 from dllmquant_exp.config.words import to_words
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.storage import load_config
@@ -44,8 +42,7 @@ def load(
     """
     given = [] if config_dir is None else ["--config-dir", str(config_dir)]
     folders, _ = split_folders(given)
-    listed = folders.options("model").items()
-    options = {option: yaml.safe_load(path.read_text("utf-8")) for option, path in listed}
+    options = {name: content_of(folders, "model", name) for name in folders.options("model")}
     place = Path(model).expanduser()
     recipe: tuple[str, ...] = FULL_PRECISION
     if str(model) in options and like is None:

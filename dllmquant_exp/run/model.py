@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from dllmquant_exp.calibration.states import CalibrationSet
 from dllmquant_exp.config.experiment import Experiment, to_mapping
-from dllmquant_exp.config.folder import Folders, config_folder, group_with, split_folders
+from dllmquant_exp.config.folder import (
+    Folders,
+    config_folder,
+    content_of,
+    group_with,
+    split_folders,
+)
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.quantized_model import read_model, read_sampler
 from dllmquant_exp.config.words import to_words
@@ -282,8 +287,7 @@ def _method(steps: Sequence[Step], name: str, folders: Folders) -> dict[str, Any
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"name = {name!r} is part of folders' names: use letters, digits, . _ -")
     made = {"name": name, **section}
-    option = folders.options("method").get(name)
-    stated = made if option is None else yaml.safe_load(option.read_text("utf-8"))
+    stated = content_of(folders, "method", name) if name in folders.options("method") else made
     if read_method(made).describe() != read_method(stated).describe():
         raise ConfigError(f"name = {name!r}: there is a method of this name, with other steps")
     return made
