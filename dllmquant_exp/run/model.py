@@ -106,8 +106,8 @@ class Model:
         >>> model = load("micro_llada", threads=1)
         >>> model.quantize("quarot", tmas="on").label
         'QuaRot + TMAS'
-        >>> model.quantize([Nearest()], name="mine").label
-        'mine'
+        >>> model.quantize([Nearest()]).label  # rows go by what runs
+        'RTN'
         """
         if isinstance(how, str):
             recipe = to_words({group_with(self._folders, how, "row", "method"): how, **settings})
