@@ -1,21 +1,18 @@
 """The entry point: `python -m dllmquant_exp`. A subcommand, our help, or a composition by Hydra."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from dllmquant_exp import cli
-from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.run.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from dllmquant_exp.config.overrides import Overrides
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+_HOME = re.compile(r"""([\w.+]+=["']?)~(?=/|$)""")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,27 +20,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: everything is there; 1: a cell failed; 2: the input was wrong.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    keep_freed_memory()
-    status = cli.dispatch(words)
-    if status is not None:
-        return status
-    from dllmquant_exp.config.overrides import Overrides
-    from dllmquant_exp.config.tables import sweeps
-
     try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    from dllmquant_exp import cli  # here, as Ctrl-C may come while modules are imported
+    from dllmquant_exp.errors import ConfigError
+    from dllmquant_exp.run.allocator import keep_freed_memory
+    from dllmquant_exp.store.paths import expanded
+
+    keep_freed_memory()
+    try:  # some shells leave the ~ of setting=~/folder to us
+        words = [_HOME.sub(lambda found: f"{found[1]}{expanded('~')}", word) for word in words]
+        status = cli.dispatch(words)
+        if status is not None:
+            return status
+        from dllmquant_exp.config.overrides import Overrides
+        from dllmquant_exp.config.tables import sweeps
+
         lines = sweeps(Overrides.read(words))
         for line in lines:
             line.check_names()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    statuses = []
-    for line in lines:
-        statuses.append(_compose(line))
-        if statuses[-1] == INTERRUPTED:
-            break
-    return max(statuses)
+    return max(_compose(line) for line in lines)
 
 
 def _offer_plugins() -> None:
@@ -69,6 +74,7 @@ def _compose(line: "Overrides") -> int:
     _offer_plugins()
     import hydra
 
+    from dllmquant_exp.config.folder import config_folder
     from dllmquant_exp.run.sweep.callbacks import run_job
     from dllmquant_exp.run.sweep.refusals import report_error
 
@@ -80,9 +86,6 @@ def _compose(line: "Overrides") -> int:
             version_base="1.3", config_path=str(config_folder()), config_name="config"
         )
         decorate(run_job)()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:

@@ -10,6 +10,16 @@ class Refusal(ValueError):
     sweep records it in the cell's result; every other exception is a fault and shows its traceback.
     """
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class ConfigError(Refusal):
     """A configuration that cannot be run."""
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters written out: a file's words may steer a terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )

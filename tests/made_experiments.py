@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.checkpoints import random_checkpoint
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -14,10 +16,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from dllmquant_exp import cli
-from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.__main__ import main
 from dllmquant_exp.config import help
 from dllmquant_exp.config.command import CONSOLE
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.reporting.render import FORMATS
@@ -384,6 +387,32 @@ def test_an_interruption_says_how_to_go_on(
     assert "the same command goes on" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 1.5])
+def test_an_early_interruption_prints_no_traceback(tmp_path: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import runpy, sys; print('up', flush=True);"
+         "runpy.run_module('dllmquant_exp', run_name='__main__')", "limit=2", "tracking=off"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err and "goes on from here" in err
+
+
+@pytest.mark.parametrize("word", ["runs_dir=~/kept", "runs_dir='~/kept'"])
+def test_the_home_folder_is_put_in_place_of_its_sign(
+    call: Call, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    status, _, err = call("task=micro_piqa", *small(checkpoint), word)
+    assert status == 0, err
+    assert (tmp_path / "home" / "kept" / "default").is_dir()
+    assert not list(tmp_path.glob("**/~"))
+
+
 def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
     """The one test that pays for a process: exit status and message as a shell sees them."""
     done = subprocess.run(
@@ -400,18 +429,20 @@ def test_the_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 def test_all_tables_are_one_sweep_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[list[str]] = []
-    statuses = iter([0, 1, 0, 0, 0, 0])
+    statuses: Iterator[int] | None = iter([0, 1, 0, 0, 0, 0])
 
     def compose_one(line: Overrides) -> int:
         lines.append(line.texts)
+        if statuses is None:
+            raise KeyboardInterrupt
         return next(statuses)
 
     monkeypatch.setattr("dllmquant_exp.__main__._compose", compose_one)
     assert main(["table=all", "limit=5", "seed=0,1"]) == 1
     own = [[] if n == 4 else ["limit=5", "seed=0,1"] for n in range(1, 7)]  # speed has no items
     assert lines == [[f"table=table{n}", *own[n - 1]] for n in range(1, 7)]
-    statuses = iter([0, 130])
-    assert main(["table=all"]) == 130, "an interruption ends them all"
+    statuses = None
+    assert main(["table=all"]) == 130 and len(lines) == 7, "an interruption ends them all"
 
 
 def test_letters_that_the_output_does_not_know_stop_nothing(tmp_path: Path) -> None:

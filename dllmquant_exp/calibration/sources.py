@@ -59,6 +59,14 @@ class TrainingData:
     convert: Callable[[Row], tuple[str, str]]
     item: Callable[[Row], str]
 
+    def checked(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row, which a text can be made of (ValueError: it cannot)."""
+        try:
+            self.convert(row)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"no text can be made of {row!r:.200} ({error!r})") from error
+        return row
+
 
 def _winogrande(row: Row) -> tuple[str, str]:
     """The sentence with its true option, split behind the option as in lm-eval's task."""
@@ -261,7 +269,7 @@ def _rows(data: TrainingData, file: str, split: str, data_root: Path | None) -> 
             "the evaluated one to be disjoint from it, in the hub's fields "
             f"({', '.join(data.fields)}); put them there, or leave data_root unset to use the hub"
         )
-    return read_rows(path, data.fields)
+    return read_rows(path, data.fields, data.checked)
 
 
 def _hub_rows(data: TrainingData, file: str, split: str) -> Sequence[Row]:

@@ -6,6 +6,7 @@ and report, and the key in plain words. See `store.hashed_tensors`.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,25 @@ def cached(
             texts, and the model where one takes part. `key["name"]`, if any, begins the file name.
     """
     name = f"{key.get('name', 'set')}-{config_hash(key)[:16]}"
-    found = hashed_tensors.intact_file(folder, name)
-    if found is None:
-        with locked(folder / f".{name}.lock"):  # one job makes it, the others wait and read
-            if hashed_tensors.intact_file(folder, name) is None:
-                _write(folder, name, make(), key)
-        found = hashed_tensors.intact_file(folder, name)
-        assert found is not None
-    else:
-        logger.info("calibration set read from %s", found)
-    return _read(found)  # the first call returns what the later ones do
+    found = _kept(folder, name)
+    if found is not None:
+        logger.info("calibration set read from %s in %s", name, folder)
+        return found
+    with locked(folder / f".{name}.lock"):  # one job makes it, the others wait and read
+        found = _kept(folder, name)
+        if found is None:
+            made = make()
+            _write(folder, name, made, key)
+            found = _kept(folder, name) or made  # the folder may have been deleted
+    return found  # the first call returns what the later ones do
+
+
+def _kept(folder: Path, name: str) -> CalibrationSet | None:
+    """The set that is kept under a name, as it was written; None where there is none."""
+    path = hashed_tensors.intact_file(folder, name)
+    with suppress(FileNotFoundError):  # deleted meanwhile
+        return None if path is None else _read(path)
+    return None
 
 
 def _write(folder: Path, name: str, made: CalibrationSet, key: Mapping[str, Any]) -> None:

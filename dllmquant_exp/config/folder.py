@@ -18,6 +18,7 @@ import yaml
 
 from dllmquant_exp.config.own_options import check_options, choices_in
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.yaml_files import read_mapping
 
 SEARCH_PATH = "hydra.searchpath"
@@ -152,7 +153,7 @@ def _folder(path: str) -> Path:
             places = spec.submodule_search_locations if spec else None
             found = Path(places[0]) if places else None
         else:
-            found = Path(path.removeprefix(_FILE)).expanduser().resolve()
+            found = expanded(path.removeprefix(_FILE)).resolve()
         if found is not None and found.is_dir():
             return found
     except Exception as error:  # what a package raises when it is imported, or an impossible path

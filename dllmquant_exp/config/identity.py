@@ -4,7 +4,6 @@ Equal descriptions mean equal work. They hold settings alone; `circumstances` ad
 that decides bits, for caches that outlive a call.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
 from dllmquant_exp.config.task_config import SPEED, DecodingOverrides, Task
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.names import LONGEST_FOLDER, check_name
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import FIGURES_FOLDER, config_hash
 from dllmquant_exp.store.schema import AtLeast, describe
 from dllmquant_exp.store.tracking import TrackingSettings
@@ -26,7 +27,6 @@ Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
 Positive = Annotated[int, AtLeast(1)]
 _SECTIONS = ("method", "quant", "calibration", "cgq", "iaaq")
-_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class CommonSettings:
 
     def __post_init__(self) -> None:
         problems = []
-        if not _NAME.fullmatch(self.sweep):
-            problems.append(
-                f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
-                "use runs_dir for a path"
-            )
+        try:
+            check_name(self.sweep, "sweep")
+        except ConfigError as error:
+            problems.append(f"{error}; use runs_dir for a path")
         if self.sweep == FIGURES_FOLDER:
             problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
         if self.shard is not None and not 0 <= self.shard < self.shards:
@@ -68,7 +67,11 @@ class CommonSettings:
     @property
     def data_folder(self) -> Path | None:
         """The folder of `data_root`; None where rows come from the hub."""
-        return None if self.data_root is None else Path(self.data_root).expanduser()
+        return None if self.data_root is None else expanded(self.data_root)
+
+    @property
+    def runs_folder(self) -> Path:
+        return expanded(self.runs_dir)
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -87,9 +90,25 @@ class Experiment(QuantizedModel):
     tracking: TrackingSettings
     common: CommonSettings
 
+    def __post_init__(self) -> None:
+        """Refuse names that no folder can be called by (ConfigError)."""
+        where = "" if self.saved is None else f"{self.saved.folder}/config.json, made: "
+        sampler = self.describe("calibration")
+        if sampler is not None:
+            check_name(sampler["name"], f"{where}calibration.name")
+        for names in map(self._names, self.tasks):
+            for setting, name in names.items():
+                check_name(name, where + setting)
+            length = sum(len(name.encode()) + 1 for name in names.values())
+            if length > LONGEST_FOLDER - len(f"s{self.common.seed}-12345678"):
+                raise ConfigError(
+                    f"{where}{', '.join(names)}: names too long together ({length} bytes, and a "
+                    "folder is called by them); choose shorter ones"
+                )
+
     @property
     def sweep_folder(self) -> Path:
-        return Path(self.common.runs_dir) / self.common.sweep
+        return self.common.runs_folder / self.common.sweep
 
     def cell_config(self, task: Task) -> dict[str, Any]:
         """Everything that can change the cell's result, and nothing else; its hash names the cell.
@@ -123,9 +142,14 @@ class Experiment(QuantizedModel):
 
     def cell_name(self, task: Task) -> str:
         """Name of a cell's folder: what it is, and the first 8 digits of its hash."""
-        quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
-        parts = (self.model.name, self.label, quant, task.name, f"s{self.common.seed}")
-        return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
+        names = [*self._names(task).values(), f"s{self.common.seed}"]
+        return "-".join([*names, config_hash(self.cell_config(task))[:8]])
+
+    def _names(self, task: Task) -> dict[str, str]:
+        """The names that a cell is called by, with their settings."""
+        quant = "" if self.quant_name == DEFAULT_QUANT else self.quant_name
+        names = {"model.name": self.model.name, "method.name": self.label}
+        return names | ({"quant.name": quant} if quant else {}) | {"task": task.name}
 
     def cell_folder(self, task: Task) -> Path:
         return self.sweep_folder / self.cell_name(task)

@@ -1,6 +1,5 @@
 """`model=saved model.checkpoint=FOLDER`: a model as it was when `save=FOLDER` wrote it."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -21,6 +20,7 @@ from dllmquant_exp.models.formats import joined
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.saving import SavedModel, read_saved
+from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import canonical_json
 from dllmquant_exp.store.schema import read
 
@@ -41,12 +41,12 @@ class _Made:
     cgq: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
-        for name in (self.model.name, self.quant_name, self.label):
-            if not re.fullmatch(r"[\w.+-]+", name):
-                raise ConfigError(f"{name!r} is no part of a folder's name")
-        for section in (self.calibration, self.cgq):
-            if section is not None and not isinstance(section.get("name"), str):
-                raise ConfigError(f"{section!r} lacks a name")
+        names: dict[str, Any] = {"model.name": self.model.name, "quant.name": self.quant_name}
+        names["label"] = self.label
+        for key, section in (("calibration.name", self.calibration), ("cgq.name", self.cgq)):
+            names |= {} if section is None else {key: section.get("name")}
+        for key, name in names.items():
+            check_name(name, key)
 
 
 def is_saved(config: Mapping[str, Any]) -> bool:

@@ -48,7 +48,7 @@ def answer_chunks(
         ShardsMissing: chunks of other shards are not answered yet.
     """
     number, count = shard or (0, 1)
-    known = [all(key in cache.answers for key in chunk) for chunk in chunks]
+    known = [cache.take(chunk) for chunk in chunks]
     done = sum(len(chunk) for chunk, is_known in zip(chunks, known, strict=True) if is_known)
     bar = nullcontext(_untold) if disable_tqdm else progress(name, sum(map(len, chunks)), done)
     with bar as advance:

@@ -6,14 +6,15 @@ One file of JSON lines per cell, or per shard of a cell. A line is either an ans
 its first answer and seals it with a digest. The key is a hash of all that can change an answer: the
 model, the settings, the tokens and the seed.
 
-Only whole, undamaged batches count: answers without their cost would make a resumed run cheaper
-than an undisturbed one, and a flipped bit would be another answer.
+Only whole, undamaged batches are read: answers without their cost would make a resumed run cheaper
+than an undisturbed one, and a flipped bit would be another answer. And only those are taken that an
+undisturbed run would ask for as they are: batches of another checkpoint, or with other requests
+beside the wanted ones, cost this cell nothing.
 """
 
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from dllmquant_exp.store.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 SAMPLED_VALUES = 4096  # per tensor; hashing every value of an 8B model would take minutes
@@ -62,16 +65,21 @@ class RequestCache:
     Args:
         path: the file that answers are added to.
         others: files that are read as well, such as the other shards'.
+
+    Attributes:
+        answers: of the batches that were added or taken.
+        seconds_before: wall time of those that were taken.
     """
 
     def __init__(self, path: Path | None, others: Sequence[Path] = ()) -> None:
         self.path = path
         self.answers: dict[str, Any] = {}
-        self._costs: dict[str, Cost] = {}
+        self.seconds_before = 0.0
+        self._costs: list[Cost] = []
+        self._kept: dict[tuple[str, ...], tuple[dict[str, Any], Cost]] = {}
         self.read(others)
         if path is not None and path.exists():
             self._load(path, ours=True)
-        self.seconds_before = math.fsum(cost.seconds for cost in self._costs.values())
 
     def read(self, others: Sequence[Path]) -> None:
         """Take in what other files hold by now."""
@@ -80,17 +88,29 @@ class RequestCache:
 
     @property
     def token_forwards(self) -> int:
-        return sum(cost.token_forwards for cost in self._costs.values())
+        return sum(cost.token_forwards for cost in self._costs)
 
     @property
     def forwards(self) -> int:
-        return sum(cost.forwards for cost in self._costs.values())
+        return sum(cost.forwards for cost in self._costs)
+
+    def take(self, keys: Sequence[str]) -> bool:
+        """Whether the answers of this very batch are known; they and their cost count from now."""
+        if all(key in self.answers for key in keys):
+            return True
+        if tuple(keys) not in self._kept:
+            return False
+        answers, cost = self._kept[tuple(keys)]
+        self.answers |= answers
+        self._costs.append(cost)
+        self.seconds_before += cost.seconds
+        return True
 
     def add(self, answers: Mapping[str, Any], cost: Cost) -> None:
         """Remember the answers of one batch and what they cost; on disk before returning."""
         first = next(iter(answers))
         self.answers.update(answers)
-        self._costs[first] = cost
+        self._costs.append(cost)
         if self.path is None:
             return
         lines = [json.dumps({"key": k, "answer": a}) + "\n" for k, a in answers.items()]
@@ -120,9 +140,8 @@ class RequestCache:
                 continue
             if entry.pop("sha256", None) != _seal(text[good:read], entry):
                 break
-            self.answers |= batch
             cost = Cost(entry["token_forwards"], entry["forwards"], entry["seconds"])
-            self._costs[entry["batch"]] = cost
+            self._kept[tuple(batch)] = batch, cost
             read += len(line)
             batch, good = {}, read
         if good < len(text) and ours:
@@ -143,7 +162,7 @@ def _seal(answers: bytes, cost: Mapping[str, Any]) -> str:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """Parse a line of the file; None where it is not a whole JSON object."""
     try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
+        entry = parse_json(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
     if not isinstance(entry, dict):
@@ -151,6 +170,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     if isinstance(entry.get("key"), str) and "answer" in entry:
         return entry
     counts = (entry.get("token_forwards"), entry.get("forwards"))
-    is_cost = all(type(count) is int for count in counts)
-    timed = isinstance(entry.get("seconds"), int | float) and isinstance(entry.get("batch"), str)
+    is_cost = all(type(count) is int and count >= 0 for count in counts)
+    seconds, batch = entry.get("seconds"), entry.get("batch")
+    timed = isinstance(seconds, int | float) and seconds >= 0 and isinstance(batch, str)
     return entry if is_cost and timed else None

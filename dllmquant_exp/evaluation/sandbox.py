@@ -1,23 +1,22 @@
 """Run a generated program where it can do no harm, and say whether it passed its checks.
 
-A program never runs in our process. Each one gets a process of its own, with an empty
-environment, an empty folder that is removed afterwards, limits on time, memory, file size and
-open files, no network, no file but the standard library, and no way to start, signal or trace
-other processes; everything is killed at the end. Only the standard library can be imported, so
-that a score does not depend on what happens to be installed.
+A program never runs in our process. Each one gets a process of its own, with an empty environment,
+limits on time, memory, processes, file size and open files, no network, no file but the standard
+library and what it writes in memory, and no way to start, signal or trace other processes;
+everything is killed at the end. Only the standard library can be imported, so that a score does not
+depend on what happens to be installed.
 
 Guards overlap on purpose (`active_guards` says which are up here, and so do the log and results):
 Linux namespaces with a root folder that holds nothing but Python, Landlock rules for the same
-paths, and a filter that leaves only those system calls that an interpreter needs. Without a guard
-on paths, the filter forbids every change of files too; a program could then read what its user
-can, and nothing that it says gets into a verdict. Without the filter no program is run. Set
-DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there is: on a machine without anything
-to lose.
+paths, and a filter that leaves only those system calls that an interpreter needs. README.md beside
+this file says what each set of them promises. Without the filter, or with a limit on processes that
+does not bind, no program is run. Set DLLMQUANT_UNGUARDED_PROGRAMS=1 to run it behind whatever there
+is: on a machine without anything to lose.
 
 The checks run in a second process, which calls the program's functions and gets their results as
-plain data. A pass cannot be forged: leaving early, printing "passed", replacing built-in
-functions, objects that are equal to everything, or searching the memory for the expected results
-all end as a failure, because nothing that decides is in the program's process.
+plain data. Leaving early, printing "passed", replacing built-in functions, objects that are equal
+to everything, or searching the memory for the expected results all end as a failure, because
+nothing that decides is in the program's process.
 """
 
 import contextlib
@@ -27,7 +26,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +36,7 @@ START_SECONDS = 120.0  # a busy machine may take this long to start and stop the
 ISOLATION = (  # one of each group
     ("system_call_filter",),
     ("private_root", "landlock", "read_only_filter"),
+    ("process_limit",),
 )
 UNGUARDED = "DLLMQUANT_UNGUARDED_PROGRAMS"
 logger = logging.getLogger(__name__)
@@ -128,26 +127,24 @@ def _supervise(program: str, checks: str, limits: Limits) -> _Answer:
     required = [] if os.environ.get(UNGUARDED) == "1" else ISOLATION
     if sys.platform != "linux":
         raise SandboxError("generated programs are run on Linux only; leave out the program tasks")
-    with tempfile.TemporaryDirectory(prefix="dllmquant-program-") as folder:
-        request = {
-            "program": program,
-            "folder": folder,
-            "required": required,
-            "timeout": limits.timeout,
-            "memory_bytes": limits.memory_bytes,
-            "file_bytes": limits.file_bytes,
-            "tasks": limits.threads,
-        }
-        messages = _message(request) + _message({"checks": checks})
-        answer = _ask_supervisor(messages, limits.timeout)
+    request = {
+        "program": program,
+        "required": required,
+        "timeout": limits.timeout,
+        "memory_bytes": limits.memory_bytes,
+        "file_bytes": limits.file_bytes,
+        "tasks": limits.threads,
+    }
+    messages = _message(request) + _message({"checks": checks})
+    answer = _ask_supervisor(messages, limits.timeout)
     lacking = [" or ".join(group) for group in required if not set(group) & set(answer.guards)]
     if lacking:
         raise SandboxError(
             f"generated programs are not run here, because there is no {' and no '.join(lacking)} "
             f"(guards that there are: {', '.join(answer.guards) or 'none'}). Use Linux "
-            "on x86_64 or aarch64 with seccomp filters; or leave "
-            f"out the program tasks; or set {UNGUARDED}=1 if these programs may do to this "
-            "machine whatever you may do"
+            "on x86_64 or aarch64 with seccomp filters, as another user than root or with a Python "
+            "that every user can read; or leave out the program tasks; or set "
+            f"{UNGUARDED}=1 if these programs may do to this machine whatever you may do"
         )
     return answer
 

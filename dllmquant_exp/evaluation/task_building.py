@@ -13,7 +13,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub import get_session
 from lm_eval.api.task import ConfigurableTask
 
-from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows
+from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows, split_file
 from dllmquant_exp.evaluation.scoring import score_program
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.tasks import task_configs
@@ -128,6 +128,14 @@ def _from_local(
         if config.get(key) not in splits:
             config[key] = None
     fixed = "samples" in (config.get("fewshot_config") or {})
+    examples = config["fewshot_split"] or config["training_split"] or evaluated
+    there = len(rows[examples]) - (examples == evaluated)  # without the evaluated item itself
+    if not fixed and there < settings.shots:
+        name = SOURCES[config["dataset_path"]].files[examples]
+        raise DataError(
+            f"{split_file(data_root, name)}: {there} rows to take examples from, and "
+            f"{config['task']} shows {settings.shots}"
+        )
     if fixed or config["fewshot_split"] or config["training_split"]:
         return config, ()
     # lm-eval leaves the evaluated item out of its own examples where both come from the test split

@@ -10,8 +10,10 @@ by one, never by substring.
 Source: configuration and index files of GSAI-ML/LLaDA-8B-Base and Dream-org/Dream-v0-Base-7B.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import index
 from typing import Any
 
 from dllmquant_exp.errors import Refusal
@@ -196,7 +198,7 @@ def parse_config(
         raise CheckpointError(f"{where}: expected a JSON object, found {type(raw).__name__}")
     layout = layout or _recognized(raw, where)
     problems = [
-        f"{key} = {raw[key]!r} is not supported (supported: {_listed(allowed)})"
+        f"{key} = {raw[key]!r:.200} is not supported (supported: {_listed(allowed)})"
         for key, allowed in layout.required.items()
         if key in raw and not any(_same(raw[key], value) for value in allowed)
     ]
@@ -220,8 +222,8 @@ def parse_config(
     head_dim = raw.get("head_dim")
     if head_dim is not None and head_dim != config.head_dim:
         raise CheckpointError(
-            f"{where}: head_dim = {head_dim!r} is not supported (supported: {config.head_dim}, "
-            "the hidden size divided by the number of heads)"
+            f"{where}: head_dim = {head_dim!r:.200} is not supported (supported: "
+            f"{config.head_dim}, the hidden size divided by the number of heads)"
         )
     return config
 
@@ -292,8 +294,8 @@ def _recognized(raw: Mapping[str, Any], where: str) -> Layout:
             return layout
     known = tuple(name for layout in _OFFICIAL.values() for name in layout.model_types)
     raise CheckpointError(
-        f"{where}: model_type = {model_type!r}, architectures = {classes!r} is not supported "
-        f"(supported model_type: {_listed(known)}; state model.layout for another)"
+        f"{where}: model_type = {model_type!r:.200}, architectures = {classes!r:.200} is not "
+        f"supported (supported model_type: {_listed(known)}; state model.layout for another)"
     )
 
 
@@ -305,7 +307,7 @@ def _with_derived(raw: Mapping[str, Any], layout: Layout, problems: list[str]) -
         if isinstance(rope, Mapping):
             if rope.get("rope_type", "default") != "default":
                 problems.append(
-                    f"rope_parameters.rope_type = {rope['rope_type']!r} is not supported "
+                    f"rope_parameters.rope_type = {rope['rope_type']!r:.200} is not supported "
                     "(supported: 'default')"
                 )
             numbers.setdefault("rope_theta", rope.get("rope_theta"))
@@ -313,7 +315,9 @@ def _with_derived(raw: Mapping[str, Any], layout: Layout, problems: list[str]) -
         _default(numbers, layout.keys.get("n_kv_heads", ""), lambda n: n[heads])
         return numbers
     _default(numbers, "n_kv_heads", lambda n: n["n_heads"])
-    _default(numbers, "mlp_hidden_size", lambda n: n["mlp_ratio"] * n["d_model"])
+    _default(  # of whole numbers: a list or text would be repeated that often
+        numbers, "mlp_hidden_size", lambda n: index(n["mlp_ratio"]) * index(n["d_model"])
+    )
     _default(numbers, "embedding_size", lambda n: n["vocab_size"])
     rows, vocabulary = numbers.get("embedding_size"), raw.get("vocab_size")
     if isinstance(rows, int) and isinstance(vocabulary, int) and rows < vocabulary:
@@ -333,9 +337,9 @@ def _number_problem(key: str, value: Any, *, floating: bool) -> str | None:
     if value is None:
         return f"{key} is missing"
     if isinstance(value, bool) or not isinstance(value, (int, float) if floating else int):
-        return f"{key} = {value!r} must be {'a number' if floating else 'a whole number'}"
-    if floating and not 0 < value < float("inf"):
-        return f"{key} = {value!r} must be a positive number"
+        return f"{key} = {value!r:.200} must be {'a number' if floating else 'a whole number'}"
+    if floating and not 0 < value <= sys.float_info.max:
+        return f"{key} = {value!r:.200} must be a positive number"
     return None
 
 

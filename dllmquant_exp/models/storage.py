@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -29,9 +29,10 @@ from dllmquant_exp.models.formats import (
     parse_config,
     tensor_names,
 )
-from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
+from dllmquant_exp.models.tensor_files import check_tensor_files, opened_tensors, read_json
 from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_json, write_tokenizer
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.store.paths import expanded
 
 EMBEDDED = Path(__file__).parent / "embedded"
 MODEL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -52,7 +53,7 @@ def resolve_checkpoint(checkpoint: str, revision: str | None = None) -> Path:
         CheckpointError: nothing there, no way to download it, or a revision of a local folder.
     """
     kind, _, name = checkpoint.partition(":")
-    folder = EMBEDDED / name if kind == "embedded" else Path(checkpoint).expanduser()
+    folder = EMBEDDED / name if kind == "embedded" else expanded(checkpoint)
     if kind == "embedded":
         shipped = sorted(file.parent.name for file in EMBEDDED.glob("*/config.json"))
         if name not in shipped:
@@ -158,7 +159,7 @@ def save_checkpoint(
         CheckpointError: `folder` is taken, a parameter is not there in full precision (a quantized
             model), or values are not finite in `dtype`. Nothing is left behind.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if dtype not in _FILE_DTYPES:
         raise CheckpointError(f"dtype {dtype} is not one of: {', '.join(map(str, _FILE_DTYPES))}")
     if max_shard_bytes < 1:
@@ -179,7 +180,7 @@ def save_checkpoint(
 def read_tensors(file: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a safetensors file, one at a time; CheckpointError names a damaged file."""
     try:
-        with safe_open(file, framework="pt", device="cpu") as opened:
+        with opened_tensors(file) as opened:
             for name in names:
                 yield name, opened.get_tensor(name)
     except (SafetensorError, OSError) as error:

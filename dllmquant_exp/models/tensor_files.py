@@ -5,8 +5,10 @@ every problem is found before a model is built.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from dllmquant_exp.models.formats import CheckpointError, Shape, joined
+from dllmquant_exp.store.strict_json import parse_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -22,6 +25,9 @@ _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WHOLE_DIGEST_BYTES = 100_000_000
 _SAMPLES, _SAMPLE_BYTES = 64, 16_384
+# Tables that older libraries stored; this transformer computes them from config.json.
+_ROTARY = re.compile(r"(.*\.)?rotary_emb\.(original_)?(inv_freq|cos_cached|sin_cached)")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ def check_tensor_files(
     folder: Path, expected: Mapping[str, Shape], dtypes: Mapping[str, Sequence[str]] | None = None
 ) -> TensorFiles:
     """Find the tensor files of `folder` and compare them with the tensors expected.
+
+    Stored tables of rotary angles are left out, and the log says so.
 
     Args:
         dtypes: types that each tensor may be stored in, by safetensors' names; None allows those
@@ -53,6 +61,9 @@ def check_tensor_files(
             continue
         try:
             header = _header(file)
+        except PermissionError as error:
+            problems.append(f"{file.name}: cannot be read ({error.strerror}); make it readable")
+            continue
         except (SafetensorError, OSError) as error:
             problems.append(f"{file.name}: damaged or not safetensors ({error}); download it again")
             continue
@@ -60,6 +71,11 @@ def check_tensor_files(
             if name in present:
                 problems.append(f"{name}: stored twice, in {present[name][0].name} and {file.name}")
             present[name] = (file, dtype, shape)
+    rotary = [name for name in present if name not in expected and _ROTARY.fullmatch(name)]
+    for name in rotary:
+        del present[name]
+        if weight_map is not None:
+            weight_map.pop(name, None)
     unreadable = bool(problems)
     problems += _compare(present, expected, dtypes, report_missing=not unreadable)
     if weight_map is not None and not unreadable:
@@ -80,6 +96,11 @@ def check_tensor_files(
         ]
     if problems:
         raise CheckpointError(joined(f"{folder}: this checkpoint cannot be loaded", problems))
+    if rotary:
+        logger.info(
+            "%s: %d stored tables of rotary angles (%s, ...) are ignored; config.json says them",
+            folder, len(rotary), rotary[0],
+        )  # fmt: skip
     return TensorFiles(
         folder, {file: tuple(n for n, p in present.items() if p[0] == file) for file in files}
     )
@@ -94,6 +115,14 @@ def checkpoint_digest(path: str | Path) -> str:
     every shape; not a protection against deliberate tampering.
     """
     folder = Path(path)
+    try:
+        return _digest(folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: cannot be read ({error})") from error
+
+
+def _digest(folder: Path) -> str:
+    next(folder.iterdir(), None)  # glob is silent about a folder that may not be listed
     patterns = ("*.safetensors", "*.json", "*.txt", "*.jinja")
     files = sorted({f for p in patterns for f in folder.glob(p) if f.is_file()})
     if not files:
@@ -115,13 +144,15 @@ def checkpoint_digest(path: str | Path) -> str:
 def read_json(file: Path) -> Any:
     """The parsed content of a JSON file of a checkpoint; CheckpointError names the file."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(
             f"{file}: this file is missing; a checkpoint folder holds config.json, "
             f"{SINGLE_FILE} (or {INDEX_FILE} and its shards) and tokenizer files"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
 
 
@@ -157,9 +188,17 @@ def _find_files(folder: Path) -> tuple[list[Path], dict[str, str] | None, list[s
     return [folder / name for name in names], weight_map, []
 
 
+@contextmanager
+def opened_tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, open (SafetensorError, OSError)."""
+    file.open("rb").close()  # safetensors calls a file that may not be read a missing one
+    with safe_open(file, framework="pt", device="cpu") as opened:
+        yield opened
+
+
 def _header(file: Path) -> dict[str, tuple[str, Shape]]:
-    """Name -> dtype and shape of the tensors of one file, read without them (SafetensorError)."""
-    with safe_open(file, framework="pt") as opened:
+    """Name -> dtype and shape of the tensors of one file, read without them."""
+    with opened_tensors(file) as opened:
         parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
         return {name: (part.get_dtype(), (*part.get_shape(),)) for name, part in parts.items()}
 

@@ -6,6 +6,7 @@ same files. Either layout may come with `tokenizer_config.json` (special tokens,
 """
 
 import json
+from collections.abc import ItemsView
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,14 +24,15 @@ def read_tokenizer(folder: Path, config: TransformerConfig) -> PreTrainedTokeniz
         CheckpointError: no tokenizer files, unreadable ones, an added token that does not sit at
             the id that `tokenizer_config.json` gives it, or ids outside the model's vocabulary.
     """
-    stated = _added_tokens(folder)
+    stated = _added_tokens(folder, config.vocab_size)
     try:
         if (folder / "tokenizer.json").is_file():
             loaded = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             # The backend numbers added tokens consecutively whatever id they ask for, so a hole
             # (say, no 151665 before the mask at 151666) would silently move every later token.
-            filled = _without_holes(stated, len(read_json(folder / "vocab.json")))
+            vocabulary = folder / "vocab.json"
+            filled = _without_holes(stated, len(_entries(read_json(vocabulary), vocabulary)))
             loaded = Qwen2Tokenizer.from_pretrained(
                 folder, local_files_only=True, added_tokens_decoder=filled
             )
@@ -39,9 +41,9 @@ def read_tokenizer(folder: Path, config: TransformerConfig) -> PreTrainedTokeniz
                 f"{folder}: no tokenizer files; expected tokenizer.json, or vocab.json and "
                 "merges.txt"
             )
-    except CheckpointError:
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # the backend raises bare Exception for a malformed file
+    except BaseException as error:  # the backend raises Exception and panics for malformed files
         raise CheckpointError(f"{folder}: the tokenizer cannot be read ({error})") from error
     tokenizer = cast(PreTrainedTokenizerBase, loaded)
     _check_ids(tokenizer, config, stated, folder)
@@ -76,18 +78,42 @@ def write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
-    """id -> added token, as stated by tokenizer_config.json and (older files) added_tokens.json."""
+def _added_tokens(folder: Path, vocabulary: int) -> dict[int, dict[str, Any]]:
+    """id -> added token, as stated by tokenizer_config.json and (older files) added_tokens.json.
+
+    Raises:
+        CheckpointError: anything else there, or an id that the model's vocabulary does not have.
+    """
     stated: dict[int, dict[str, Any]] = {}
-    older = folder / "added_tokens.json"
+    older, settings = folder / "added_tokens.json", folder / "tokenizer_config.json"
     if older.is_file():
-        for content, index in read_json(older).items():
-            stated[int(index)] = _added_token(content)
-    settings = folder / "tokenizer_config.json"
+        for content, number in _entries(read_json(older), older):
+            stated[_id(number, vocabulary, older)] = _added_token(content)
     if settings.is_file():
-        for index, token in (read_json(settings).get("added_tokens_decoder") or {}).items():
-            stated[int(index)] = token if isinstance(token, dict) else _added_token(str(token))
+        decoder = dict(_entries(read_json(settings), settings)).get("added_tokens_decoder")
+        for number, token in _entries(decoder or {}, settings):
+            token = (
+                _added_token(token) if isinstance(token, str) else dict(_entries(token, settings))
+            )
+            if not isinstance(token.get("content"), str):
+                raise CheckpointError(f"{settings}: added token {number} has no text as content")
+            stated[_id(number, vocabulary, settings)] = token
     return dict(sorted(stated.items()))
+
+
+def _entries(value: Any, file: Path) -> ItemsView[str, Any]:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: {value!r:.100} stands where a JSON object belongs")
+    return value.items()
+
+
+def _id(number: Any, vocabulary: int, file: Path) -> int:
+    is_number = str(number).isdecimal() and len(str(number)) < 20
+    if not is_number or int(number) >= vocabulary:
+        raise CheckpointError(
+            f"{file}: token id {number!r:.100} is outside the model's {vocabulary} embeddings"
+        )
+    return int(number)
 
 
 def _added_token(content: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Architecture = Literal["llada", "dream"]
+# Far beyond any model; a small file that asks for more would only fill the memory.
+LARGEST = {"d_model": 1 << 17, "n_layers": 1000, "d_ffn": 1 << 20, "vocab_size": 1 << 22}
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class TransformerConfig:
         if self.architecture not in ("llada", "dream"):
             raise ValueError(f"architecture {self.architecture!r} is not one of: llada, dream")
         for name in ("d_model", "n_layers", "n_heads", "n_kv_heads", "d_ffn", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if not 1 <= value <= LARGEST.get(name, value):
+                limit = f" and at most {LARGEST[name]}" if name in LARGEST else ""
+                raise ValueError(f"{name} = {value} must be at least 1{limit}")
         if self.d_model % self.n_heads or self.head_dim % 2:
             raise ValueError(
                 f"d_model = {self.d_model} must be n_heads = {self.n_heads} times an even head_dim"

@@ -28,7 +28,11 @@ from dllmquant_exp.evaluation.task_building import build_tasks
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
 from dllmquant_exp.probes.arguments import ProbeError
 from dllmquant_exp.probes.probe import Probe
-from dllmquant_exp.reporting.figures.recordings import load_arrays, save_recording
+from dllmquant_exp.reporting.figures.recordings import (
+    SCHEMA_VERSION,
+    load_arrays,
+    save_recording,
+)
 from dllmquant_exp.run.prepare import prepare
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.progress import tracked
@@ -217,7 +221,7 @@ def cached_arrays(
     if folder.exists():
         logger.info("%s read from %s", name, folder)
     else:
-        save_recording(folder, make(), {"key": full})
+        save_recording(folder, make(), {"schema_version": SCHEMA_VERSION, "key": full})
     return load_arrays(folder)
 
 

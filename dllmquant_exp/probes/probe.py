@@ -52,7 +52,7 @@ class Probe:
 
     @property
     def runs_dir(self) -> Path:
-        return Path(self.experiment.common.runs_dir)
+        return self.experiment.common.runs_folder
 
     @property
     def seed(self) -> int:

@@ -31,6 +31,7 @@ from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import OFF, QuantizationError
 from dllmquant_exp.quantization.saved_files import SHARD_BYTES, write_folder
+from dllmquant_exp.store.paths import expanded
 
 FORMAT = "pack-quantized"  # 32-bit words of whole numbers; W4A4 would default to a byte per weight
 MADE = "dllmquant_exp"  # the key of config.json that says how the model was made
@@ -101,7 +102,7 @@ def export_compressed_tensors(
     tensors = _tensors(model, quant, _packer())
     config = _config_json(model.config, model.final_norm.weight.dtype)
     config |= {"quantization_config": quantization_config(quant), MADE: dict(made or {})}
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     write_folder(folder, tensors, tokenizer, config, MADE, max_shard_bytes)
     return folder
 

@@ -5,6 +5,7 @@ block, and as its description the report of the steps. See `store.hashed_tensors
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def kept_or_made(
 ) -> RoundedBlock:
     """`make()` and the block it leaves, written to `folder`; or both read from the file `kept`."""
     if kept is not None:
-        return _read(kept, block)
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            return _read(kept, block)
     report, weights = make()
     if folder is not None:
         tensors = {

@@ -52,6 +52,7 @@ from dllmquant_exp.quantization.saved_layout import (
     stored_tensors,
 )
 from dllmquant_exp.store.outside import is_outside
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.schema import TARGET, describe, read
 
 FORMAT_VERSION = 2  # raised by any change that makes older folders mean something else
@@ -127,7 +128,7 @@ def save_quantized(
         CheckpointError: the folder is taken or cannot be written (a full disk).
         QuantizationError: settings that do not belong to this model.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     layout = Layout(model.config, method, quant, iaaq, model.final_norm.weight.dtype)
     header = {
         "quant_method": QUANT_METHOD,
@@ -157,7 +158,7 @@ def read_saved(
         CheckpointError: it is none, of another version, or changed since; or it was made with a
             class from outside, and `method` or `iaaq` is not exactly what it describes.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     file = folder / CONFIG_FILE
     raw = read_json(file)
     header = raw.get(HEADER) if isinstance(raw, dict) else None
@@ -185,6 +186,8 @@ def read_saved(
         iaaq = _iaaq(parts.iaaq, iaaq, where)
     except Refusal as error:
         raise CheckpointError(str(error)) from error
+    except OverflowError as error:  # a whole number that is no float
+        raise CheckpointError(f"{where}: {error}") from error
     config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
     layout = Layout(config, method, parts.quant, iaaq, getattr(torch, parts.dtype))
     return SavedModel(folder, layout, parts.made, parts.files, str(header["digest"]))
@@ -207,7 +210,7 @@ def _method(stated: _SavedMethod, yours: Method | None, where: str) -> Method:
     for step in stated.steps:
         key = str(step.get("step"))
         name = stated.classes.get(key)
-        if name not in own:
+        if not isinstance(name, str) or name not in own:
             raise CheckpointError(f"{where}.method.{key} is of the unknown class {name!r}")
         found[key] = read(own[name], step, f"{where}.method.{key}", ignore=["step"])
     return Method(stated.name, found)

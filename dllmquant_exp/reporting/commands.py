@@ -28,6 +28,7 @@ from dllmquant_exp.reporting.reports import (
     sweep_report,
     tables_report,
 )
+from dllmquant_exp.store.names import spreadsheet_text
 from dllmquant_exp.store.tracking import TrackingSettings, log_tables
 
 SENTENCE_WIDTH = 30  # letters of a claim in a terminal
@@ -43,7 +44,7 @@ def report_sweep(sweep: Sweep, form: str, folder: Path) -> int:
     """
     report = sweep_report(sweep.cells, sweep.unreadable, sweep.unfinished)
     if form == "csv":
-        print(report.cells["cells"].to_csv(index=False), end="")
+        print(report.cells["cells"].map(spreadsheet_text).to_csv(index=False), end="")
         for fault in _faults(report):
             print(fault, file=sys.stderr)
     elif form == PAGE:
@@ -121,7 +122,9 @@ def _deliver(
         name = report.documents[0].name if single else "tables"
         written.append(write_file(folder / f"{name}.html", html_page(report, sweep, folder)))
     for name, frame in report.cells.items():
-        written.append(write_file(folder / f"{name}.csv", frame.to_csv(index=False)))
+        written.append(
+            write_file(folder / f"{name}.csv", frame.map(spreadsheet_text).to_csv(index=False))
+        )
     status = print_report(report, console, name_width)
     names = ", ".join(path.name for path in written)
     console.print(Text(f"written to {folder}: {names}"), soft_wrap=True)

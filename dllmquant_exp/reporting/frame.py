@@ -14,6 +14,8 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
+from dllmquant_exp.errors import printable
+from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
 SPEED = "speed"  # the kind of a task without items
@@ -99,8 +101,9 @@ def read_sweep(runs_dir: Path, sweep: str) -> tuple[pd.DataFrame, list[str]]:
 
     Raises:
         ResultError: the sweep has no folder.
+        ConfigError: a name that no sweep can have.
     """
-    folder = runs_dir / sweep
+    folder = runs_dir / check_name(sweep, "sweep")
     if not folder.is_dir() or sweep == FIGURES_FOLDER:
         there = [path.name for path in runs_dir.iterdir()] if runs_dir.is_dir() else []
         known = [name for name in sorted(there) if name[0] != "." and name != FIGURES_FOLDER]
@@ -172,11 +175,13 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
     return Cell(
         folder=folder,
         status=status,
-        **{name: cell[name] for name in ("model", "method", "task", "label", "kind", "seed")},
+        **{name: check_name(cell[name], name) for name in ("model", "method", "task", "kind")},
+        label=printable(cell["label"]),
+        seed=cell["seed"],
         embedded=cell["embedded"],
-        quant=cell["quant"] or "",
-        row=value["row"]["name"],
-        row_label=value["row"]["label"],
+        quant=check_name(cell["quant"], "quant") if cell["quant"] else "",
+        row=printable(value["row"]["name"]),
+        row_label=printable(value["row"]["label"]),
         decoding=_decoding(cell),
         commit=commit_of(value.get("source", {})),
         checkpoint=value.get("checkpoint_digest") or "",

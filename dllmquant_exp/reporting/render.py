@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dllmquant_exp.store.names import markdown_text, spreadsheet_text
 from dllmquant_exp.store.results import ResultError, write_whole
 
 AVERAGE = "Avg."
@@ -229,7 +230,7 @@ def to_markdown(document: Document) -> str:
             lines += [f"{part.title}:", "", str(table), ""]
         lines += [f"- {note}" for note in section.notes]
         lines += [""] * bool(section.notes)
-    return "\n".join(lines)
+    return markdown_text("\n".join(lines))
 
 
 def to_latex(document: Document) -> str:
@@ -282,7 +283,7 @@ def _latex(text: str) -> str:
 FORMATS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "markdown": (".md", to_markdown),
     "latex": (".tex", to_latex),
-    "csv": (".csv", lambda document: str(document.frame.to_csv())),
+    "csv": (".csv", lambda document: document.frame.map(spreadsheet_text).to_csv()),
 }
 
 PAGE = "html"  # of a whole report, see page/

@@ -27,6 +27,7 @@ from dllmquant_exp.reporting.speed import (
 from dllmquant_exp.reporting.tables.preset_table import preset_document
 from dllmquant_exp.reporting.tables.presets import Presets, TablePreset, read_presets
 from dllmquant_exp.reporting.tables.sweep_table import COLUMNS, sweep_sections
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import TABLES_SWEEP
 from dllmquant_exp.store.unfinished import unfinished_cells
 
@@ -190,7 +191,7 @@ def results(runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP) -> pd.Data
     Raises:
         ResultError: no such sweep.
     """
-    found = Sweep(Path(runs_dir), sweep)
+    found = Sweep(expanded(runs_dir), sweep)
     _warn(found.unreadable)
     return found.cells
 
@@ -202,14 +203,14 @@ def table(
 
     Args and Raises: as `tables_report`, for a single table.
     """
-    return _one_table(name, Sweep(Path(runs_dir), sweep, models)).page
+    return _one_table(name, Sweep(expanded(runs_dir), sweep, models)).page
 
 
 def table_cells(
     name: str, runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The numbers behind `table`, one line each; see preset_table.py and speed.py."""
-    return _one_table(name, Sweep(Path(runs_dir), sweep, models)).lines
+    return _one_table(name, Sweep(expanded(runs_dir), sweep, models)).lines
 
 
 def _one_table(name: str, sweep: Sweep) -> Document:
@@ -222,7 +223,7 @@ def claim_verdicts(
     runs_dir: str | Path = "runs", sweep: str = TABLES_SWEEP, models: Sequence[str] = ()
 ) -> pd.DataFrame:
     """The paper's claims, a line per model and claim; see claims.verdicts and `claims_report`."""
-    report = claims_report(Sweep(Path(runs_dir), sweep, models))
+    report = claims_report(Sweep(expanded(runs_dir), sweep, models))
     _warn(report.unreadable)
     return report.documents[0].lines
 

@@ -20,6 +20,7 @@ from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.speed.machine import abilities
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.results import SCHEMA_VERSION, config_hash, finished_result
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ def local_digest(experiment: Experiment, *, keep_going: bool) -> str | None:
 
 def is_on_this_disk(checkpoint: str) -> bool:
     """Whether a checkpoint is an embedded one or a folder, so that no hub is asked for it."""
-    return checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists()
+    return checkpoint.startswith("embedded:") or expanded(checkpoint).exists()
 
 
 def changed_conditions(

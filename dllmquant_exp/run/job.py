@@ -22,7 +22,13 @@ from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
-from dllmquant_exp.run.machine import check_device, check_texts, explain_unwritten, torch_threads
+from dllmquant_exp.run.machine import (
+    FULL,
+    check_device,
+    check_texts,
+    explain_unwritten,
+    torch_threads,
+)
 from dllmquant_exp.run.prepare import Preparation, Prepared
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.speed_cell import measure_speed_cell
@@ -222,6 +228,8 @@ def _summary(result: dict[str, Any]) -> str:
 def _fail(cell: Cell, error: Exception, started_at: str) -> Outcome:
     """Record a failed cell; where even that cannot be written, say so, and the others go on."""
     where = f"traceback in {cell.folder / RESULT_FILE}"
+    if isinstance(error, OSError) and error.errno in FULL and error.filename:
+        where = explain_unwritten(Path(error.filename), error)
     try:
         write_result(cell.folder, cell.unscored({}, timing(started_at, {}), error))
     except OSError as unwritten:

@@ -196,7 +196,7 @@ def _collect(
         seed=common.seed,
         batch_size=CALIBRATION_BATCH,
         needs_scores=experiment.cgq is not None and experiment.cgq.needs_scores,
-        folder=Path(common.runs_dir) / ".cache" / "calibration",
+        folder=common.runs_folder / ".cache" / "calibration",
     )
 
 
@@ -227,7 +227,7 @@ def _weights_folder(experiment: Experiment, digest: str, calibration: Calibratio
     config = experiment.cell_config(experiment.tasks[0])
     key = identity.weights_identity(config) | identity.circumstances(digest)
     key["calibration"] = calibration.digest
-    root = Path(experiment.common.runs_dir) / ".cache" / "weights"
+    root = experiment.common.runs_folder / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"
 
 

@@ -16,6 +16,7 @@ from dllmquant_exp.quantization.saved_files import CONFIG_FILE, check_folder
 from dllmquant_exp.quantization.saving import HEADER, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
 
 def save_folder(experiment: Experiment) -> Path:
     """Folder that `save=` names."""
-    return Path(str(experiment.common.save)).expanduser()
+    return expanded(str(experiment.common.save))
 
 
 def is_kept(experiment: Experiment, digest: str | None) -> bool:

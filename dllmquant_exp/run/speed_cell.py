@@ -5,7 +5,6 @@ checkpoint gives only its shape: nothing is downloaded.
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.run.cell import Cell, timing
 from dllmquant_exp.speed.measure import measure_speed
 from dllmquant_exp.speed.workload import Workload
+from dllmquant_exp.store.paths import expanded
 
 
 def measure_speed_cell(cell: Cell, started_at: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def measure_speed_cell(cell: Cell, started_at: str) -> dict[str, Any]:
     experiment, task = cell.experiment, cell.task
     settings = experiment.model
     folder, config = None, None
-    if settings.embedded or Path(settings.checkpoint).expanduser().is_dir():
+    if settings.embedded or expanded(settings.checkpoint).is_dir():
         folder = resolve_checkpoint(settings.checkpoint, settings.revision)
         config = load_config(folder, settings.layout)
 

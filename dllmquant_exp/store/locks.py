@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 from dllmquant_exp.errors import Refusal
 
 SECONDS_BETWEEN_TRIES = 0.5
-_NOT_OFFERED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+# What file systems and their lock services answer that have none, or none now.
+_NOT_OFFERED = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EIO)
 
 
 class Busy(Exception):
@@ -50,8 +51,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in _NOT_OFFERED:
             raise
         raise LockError(
-            f"{path.parent} is on a file system without file locks ({error}), and without them two "
-            "jobs could write the same file; set runs_dir to a folder of another file system"
+            f"{path.parent} is on a file system that gives no file locks ({error}), and without "
+            "them two jobs could write the same file; set runs_dir to a folder of another one"
         ) from error
     try:
         yield

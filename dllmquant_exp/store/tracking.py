@@ -8,6 +8,8 @@ from nowhere else.
 import logging
 import netrc
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from urllib.parse import urlparse
 
 from dllmquant_exp.errors import Refusal
+from dllmquant_exp.store.paths import expanded
+from dllmquant_exp.store.whole_files import scratch_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,8 +141,8 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
 
 def _netrc_key(host: str, environment: Mapping[str, str]) -> bool:
     named = environment.get("NETRC")
-    home = Path(environment.get("HOME", "~")).expanduser()
-    for path in [Path(named)] if named else [home / ".netrc", home / "_netrc"]:
+    home = Path(environment.get("HOME") or os.path.expanduser("~"))  # "~": there is none
+    for path in [expanded(named)] if named else [home / ".netrc", home / "_netrc"]:
         try:
             entry = netrc.netrc(str(path)).authenticators(host)
         except (OSError, netrc.NetrcParseError):
@@ -167,7 +171,7 @@ def log_tables(
     """
     if settings.mode == "off":
         return
-    import wandb
+    wandb = _wandb()
 
     config = {"report": name, "sweep": group}
     run = _online_or_offline(settings, settings.mode, folder, name, group, config)
@@ -239,6 +243,19 @@ def _online_or_offline(
         return _open_run(settings, "offline", folder, name, group, config)
 
 
+def _wandb() -> Any:
+    """The package, a second of import time, which then makes folders for temporary files."""
+    scratch = str(scratch_folder("dllmquant-wandb"))
+    if os.path.expanduser("~") == "~":  # W&B looks for its settings at home, and cannot do without
+        os.environ["HOME"] = scratch
+    before, tempfile.tempdir = tempfile.tempdir, scratch
+    try:
+        import wandb
+    finally:
+        tempfile.tempdir = before
+    return wandb
+
+
 def _open_run(
     settings: TrackingSettings,
     mode: Literal["offline", "online"],
@@ -247,7 +264,7 @@ def _open_run(
     group: str,
     config: Mapping[str, Any],
 ) -> Any:
-    import wandb  # a second of import time, only where it is used
+    wandb = _wandb()
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -255,6 +272,8 @@ def _open_run(
             project=settings.project,
             entity=settings.entity,
             dir=os.fspath(folder),
+            id=secrets.token_hex(4),  # WANDB_RUN_ID would make one run of all cells
+            resume="never",  # whatever WANDB_RESUME says
             name=name,
             group=group,
             config=dict(config),

@@ -4,11 +4,15 @@ A writer fills a hidden neighbour of its target and renames it. Killed in betwee
 neighbour behind; the next writer of the same target on the same machine removes it.
 
     .result.json.partial-<machine>-<process>-<random>
+
+Files and folders are open to whom the user's umask opens them.
 """
 
+import atexit
 import hashlib
 import os
 import platform
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,18 +27,19 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A file to fill, synced and renamed to `path` when the block ends without an exception.
 
     Raises:
-        OSError: the folder cannot be written. `path` is then as it was.
+        OSError: the folder cannot be written; it names a file. `path` is then as it was.
     """
     _clear_leftovers(path)
-    handle, name = tempfile.mkstemp(prefix=_prefix(path) + f"{os.getpid()}-", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = _partial(path)
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)  # mkstemp makes it private; results are to be shared
-        os.replace(partial, path)
+        with _named(path):
+            partial.touch(exist_ok=False)
+            mode = partial.stat().st_mode
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.chmod(mode)  # some libraries write a private file in its place
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -50,26 +55,58 @@ def whole_folder(
             OSError.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; it names a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    prefix = _prefix(path) + f"{os.getpid()}-"
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    partial = _partial(path)
     replaced = partial.with_name(partial.name + "-replaced")
     try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp makes it private
-        if if_taken == "replace" and path.exists():
-            path.rename(replaced)
-        try:
-            os.rename(partial, path)  # an empty folder gives way, any other does not
-        except OSError:
-            if if_taken != "keep" or not path.exists():
-                raise
+        with _named(path):
+            partial.mkdir()
+            yield partial
+            readers = partial.stat().st_mode & 0o666
+            for file in (file for file in partial.rglob("*") if file.is_file()):
+                file.chmod(readers)  # some libraries write private files
+            if if_taken == "replace" and path.exists():
+                path.rename(replaced)
+            try:
+                os.rename(partial, path)  # an empty folder gives way, any other does not
+            except OSError:
+                if if_taken != "keep" or not path.exists():
+                    raise
     finally:
         for folder in (partial, replaced):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache
+def scratch_folder(name: str) -> Path:
+    """A folder in the system's temporary one, removed when this process ends.
+
+    What a killed process leaves of it is removed by the next process that asks for one.
+    """
+    path = Path(tempfile.gettempdir()) / name
+    _clear_leftovers(path)
+    made = _partial(path)
+    made.mkdir(mode=0o700)
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an OSError that names none, as a full disk's does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def _prefix(path: Path) -> str:

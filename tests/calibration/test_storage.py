@@ -1,5 +1,6 @@
 """Sets on disk: made once, whole or not at all."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,3 +49,17 @@ def test_a_failed_make_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         cached(tmp_path, {"name": "x"}, fail)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_the_folder_may_be_deleted_at_any_time(
+    three: CalibrationSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+
+    def make() -> CalibrationSet:
+        shutil.rmtree(folder)
+        return three
+
+    assert cached(folder, {"name": "x"}, make).digest == three.digest
+    monkeypatch.setattr(hashed_tensors, "write", lambda *_: shutil.rmtree(folder))
+    assert cached(folder, {"name": "y"}, lambda: three).digest == three.digest

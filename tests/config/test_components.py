@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.calibration.random_segments import RandomSegments
 from dllmquant_exp.calibration.sampler import Sampler
 from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.results import TABLES_SWEEP
 

@@ -12,8 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.config.identity import CommonSettings, Experiment
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.task_config import DecodingOverrides, check_speed
@@ -205,6 +205,12 @@ def set_in(config: dict[str, Any], path: str, value: Any) -> None:
         ("dtype", "float8", "config.dtype = 'float8' is not one of: float32, float64, bfloat16"),
         ("sweep", "../up", "sweep = '../up' must be a plain folder name"),
         ("sweep", ".hydra", "sweep = '.hydra' must be a plain folder name"),
+        *((name, "../../x", f"{name} = '../../x' must be a plain folder name")
+          for name in ("model.name", "quant.name", "method.name")),
+        ("model.name", "/etc/x", "model.name = '/etc/x' must be a plain folder name"),
+        ("model.name", "\x1b[2J", r"model.name = '\\x1b\[2J' must be a plain folder name"),
+        ("model.name", "a" * 250, "model.name = aaaa.*: name too long .250 bytes"),
+        ("quant.name", "a" * 250, "quant.name = aaaa.*: name too long"),
         ("model", None, "group model is missing"),
         ("model", "llada", "model is 'llada', but a group of settings belongs there"),
         ("model.checkpont", "x", "model.checkpont is not a setting .did you mean 'checkpoint'"),
@@ -222,13 +228,23 @@ def set_in(config: dict[str, Any], path: str, value: Any) -> None:
         ("decoding.mc_num", 0, "must be at least 1"),
         ("decoding.guidance", -1, "guidance = -1"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_run_is_refused(
     config: dict[str, Any], path: str, value: Any, message: str
 ) -> None:
     set_in(config, path, value)
     with pytest.raises(ConfigError, match=message):
         resolve(config)
+
+
+def test_names_that_are_too_long_together_are_refused(config: dict[str, Any]) -> None:
+    for name in ("model.name", "quant.name", "method.name"):
+        set_in(config, name, "a" * 90)
+    with pytest.raises(ConfigError, match=r"model\.name, .*: names too long together"):
+        resolve(config)
+    set_in(config, "quant.name", "b" * 30)
+    experiment = resolve(config)
+    assert all(len(experiment.cell_name(task)) <= 255 for task in experiment.tasks)
 
 
 def test_all_problems_of_a_section_are_in_one_message(config: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from recognized_rows import ROWS, row_of
 
-from dllmquant_exp.__main__ import config_folder, main
+from dllmquant_exp.__main__ import main
 from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.experiment import Experiment, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError

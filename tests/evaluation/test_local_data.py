@@ -66,6 +66,142 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         local_rows(tmp_path, "baber/piqa", None)
 
 
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baber/piqa": ("piqa_val", PIQA),
+    "Rowan/hellaswag": (
+        "hellaswag_val",
+        {"ind": 1, "activity_label": "a", "ctx_a": "b", "ctx_b": "c", "ctx": "b c", "label": "3",
+         "endings": list("wxyz"), "source_id": "s", "split": "val", "split_type": "indomain"},
+    ),
+    "allenai/winogrande": (
+        "winogrande_xl_val", {"sentence": "_", "option1": "a", "option2": "b", "answer": "2"},
+    ),
+    "cais/mmlu": (
+        "mmlu_test", {"question": "q", "subject": "art", "choices": list("wxyz"), "answer": 1},
+    ),
+    "ceval/ceval-exam": (
+        "ceval_val", {"subject": "art", "id": "1", "question": "q", "A": "w", "B": "x", "C": "y",
+                      "D": "z", "answer": "B"},
+    ),
+    "allenai/ai2_arc": (
+        "arc_challenge_test", {"id": "1", "question": "q", "choices": list("wxyz"), "gold": 1},
+    ),
+    "openai/gsm8k": ("gsm8k_test", {"question": "q", "answer": "so #### 4"}),
+    "truthfulqa/truthful_qa": (
+        "truthfulqa_mc", {"question": "q", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]},
+                          "mc2_targets": {"choices": ["a", "b"], "labels": [1, 0]}},
+    ),
+}  # fmt: skip
+
+
+def served(folder: Path, dataset: str, **changes: Any) -> dict[str, Any]:
+    """The second of two rows of a data set, the other files of which have good rows."""
+    file, row = ROWS[dataset]
+    for name in SOURCES[dataset].files.values():
+        write(folder, name, [row, row | (changes if name == file else {})])
+    rows = local_rows(folder, dataset, "art")
+    (split,) = (split for split, name in SOURCES[dataset].files.items() if name == file)
+    return rows[split][1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "given", "meant"),
+    [
+        ("baber/piqa", "label", "1", 1),
+        ("baber/piqa", "label", " 0", 0),
+        ("Rowan/hellaswag", "label", 2, "2"),
+        ("allenai/winogrande", "answer", 1, "1"),
+        ("cais/mmlu", "answer", "3", 3),
+        ("cais/mmlu", "answer", "C", 2),
+        ("ceval/ceval-exam", "answer", "A ", "A"),
+        ("allenai/ai2_arc", "gold", "2", "C"),
+        ("truthfulqa/truthful_qa", "mc2_targets", {"choices": ["a", "b"], "labels": ["0", "1"]},
+         {"choices": ["a", "b"], "labels": [0, 1]}),
+    ],
+)  # fmt: skip
+def test_labels_are_read_as_what_they_mean(
+    tmp_path: Path, dataset: str, field: str, given: Any, meant: Any
+) -> None:
+    row = served(tmp_path, dataset, **{field: given})
+    found = row[{"gold": "answerKey"}.get(field, field)]
+    assert found == meant and type(found) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "field", "given"),
+    [
+        *(("baber/piqa", "label", value) for value in ("", "a", 2, -1, None, True, 0.5, [0])),
+        ("baber/piqa", "goal", None),
+        ("baber/piqa", "sol1", 3),
+        *(("Rowan/hellaswag", "label", value) for value in ("", None, "4", -1)),
+        *(("Rowan/hellaswag", "endings", value) for value in (list("wxy"), "wxyz", [1, 2, 3, 4])),
+        *(("allenai/winogrande", "answer", value) for value in ("", "0", 3)),
+        *(("cais/mmlu", "answer", value) for value in (4, "E", "", None)),
+        *(("cais/mmlu", "choices", value) for value in (list("wxyzv"), None)),
+        *(("ceval/ceval-exam", "answer", value) for value in ("", "E", 0)),
+        *(("allenai/ai2_arc", "gold", value) for value in (4, -1, None, "A")),
+        ("allenai/ai2_arc", "choices", "wxyz"),
+        *(("openai/gsm8k", "answer", value) for value in ("", "4", 4)),
+        *(("truthfulqa/truthful_qa", "mc1_targets", {"choices": ["a", "b"], "labels": value})
+          for value in ([0, 0], [1], [1, 2], None)),
+    ],
+)  # fmt: skip
+def test_a_row_without_a_usable_label_or_text_is_named(
+    tmp_path: Path, dataset: str, field: str, given: Any
+) -> None:
+    where = rf"{ROWS[dataset][0]}\.jsonl\.gz, line 2: \S+ = .* (is|has) "
+    with pytest.raises(DataError, match=where):
+        served(tmp_path, dataset, **{field: given})
+
+
+def test_a_row_of_arc_without_an_answer_is_named(tmp_path: Path) -> None:
+    choices = {"text": ["w", "x"], "label": ["1", "2"]}
+    row = {"id": "1", "question": "q", "choices": choices}
+    for name in ("arc_challenge_val", "arc_challenge_test"):
+        write(tmp_path, name, [row | {"answerKey": "2"}, row | {"answerKey": 1}])
+    rows = local_rows(tmp_path, "allenai/ai2_arc", None)["validation"]
+    assert [row["answerKey"] for row in rows] == ["2", "1"]
+    write(tmp_path, "arc_challenge_test", [row | {"answerKey": "2"}, row])
+    with pytest.raises(
+        DataError, match=r"_test\.jsonl\.gz, line 2: answerKey = None is not one of"
+    ):
+        local_rows(tmp_path, "allenai/ai2_arc", None)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    ["{}\n{}\n", "{}\n\n{}\n\n", "\ufeff{}\n{}", "{}\r\n{}\r\n", "\ufeff{}\r\n \t\r\n{}\r\n"],
+    ids=["plain", "blank lines", "byte order mark", "CRLF", "all of it"],
+)
+def test_lines_are_read_as_common_loaders_read_them(
+    tmp_path: Path, text: str, packed: bool
+) -> None:
+    row = PIQA | {"goal": "a\u2028b"}  # which ends a line for some
+    content = text.replace("{}", json.dumps(row, ensure_ascii=False)).encode()
+    path = tmp_path / ("piqa_val.jsonl.gz" if packed else "piqa_val.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert local_rows(tmp_path, "baber/piqa", None) == {"validation": [row, row]}
+
+
+def test_a_small_file_that_unpacks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dllmquant_exp.store.jsonl.LARGEST_FILE", 1 << 20)
+    (tmp_path / "piqa_val.jsonl.gz").write_bytes(gzip.compress(b" " * (1 << 21)))
+    with pytest.raises(DataError, match=r"piqa_val\.jsonl\.gz has more than 1 MiB unpacked"):
+        local_rows(tmp_path, "baber/piqa", None)
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"label": NaN}', '{"label": 1, "label": 0}', '{"label": 1e999}']
+)
+def test_an_odd_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "piqa_val.jsonl").write_text(json.dumps(PIQA) + "\n" + line)
+    with pytest.raises(DataError, match=r"piqa_val\.jsonl, line 2: not JSON"):
+        local_rows(tmp_path, "baber/piqa", None)
+
+
 def test_a_truncated_file_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "piqa_val", [PIQA] * 100)
     path.write_bytes(path.read_bytes()[:-12])

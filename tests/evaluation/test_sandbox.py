@@ -104,6 +104,8 @@ for i, x in enumerate(V):
         ("return b'\\xff'.decode()", "raises(Exception, f, 1)", True),
         ("return x", "f(x=2) == 2", True),
         ("return x", "f() == 2", False),
+        ("raise StopIteration", "f(1) == 1", False),
+        ("raise StopIteration", "raises(Exception, f, 1)", True),
         ("return sorted(x, reverse=True)", "f({3, 1, 2}) == [3, 2, 1]", True),
     ],
 )
@@ -119,6 +121,22 @@ assert {check}
     program = f"def f(x):\n    {body}\n"
     assert in_place(program, checks) == passes
     assert (reason(program, checks) == "passed") == passes
+
+
+@pytest.mark.parametrize("error", ["StopIteration", "StopAsyncIteration", "GeneratorExit"])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "list(map(f, [1, 2]))",
+        "all(map(f, [0, 0]))",
+        "list(iter(f, 0))",
+        "dict(zip('ab', map(f, 'ab')))",
+    ],
+)
+def test_no_exception_ends_a_loop_of_the_checks_in_silence(error: str, loop: str) -> None:
+    program = f"def f(*x): raise {error}"
+    told = reason(program, f"f = answer('f')\n{loop}")
+    assert told == f"failed: {error}: "
 
 
 def test_arguments_are_copies() -> None:
@@ -168,7 +186,7 @@ def test_asyncio_works_without_a_network() -> None:
     assert reason("import asyncio\nasyncio.run(asyncio.sleep(0))") == "passed"
 
 
-def test_its_own_folder_is_empty_writable_small_and_gone_afterwards(
+def test_its_own_folder_is_empty_writable_small_and_on_no_disk(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -216,6 +234,24 @@ def test_a_machine_without_a_filter_refuses(
     assert "system_call_filter" not in active_guards()
 
 
+UNLIMITED = """
+import resource
+setrlimit = resource.setrlimit
+resource.setrlimit = lambda kind, pair: kind == resource.RLIMIT_NPROC or setrlimit(kind, pair)
+"""
+
+
+def test_a_limit_on_processes_that_does_not_bind_is_no_guard(
+    kernel: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel's does not for root, whoever sets it."""
+    kernel(UNLIMITED)
+    with pytest.raises(SandboxError, match=r"no process_limit .*as another user than root"):
+        run_program("x = 1")
+    monkeypatch.setenv(sandbox.UNGUARDED, "1")
+    assert "process_limit" not in active_guards() and run_program("x = 1").passed
+
+
 def test_active_guards_are_logged_once(
     kernel: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,6 +261,7 @@ def test_active_guards_are_logged_once(
     (record,) = caplog.records
     assert record.getMessage() == f"generated programs run behind: {', '.join(active_guards())}"
     assert "system_call_filter" in active_guards()
+    assert "process_limit" in active_guards()
     assert {"private_root", "landlock"} & set(active_guards())
 
 

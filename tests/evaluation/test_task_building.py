@@ -74,6 +74,14 @@ def test_examples_from_the_evaluated_split_leave_the_item_out(tmp_path: Path) ->
         assert context.endswith(f"Row {doc_id} has x")
 
 
+def test_fewer_rows_than_shots_are_named_with_their_file(tmp_path: Path) -> None:
+    row = {"sentence": "It has _ in it.", "option1": "x", "option2": "y", "answer": "1"}
+    (tmp_path / "winogrande_xl_val.jsonl").write_text(f"{json.dumps(row)}\n" * 5)
+    build_tasks(likelihood("winogrande", shots=4), data_root=tmp_path, limit=None)
+    with pytest.raises(DataError, match=r"winogrande_xl_val\.jsonl: 4 rows .* shows 5"):
+        build_tasks(likelihood("winogrande", shots=5), data_root=tmp_path, limit=2)
+
+
 def test_a_filter_that_does_not_exist_lists_the_others(data_root: Path) -> None:
     settings = TaskSettings(
         harness_task="gsm8k",

@@ -5,7 +5,8 @@ The short version runs a part of `hostile_programs.yaml`; all of it, behind each
     DLLMQUANT_LONG_TESTS=1 python -m pytest tests/faults/test_hostile_programs.py
 
 which takes some minutes, heavy ones for the machine. A machine without the guards refuses to run
-programs, and so does this suite: do not set DLLMQUANT_UNGUARDED_PROGRAMS for it.
+programs, and so does this suite: do not set DLLMQUANT_UNGUARDED_PROGRAMS for it. It sets it itself
+for a few harmless ones, as a root whose Python nobody else can read has no limit on processes.
 """
 
 import ctypes
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,7 +29,7 @@ import pytest
 import yaml
 
 from dllmquant_exp.evaluation import sandbox
-from dllmquant_exp.evaluation.sandbox import active_guards, run_program
+from dllmquant_exp.evaluation.sandbox import SandboxError, active_guards, run_program
 
 LONG = os.environ.get("DLLMQUANT_LONG_TESTS") == "1"
 PROGRAMS: dict[str, dict[str, str]] = yaml.safe_load(
@@ -188,6 +190,10 @@ def running_on(name: str, temporary: Path) -> Iterator[None]:
 @pytest.fixture(params=KERNELS if LONG else ["every guard"])
 def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with running_on(request.param, tmp_path):
+        try:
+            active_guards()
+        except SandboxError as error:
+            pytest.skip(f"NOT TESTED: {error}")
         yield request.param
 
 
@@ -226,20 +232,36 @@ def test_no_program_passes_or_does_harm(scene: Scene, kernel: str, group: str) -
     assert used <= max(memory, MEMORY >> 10, ours)  # KiB
 
 
+LIST_PACKAGES = """
+import glob, os, sys
+for place in {os.path.dirname(os.__file__), "/usr/lib/python3", *sys.path}:
+    for path in glob.glob(place + "/*-packages/**/*.py", recursive=True):
+        try: open(path)
+        except PermissionError: pass
+        else: raise ValueError(path)
+"""
+
+
 @pytest.mark.parametrize("name", KERNELS)
-def test_a_correct_program_passes_behind_each_set_of_guards(name: str, tmp_path: Path) -> None:
+def test_a_correct_program_passes_behind_each_set_of_guards(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(sandbox.UNGUARDED, "1")
     with running_on(name, tmp_path):
         solve = "import functools, math, re\ndef solve(x): return 42 if x == 6 else x * x"
         assert run_program(solve, CHECKS, timeout=60).reason == "passed"
         assert {"system_call_filter", "no_tracing"} <= set(active_guards())
         files = {"private_root", "landlock", "read_only_filter"} & set(active_guards())
+        if files != {"read_only_filter"}:  # no package that is installed can be read
+            assert run_program(LIST_PACKAGES, timeout=60).reason == "passed"
     assert name == "neither" or files >= {"private_root"} or files == {"landlock"}
     assert name != "neither" or files == {"read_only_filter"}
 
 
 def test_where_only_the_filter_is_left_nothing_is_written_or_told(
-    scene: Scene, tmp_path: Path
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(sandbox.UNGUARDED, "1")
     programs = {name: text for name, text in PROGRAMS["files"].items()}
     programs["its_own_folder"] = "open('x', 'w').write('x')"
     programs["tell_by_the_name_of_an_error"] = (
@@ -285,6 +307,30 @@ def test_the_programs_do_harm_where_nothing_stops_them(name: str) -> None:
         )  # fmt: skip
         told = any(text in done.stderr for text in (SECRET, CANARY))
         assert told or done.returncode == 0 or scene.state() != before
+
+
+def test_a_killed_run_leaves_neither_a_program_nor_a_file(tmp_path: Path) -> None:
+    code = (
+        "from dllmquant_exp.evaluation.sandbox import run_program\n"
+        "print('up', flush=True)\nrun_program('while True: pass', timeout=60)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    before = descendants()
+    for seconds in (0.05, 0.2, 0.4):
+        run = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE
+        )
+        assert run.stdout is not None and run.stdout.readline() == b"up\n"
+        time.sleep(seconds)
+        run.kill()
+        run.communicate()
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(100):
+        if descendants() <= before:
+            break
+        time.sleep(0.1)
+    assert descendants() <= before
 
 
 def test_there_are_programs_of_many_kinds() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.run.job import LOCK_FILE
 from dllmquant_exp.store.locks import locked

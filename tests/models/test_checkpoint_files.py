@@ -338,6 +338,20 @@ def test_all_problems_come_in_one_error_before_a_model_is_built(single, architec
     assert sum("dtype F64" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_stored_rotary_tables_are_ignored_and_the_log_says_so(
+    tmp_path, architecture, small_shape, tensors, shards, caplog
+):
+    tables = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in (0, 1)}
+    config = small_shape(architecture)
+    folder = write_official(tmp_path / "m", config, tensors | tables, shards)
+    with caplog.at_level("INFO"):
+        model = load(folder)
+    plain = load(write_official(tmp_path / "plain", config, tensors))
+    assert all(map(torch.equal, model.parameters(), plain.parameters()))
+    assert "2 stored tables of rotary angles (model.layers.0." in caplog.text
+
+
 def test_a_truncated_shard_is_not_drowned_in_missing_names(sharded):
     remove_shard(sharded)
     with pytest.raises(CheckpointError) as caught:

@@ -76,3 +76,12 @@ def test_a_damaged_block_alone_is_made_again(tmp_path: Path) -> None:
     mine = block(0)
     kept_or_made(tmp_path, 0, mine, lambda: rounded(mine), None)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_block_whose_file_is_deleted_meanwhile_is_made_again(tmp_path: Path) -> None:
+    first, second = block(1), block(1)
+    done, _ = kept_or_made(tmp_path / "a", 0, first, lambda: rounded(first), None)
+    file = intact_blocks(tmp_path / "a", 1)[0]
+    file.unlink()
+    again, _ = kept_or_made(tmp_path / "a", 0, second, lambda: rounded(second), file)
+    assert again == done and set(intact_blocks(tmp_path / "a", 1)) == {0}

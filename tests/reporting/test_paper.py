@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dllmquant_exp.__main__ import config_folder
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.paper import (
     paper_caption,
     paper_cell,

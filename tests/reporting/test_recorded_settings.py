@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
 from dllmquant_exp.reporting.frame import bits_of
 

@@ -123,10 +123,10 @@ score in %:
 |            |           Hum. |     GSM8K |
 |:-----------|---------------:|----------:|
 | FP         |      94.6 ±2.0 | 86.0 ±3.0 |
-| a_b\|c <i> | **-1.3* ±0.4** |         - |
+| a_b\|c &lt;i> | **-1.3* ±0.4** |         - |
 | items      |            500 |       500 |
 
-- 50% of <b>.
+- 50% of &lt;b>.
 """
 LATEX = r"""% Table 3: needs \usepackage{booktabs,adjustbox}
 \begin{table*}

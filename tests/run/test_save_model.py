@@ -14,6 +14,7 @@ from dllmquant_exp.config.identity import saved_parts
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.quantization import kernels
+from dllmquant_exp.quantization.saved_files import config_digest
 from dllmquant_exp.reporting.frame import read_cells
 from dllmquant_exp.reporting.tables.sweep_table import sweep_sections
 from dllmquant_exp.run import prepare as preparation
@@ -186,6 +187,49 @@ def test_a_damaged_model_stops_before_anything_is_written(make: Any, tmp_path: P
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(ConfigError, match=r"model=saved: .* was changed since it was written"):
+        make(model=saved(folder))
+
+
+BAD_NAMES = [
+    "../../../up", "/etc/up", "a/b", "..", "\x1b[2J", "x\n", "=1", "n" * 250, 3, None, ["a"],
+]  # fmt: skip
+MADE = [("model", "name"), ("quant_name",), ("calibration", "name")]
+
+
+@pytest.mark.parametrize("path", MADE, ids=".".join)
+def test_names_in_a_saved_models_folder_are_checked_though_it_is_signed_anew(
+    make: Any, tmp_path: Path, path: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "kept"
+    result(make("gptq", save=str(folder)))
+    written = (folder / "config.json").read_text()
+    for bad in BAD_NAMES:
+        config = json.loads(written)
+        section = config["quantization_config"]["made"]
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = bad
+        digest = config_digest(config, "quantization_config")
+        config["quantization_config"]["digest"] = digest
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ConfigError, match=r"save it again|made: ") as caught:
+            make(model=saved(folder))
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["model", "calibration", "cgq"])
+@pytest.mark.parametrize("value", ["text", 3, [1], {"a": 1}])
+def test_a_saved_models_record_of_another_kind_is_refused(
+    make: Any, tmp_path: Path, checkpoint: Path, key: str, value: Any
+) -> None:
+    folder = tmp_path / "kept"
+    result(make(save=str(folder)))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["made"][key] = value
+    digest = config_digest(config, "quantization_config")
+    config["quantization_config"]["digest"] = digest
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="save it again"):
         make(model=saved(folder))
 
 

@@ -1,7 +1,9 @@
 """Tensors in files named by their bytes: read back as they were, or not at all."""
 
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +56,43 @@ def test_a_damaged_file_counts_as_absent(
     assert f"n_1 in {tmp_path} is damaged; it is made again" in caplog.text
     assert hashed_tensors.intact_file(tmp_path, "n_2") == other
     assert write(tmp_path) == path and path.read_bytes() == written
+
+
+def test_a_file_under_another_name_counts_as_absent(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.rename(path.with_name(path.name.replace("n_1", "n_2")))
+    assert hashed_tensors.intact_file(tmp_path, "n_2") is None
+
+
+def test_a_folder_that_is_deleted_meanwhile_costs_nothing_but_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    path = write(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        hashed_tensors.read(path)
+    partial = hashed_tensors.whole_file
+
+    def deleted(target: Path) -> Any:
+        shutil.rmtree(folder)
+        return partial(target)
+
+    monkeypatch.setattr(hashed_tensors, "whole_file", deleted)
+    hashed_tensors.write(folder, "n_1", TENSORS, DESCRIPTION)
+    assert f"n_1 is not kept: {folder} was deleted meanwhile" in caplog.text
+
+
+def test_a_file_that_may_not_be_read_is_called_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read everything
+    with pytest.raises(PermissionError):
+        hashed_tensors.intact_file(tmp_path, "n_1")
+    with pytest.raises(PermissionError):
+        hashed_tensors.read(path)

@@ -1,6 +1,8 @@
 """Locks between processes: held by one at a time, and free once their holder is dead."""
 
+import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -54,11 +56,14 @@ def test_what_happens_inside_is_not_swallowed_and_lets_go(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.parametrize(
+    "number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EIO]
+)
 def test_a_file_system_without_locks_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def unsupported(*_: object) -> bool:
-        raise OSError(38, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)  # whichever of its modules calls it
     refused = pytest.raises(LockError, match="set runs_dir to a folder of another")

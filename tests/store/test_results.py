@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from result_content import content
+from result_content import CELL, content
 
 from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.store.results import (
@@ -91,6 +91,61 @@ def test_every_changed_byte_of_the_content_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(ResultError):
             load_json(path)
+
+
+def forged(text: str, kind: str) -> str:
+    """A result file with another score, whose digest is that of its beginning where it has one."""
+    timing = text.index(',\n "timing"')
+    if kind == "repeated behind":
+        return text[:timing] + ',\n "score": 0.9' + text[timing:]
+    if kind == "repeated at the end":
+        return text.rstrip()[:-2] + ',\n "score": 0.9\n}\n'
+    if kind == "repeated inside timing":
+        return text.replace('"timing": {', '"timing": {"a": 1, "a": 2, ')
+    if kind == "another key behind":
+        return text[:timing] + ',\n "row": 1'.replace("row", "rows") + text[timing:]
+    if kind == "without a digest":
+        start = text.index(',\n "content_digest"')
+        return text[:start] + text[timing:]
+    assert kind == "without a digest or timing"
+    return text[: text.index(',\n "content_digest"')] + "\n}\n"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["repeated behind", "repeated at the end", "repeated inside timing", "another key behind",
+     "without a digest", "without a digest or timing"],
+)  # fmt: skip
+def test_nothing_goes_around_the_digest(tmp_path: Path, kind: str) -> None:
+    path = write_result(tmp_path, content())
+    path.write_text(forged(path.read_text(), kind))
+    with pytest.raises(ResultError, match=r"is repeated|is damaged"):
+        load_json(path)
+    assert finished_result(tmp_path, "abc") is None
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2", True])
+def test_other_versions_are_named(tmp_path: Path, version: object) -> None:
+    path = write_result(tmp_path, content(schema_version=version))
+    with pytest.raises(ResultError, match=f"schema_version is {version!r}, and this version reads"):
+        load_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 200 + "1" + "}" * 200, '{"a": NaN}'])
+def test_odd_results_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ResultError, match=r"result\.json: not a readable result file"):
+        load_json(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc", "a\x1b[2J", "a b", "", "x" * 300, None, 3])
+@pytest.mark.parametrize("field", ["model", "method", "quant", "task", "kind"])
+def test_names_in_result_files_are_checked(tmp_path: Path, field: str, name: object) -> None:
+    if (field, name) in (("quant", ""), ("quant", None)):
+        return
+    path = write_result(tmp_path, content(cell={**CELL, field: name}))
+    with pytest.raises(ResultError, match=field):
+        read_result(path)
 
 
 def test_the_hash_is_of_the_content_not_of_its_order() -> None:

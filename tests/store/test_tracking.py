@@ -1,7 +1,10 @@
 """Tracking: what W&B recorded offline is what was measured; keys are looked for before a run."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +80,43 @@ def test_a_failure_is_recorded_and_passed_on(folder: Path, recorded: Recorded) -
     assert found["summary"]["status"] == "failed"
     assert found["summary"]["error"] == "RuntimeError: out of luck"
     assert found["history"] == []
+
+
+def test_the_environment_does_not_make_one_run_of_all_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: Recorded
+) -> None:
+    said = {"RUN_ID": "abc123", "RESUME": "must", "NAME": "x", "RUN_GROUP": "x"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for cell in ("a", "b"):
+        with tracking.start(OFFLINE, tmp_path / cell, name=cell, group="s", config={}) as tracker:
+            tracker.log_result(RESULT)
+    runs = [path.name.rpartition("-")[2] for path in tmp_path.glob("*/wandb/offline-run-*")]
+    assert len(set(runs)) == 2 and "abc123" not in runs
+    assert [recorded(tmp_path / cell)["name"] for cell in "ab"] == ["a", "b"]
+
+
+KILLED = """
+import os, signal, sys
+import pandas as pd
+from pathlib import Path
+from dllmquant_exp.store import tracking
+settings = tracking.TrackingSettings("offline", "p", None)
+with tracking.start(settings, Path(sys.argv[1]), name="n", group="g", config={}) as tracker:
+    import wandb
+    tracker.run.log({"t": wandb.Table(columns=["a"], data=[[1]])})
+    os.kill(os.getpid(), signal.SIGKILL if sys.argv[2] == "killed" else 0)
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary), "HOME": str(tmp_path)}
+    for end in ("killed", "ended"):
+        words = [sys.executable, "-c", KILLED, str(tmp_path / end), end]
+        subprocess.run(words, env=environment, timeout=120)
+    assert [path.name for path in temporary.iterdir() if "wandb" in path.name] == []
 
 
 def test_a_server_out_of_reach_costs_no_result(

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all; a killed writer's leftovers are removed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dllmquant_exp.store.whole_files import whole_file, whole_folder
 
@@ -43,7 +46,51 @@ def test_the_next_writer_removes_what_a_killed_one_left(kind: str, tmp_path: Pat
     write(kind, path, "whole")
     assert list(tmp_path.iterdir()) == [path]
     assert content(kind, path) == "whole"
-    assert os.stat(path).st_mode & 0o777 == (0o644 if kind == "file" else 0o755)
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o027, 0o077])
+def test_files_are_open_to_whom_the_umask_opens_them(tmp_path: Path, umask: int) -> None:
+    """Those too that a library writes as private ones."""
+    before = os.umask(umask)
+    try:
+        for path in (tmp_path / "file", tmp_path / "folder"):
+            with (whole_file if path.name == "file" else whole_folder)(path) as partial:
+                part = partial if path.name == "file" else partial / "inner" / "part"
+                part.parent.mkdir(exist_ok=True)
+                save_file({"a": torch.ones(1)}, part)
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    file, folder = 0o666 & ~umask, 0o777 & ~umask
+    assert modes == {"file": file, "part": file, "folder": folder, "inner": folder}
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    with pytest.raises(OSError) as caught, whole_file(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRATCH = """
+import os, signal, sys
+from dllmquant_exp.store.whole_files import scratch_folder
+made = scratch_folder("own")
+(made / "file").write_text("x")
+assert scratch_folder("own") == made
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_temporary_files_go_with_their_process_or_with_the_next_one(tmp_path: Path) -> None:
+    left = {}
+    for end in ("killed", "ended"):
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", SCRATCH, end], env=environment)
+        left[end] = len(list(tmp_path.iterdir()))
+    assert left == {"killed": 1, "ended": 0}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -73,10 +73,12 @@ def text_of(error: BaseException) -> str:
 def rebuilt(name: str, text: str) -> Exception:
     """An exception of the program as one of the checks: a built-in one, or a new one of its name.
 
-    Those that would end the checks in silence, such as SystemExit, become ordinary exceptions.
+    Those that would end the checks or a loop of theirs in silence, such as SystemExit and
+    StopIteration, become ordinary exceptions.
     """
     known = getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    silent = (StopIteration, StopAsyncIteration)
+    if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, silent):
         with contextlib.suppress(TypeError):  # some take more than a message
             return known(text)
     made: Exception = type(name, (Exception,), {})(text)

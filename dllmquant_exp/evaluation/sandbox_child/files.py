@@ -1,11 +1,13 @@
-"""The file system as a program sees it: the Python installation, and an empty folder.
+"""The file system as a program sees it: the standard library, and an empty folder.
 
 Two guards, either of which is enough. A root folder of its own, in its own mount namespace, holds
 nothing but the standard library and the C libraries, read-only, `/dev/null` and a small `/tmp` in
-memory. Landlock rules allow the same paths and no others, and where they stand alone, `/tmp` can
-be listed but not written: nothing would limit how much.
+memory. Landlock rules allow the same paths and no others; where they stand alone, nothing can be
+written: nothing would limit how much. Packages that are installed beside the standard library have
+no content. On the disk nothing is made, so that nothing can be left behind.
 """
 
+import glob
 import os
 import platform
 import struct
@@ -19,6 +21,8 @@ LIBRARIES = (
     "/usr/share/zoneinfo", "/nix/store", "/gnu/store",
 )  # fmt: skip
 NULL = "/dev/null"
+HIDDEN, DEEPER = ("site-packages", "dist-packages"), ("", "*/", "*/*/")
+MOUNT_POINT = "/proc"  # a folder that is everywhere and that no program needs
 WORK = "/tmp"  # of the private root
 WORK_FILES = 1024  # inodes of the working folder: they cost memory too
 
@@ -34,10 +38,7 @@ LANDLOCK_RIGHTS = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF}  # version -> every right on
 
 
 def visible_paths() -> list[str]:
-    """The standard library and what its extension modules load; a path inside another is left out.
-
-    Site packages of the installation lie below, unused: nothing of them is on `sys.path`.
-    """
+    """The standard library and what its extension modules load, but for paths inside another."""
     wanted = {*LIBRARIES, os.path.dirname(os.path.dirname(os.__file__)), *sys.path}
     found: list[str] = []
     for path in sorted(path for path in wanted if os.path.isabs(path) and os.path.exists(path)):
@@ -46,8 +47,16 @@ def visible_paths() -> list[str]:
     return found
 
 
-def enter_private_root(folder: str, visible: Iterable[str], limit_bytes: int) -> None:
-    """Build the private root over the empty `folder`, and make it this process's root.
+def hidden_paths(visible: Iterable[str]) -> list[str]:
+    """Folders of installed packages below the visible paths, two levels deep at most."""
+    patterns = [
+        f"{path}/{deeper}{name}" for path in visible for name in HIDDEN for deeper in DEEPER
+    ]
+    return sorted({path for pattern in patterns for path in glob.glob(pattern)})
+
+
+def enter_private_root(visible: Sequence[str], hidden: Sequence[str], limit_bytes: int) -> None:
+    """Build the private root and make it this process's root.
 
     Needs a mount namespace of its own and CAP_SYS_ADMIN there; goes on in `WORK`.
 
@@ -56,11 +65,14 @@ def enter_private_root(folder: str, visible: Iterable[str], limit_bytes: int) ->
     """
     if platform.machine() not in PIVOT_ROOT:
         raise OSError(f"no system call numbers for {platform.machine()}")
+    folder = MOUNT_POINT
     call("mount", b"none", b"/", None, MS_RECURSIVE | MS_PRIVATE, None)
     _mount_memory(folder, "mode=755,size=1m,nr_inodes=1024")
     for path in visible:
         _place(path, folder + path)
         _bind(path, folder + path)
+    for path in hidden:
+        _mount_memory(folder + path, "mode=755,size=0,nr_inodes=1")
     _place(NULL, folder + NULL)
     os.mkdir(folder + WORK)
     flags = struct.pack("QQQQ", MS_READ_ONLY | MS_NOSUID | MS_NODEV, 0, 0, 0)
@@ -91,8 +103,8 @@ def _mount_memory(target: str, options: str) -> None:
     call("mount", b"tmpfs", target.encode(), b"tmpfs", flags, options.encode())
 
 
-def allow_only(readable: Sequence[str], writable: Sequence[str]) -> None:
-    """Landlock rules for this process: read below `readable`, everything below `writable`.
+def allow_only(visible: Sequence[str], hidden: Sequence[str], writable: Sequence[str]) -> None:
+    """Landlock rules for this process: read the visible paths, everything below `writable`.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -101,14 +113,27 @@ def allow_only(readable: Sequence[str], writable: Sequence[str]) -> None:
     every = LANDLOCK_RIGHTS[min(version, max(LANDLOCK_RIGHTS))]
     handled = struct.pack("Q", every)
     rules = call("syscall", LANDLOCK_CREATE_RULESET, handled, len(handled), 0)
-    for path in readable:
-        _allow(rules, path, READ_FILE | READ_DIR if os.path.isdir(path) else READ_FILE)
+    for path in visible:
+        _allow_reading(rules, path, hidden)
     _allow(rules, NULL, READ_FILE | WRITE_FILE)
     for path in writable:
         _allow(rules, path, every)
     no_new_privileges()
     call("syscall", LANDLOCK_RESTRICT_SELF, rules, 0)
     os.close(rules)
+
+
+def _allow_reading(rules: int, path: str, hidden: Sequence[str]) -> None:
+    """Read a file, or list a folder and read what is in it but for hidden folders."""
+    if not os.path.isdir(path):
+        _allow(rules, path, READ_FILE)
+    elif not any(outer.startswith(path + "/") for outer in hidden):
+        _allow(rules, path, READ_FILE | READ_DIR)
+    else:
+        _allow(rules, path, READ_DIR)
+        for entry in os.scandir(path):  # links may lead out of the folder
+            if entry.path not in hidden and not entry.is_symlink():
+                _allow_reading(rules, entry.path, hidden)
 
 
 def _allow(rules: int, path: str, rights: int) -> None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from .files import WORK, allow_only, enter_private_root, visible_paths
+from .files import WORK, allow_only, enter_private_root, hidden_paths, visible_paths
 from .kernel import call, libc, no_new_privileges
 from .system_calls import forbid_system_calls
 
@@ -35,19 +35,22 @@ HIGHEST_DESCRIPTOR = 4096  # the supervisor holds a handful, and they are low
 def enclose(request: dict[str, Any]) -> list[str]:
     """The guards that processes share, put up by the supervisor before it forks any.
 
-    Returns the names of those that are up. The working folder is the current one afterwards.
+    Returns the names of those that are up. The current folder is the program's own afterwards, or
+    the root where it has none.
     """
     request["tasks"] += _tasks(NOBODY if os.getuid() == 0 else os.getuid())
-    request["readable"], request["writable"] = [*visible_paths(), request["folder"]], []
-    os.chdir(request["folder"])
+    visible = visible_paths()
+    hidden = hidden_paths(visible)
+    request["paths"] = (visible, hidden, [])
+    os.chdir("/")
     guards = _enter_namespaces()
     if not guards:
         return []
     try:
-        enter_private_root(request["folder"], visible_paths(), request["file_bytes"])
+        enter_private_root(visible, hidden, request["file_bytes"])
     except OSError:
         return guards
-    request["readable"], request["writable"] = visible_paths(), [WORK]
+    request["paths"] = (visible, hidden, [WORK])
     return [*guards, PRIVATE_ROOT]
 
 
@@ -64,9 +67,10 @@ def shut_in(request: dict[str, Any], shared: Sequence[str], keep: Sequence[int])
     guards = ["resource_limits"]
     for name, guard in (
         ("no_capabilities", _drop_privileges),
+        ("process_limit", _check_process_limit),
         ("no_orphan", die_with_parent),  # forgotten when the user changes, so not earlier
         ("no_tracing", hide_memory),
-        ("landlock", lambda: allow_only(request["readable"], request["writable"])),
+        ("landlock", lambda: allow_only(*request["paths"])),
     ):
         with contextlib.suppress(OSError):
             guard()
@@ -148,10 +152,30 @@ def _limit_resources(request: dict[str, Any]) -> None:
         resource.setrlimit(kind, (bounded, bounded))
 
 
+def _check_process_limit() -> None:
+    """Raise OSError where the limit on processes does not bind, as it does not for root.
+
+    It is tried out, with a limit that is reached already.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+    try:
+        child = os.fork()
+    except BlockingIOError:
+        return
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    raise OSError("the limit on processes does not bind")
+
+
 def _drop_privileges() -> None:
     """Be nobody instead of root, and give up every capability.
 
-    root stays root, without capabilities, where nobody could not read the standard library.
+    root stays root, without capabilities, where nobody could not read the standard library; no
+    limit on processes binds it then.
     """
     for capability in range(64):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails past the last one: nothing to drop

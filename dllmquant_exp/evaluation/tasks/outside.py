@@ -18,6 +18,7 @@ from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation import scoring
 from dllmquant_exp.evaluation.settings import SettingsError
 from dllmquant_exp.store.outside import fault, imported_files
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.yaml_files import read_mapping
 
 PACKAGED = Path(lm_eval.tasks.__file__).parent
@@ -39,11 +40,11 @@ def find_task(name: str, include_path: str | None = None) -> Path:
         SettingsError: there is none.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.is_file():
             raise SettingsError(f"task file {name} does not exist")
         return path.resolve()
-    folder = PACKAGED if include_path is None else Path(include_path).expanduser()
+    folder = PACKAGED if include_path is None else expanded(include_path)
     if not folder.is_dir():
         raise SettingsError(f"include_path = {include_path} is not a folder")
     named = re.compile(rf"^(task|group): *[\"']?{re.escape(name)}[\"']? *(#.*)?$", re.MULTILINE)

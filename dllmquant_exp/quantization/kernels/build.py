@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.store.paths import expanded
 from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,16 @@ class BuildError(Exception):
 
 
 def cache_folder() -> Path:
-    """Folder of the libraries: $DLLMQUANT_CACHE, or dllmquant_exp in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    user = os.environ.get("XDG_CACHE_HOME")
-    return (Path(user) if user else Path.home() / ".cache") / "dllmquant_exp"
+    """Folder of the libraries: $DLLMQUANT_CACHE, or dllmquant_exp in the user's cache folder.
+
+    Raises:
+        BuildError: the user has no home folder to look in.
+    """
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return expanded(os.environ.get(CACHE_VARIABLE) or f"{user}/dllmquant_exp")
+    except ConfigError as error:
+        raise BuildError(f"{error}, or {CACHE_VARIABLE}") from error
 
 
 def library_path() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from dllmquant_exp.reporting.frame import check_fields, commit_of
 from dllmquant_exp.store.results import (
@@ -30,13 +30,14 @@ from dllmquant_exp.store.results import (
 from dllmquant_exp.store.whole_files import whole_folder
 
 ARRAYS_FILE, INFO_FILE = "data.safetensors", "figure.json"
-ARRAYS_DIGEST = "arrays_digest"  # in the JSON file; older recordings have none
+ARRAYS_DIGEST = "arrays_digest"  # in the JSON file
 SCHEMA_VERSION = 1  # of a recording's file
 FIGURE_VERSION = 2  # of what probes record; pictures and claims read no other
 REQUIRED: dict[str, Any] = {  # types of the fields of figure.json that are read
-    "figure": str, "model.name": str, "model.embedded": bool, "model.outliers": bool,
-    "config.prompts": int, "config.checkpoint_digest": (str, type(None)), "seed": int,
-    "changed": dict, "labels": dict, "numbers": dict, "timing.started_at": str,
+    ARRAYS_DIGEST: str, "figure": str, "model.name": str, "model.embedded": bool,
+    "model.outliers": bool, "config.prompts": int, "seed": int,
+    "config.checkpoint_digest": (str, type(None)), "changed": dict, "labels": dict,
+    "numbers": dict, "timing.started_at": str,
 }  # fmt: skip
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -111,9 +112,9 @@ def save_recording(folder: Path, arrays: Arrays, info: Mapping[str, Any]) -> Non
     folder.parent.mkdir(parents=True, exist_ok=True)
     in_order = {name: np.array(value, order="C") for name, value in arrays.items()}
     with whole_folder(folder) as partial:
-        save_file(in_order, partial / ARRAYS_FILE)
-        digest = sha256((partial / ARRAYS_FILE).read_bytes())
-        write_json(partial / INFO_FILE, with_digest({**info, ARRAYS_DIGEST: digest}))
+        content = save(in_order)
+        (partial / ARRAYS_FILE).write_bytes(content)
+        write_json(partial / INFO_FILE, with_digest({**info, ARRAYS_DIGEST: sha256(content)}))
 
 
 def load_recording(folder: Path) -> FigureData:
@@ -136,22 +137,23 @@ def load_recording(folder: Path) -> FigureData:
         check_fields(info, REQUIRED)
     except ValueError as error:
         raise ResultError(f"{path}: {error}") from error
-    return FigureData(folder, load_arrays(folder, info.get(ARRAYS_DIGEST)), info)
+    return FigureData(folder, load_arrays(folder, info[ARRAYS_DIGEST]), info)
 
 
 def load_arrays(folder: Path, digest: str | None = None) -> dict[str, NDArray[Any]]:
-    """Read the arrays alone, and compare their file with `digest` where there is one.
+    """Read the arrays alone, whose file has `digest`; None: as the JSON file says.
 
     Raises:
         ResultError: they cannot be read, or are not what was written.
     """
     path = folder / ARRAYS_FILE
+    digest = digest or load_json(folder / INFO_FILE, SCHEMA_VERSION).get(ARRAYS_DIGEST)
     try:
         content = path.read_bytes()
         arrays = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise ResultError(f"{path} cannot be read ({error}): delete {folder}") from error
-    if digest not in (None, sha256(content)):
+    if digest != sha256(content):
         raise ResultError(f"{path} is damaged: delete {folder}")
     return arrays
 

@@ -8,6 +8,7 @@ import pytest
 from made_figures import arrays_and_labels, recorded
 
 from dllmquant_exp.reporting.figures.recordings import (
+    ARRAYS_DIGEST,
     ARRAYS_FILE,
     FIGURE_VERSION,
     INFO_FILE,
@@ -47,7 +48,7 @@ def test_damaged_figures_are_named_and_the_others_read(tmp_path: Path) -> None:
     assert len(problems) == 2 and all("figure" in problem for problem in problems)
     with pytest.raises(ResultError, match="delete"):
         load_recording(tmp_path / "figures" / "figure3-x")
-    for path in REQUIRED:
+    for path in [name for name in REQUIRED if name != ARRAYS_DIGEST]:
         info = copy.deepcopy(dict(good.info))
         section, _, name = path.rpartition(".")
         del (info[section] if section else info)[name]
