@@ -13,6 +13,7 @@ from dllmquant_exp.models.storage import load_config
 from dllmquant_exp.quantization.saved_files import CONFIG_FILE
 from dllmquant_exp.quantization.saving import HEADER, QUANT_METHOD
 from dllmquant_exp.run.model import FULL_PRECISION, Folder, Model
+from dllmquant_exp.store.paths import expanded
 
 
 def load(
@@ -43,7 +44,7 @@ def load(
     given = [] if config_dir is None else ["--config-dir", str(config_dir)]
     folders, _ = split_folders(given)
     options = {name: content_of(folders, "model", name) for name in folders.options("model")}
-    place = Path(model).expanduser()
+    place = expanded(model)
     recipe: tuple[str, ...] = FULL_PRECISION
     if str(model) in options and like is None:
         chosen, embedded = {"model": str(model)}, options[str(model)].get("embedded", False)
