@@ -101,6 +101,21 @@ def _line(given: Given) -> Any:
     return line
 
 
+def _ls(given: Given) -> int:
+    from dllmquant_exp.config.listing import list_group, list_options, show
+
+    group, folders = given.group, given.folders
+    show(list_options(folders) if group is None else list_group(folders, group))
+    return 0
+
+
+def _cite(given: Given) -> int:
+    from dllmquant_exp.config.citation import bibtex
+
+    print(bibtex())
+    return 0
+
+
 def _train(given: Given) -> int:
     from dllmquant_exp.models.embedded.train import train_model
 
@@ -118,7 +133,7 @@ def _random_checkpoint(given: Given) -> int:
 def _report_sweep(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_sweep
 
-    return report_sweep(_sweep(given), given.format)
+    return report_sweep(_sweep(given), given.format, _report_folder(given))
 
 
 def _report_table(given: Given) -> int:
@@ -176,7 +191,7 @@ _RUNS = {"runs_dir": Setting("where results are", "runs")}
 _SOME = {"model": Setting("of these models alone, separated by commas")}
 _FOLDER = {"folder": Setting("where files go (default: <runs_dir>/<sweep>/report)")}
 _TABLES = {"sweep": Setting("whose results", "tables")}
-_FORMAT = {"format": Setting("or some of markdown, latex, csv, separated by commas", "all")}
+_FORMAT = {"format": Setting("or some of markdown, latex, csv, html, separated by commas", "all")}
 _STATUS = "Exit status 1: cells are missing, failed or unreadable; they are named."
 REPORTS = {
     "sweep": Command(
@@ -186,7 +201,8 @@ REPORTS = {
         "paper's tables beside its numbers; report claims, a verdict on each of its claims;\n"
         "report audit, what does not add up in its printed numbers. Each has its own --help.",
         {"sweep": Setting("whose results", "default"), **_RUNS, **_SOME,
-         "format": Setting("what is printed", "table", choices=("table", "csv"))},
+         "format": Setting("what is printed; html: a page in the folder as well", "table",
+                           choices=("table", "csv", "html")), **_FOLDER},
         _report_sweep, examples=("report sweep=seeds", "report table=all", "report claims"),
     ),
     "table": Command(
@@ -211,6 +227,18 @@ REPORTS = {
     ),
 }  # fmt: skip
 COMMANDS = {
+    "ls": Command(
+        "what can be chosen, a line each; ls GROUP: its settings with types and defaults",
+        "Lists every option of every group, yours marked. With the name of a group it lists the\n"
+        "group's settings: default, type, and the comment in their file.",
+        {"group": Setting("one of the groups")},
+        _ls, examples=("ls", "ls quant", "ls task", "--config-dir mine ls method"), bare="group",
+    ),
+    "cite": Command(
+        "BibTeX of the paper and of this software",
+        "Prints BibTeX entries of the paper and of this software.",
+        {}, _cite, examples=("cite",),
+    ),
     "plan": Command(
         "print what a sweep will take (time, memory, disk per cell) without running it",
         "Prints what the same command without `plan` would do, and runs none of it: the cells,\n"

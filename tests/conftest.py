@@ -84,9 +84,13 @@ def recorded() -> Callable[[Path], dict[str, Any]]:
     return _recorded
 
 
+NOT_TESTED = {"test_slurm": "SLURM WAS NOT TESTED", "test_page": "NO BROWSER LOOKED AT PAGES"}
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say it where nobody can overlook it, not among the skipped tests."""
     for report in terminalreporter.stats.get("skipped", ()):
-        if "test_slurm" in report.nodeid:
-            terminalreporter.section("SLURM WAS NOT TESTED", yellow=True)
-            terminalreporter.line(f"{report.nodeid}: {report.longrepr[-1]}")
+        for name, title in NOT_TESTED.items():
+            if name in report.nodeid:
+                terminalreporter.section(title, yellow=True)
+                terminalreporter.line(f"{report.nodeid}: {report.longrepr[-1]}")

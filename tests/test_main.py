@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from dllmquant_exp import cli
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.config import help
+from dllmquant_exp.config.command import CONSOLE
 from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.config.overrides import Overrides
@@ -105,6 +107,13 @@ def test_figures_and_formats_are_those_of_their_rooms() -> None:
         ("random-checkpoint d_model=-1", "d_model = -1 must be at least 1"),
         ("plann", "did you mean 'plan'"),
         ("plan --config-dir nowhere", "nowhere is not a folder of options"),
+        ("plan --method awq", "settings are written without dashes: method=..."),
+        ("report --sweep seeds", "settings are written without dashes: sweep=..."),
+        ("--method awq", "settings are written without dashes: method=..."),
+        ("hydra.swep.dir=x", "hydra.swep is not a setting (did you mean 'sweep'?)"),
+        ("method=aqw", "method has no option 'aqw' (did you mean 'awq'?)"),
+        ("-m task=micro_piqa,micro_ark", "did you mean 'micro_arc'"),
+        ("ls methods", "there is no group 'methods'"),
     ],
 )
 def test_commands_refuse_what_they_do_not_know(call: Call, line: str, message: str) -> None:
@@ -129,11 +138,44 @@ def test_refusals_and_help_import_nothing_heavy() -> None:
         "report swep=x",
         "report tabel=1",
         "random-checkpoint x=1",
+        "hydra.swep.dir=x",
+        "method=aqw",
+        "ls",
+        "cite",
     ):
         done = subprocess.run(
             [sys.executable, "-c", code.format(line=line)], capture_output=True, cwd=REPOSITORY
         )
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_the_console_command_is_the_same_program(call: Call) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["scripts"] == {CONSOLE: "dllmquant_exp.__main__:main"}
+    status, out, _ = call("cite")
+    assert status == 0 and out.startswith("@article{")
+    assert "micro_llada" in call("ls")[1] and "quant.weight_bits=4" in call("ls", "quant")[1]
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_missing_calibration_texts_are_known_before_a_job_starts(
+    call: Call, checkpoint: Path, tmp_path: Path, sweep: list[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    for file in ("winogrande_xl_train", "winogrande_xl_val", "piqa_val"):
+        (tmp_path / "data" / f"{file}.jsonl").write_text("{}\n")
+    words = ["model=llada_8b", "data_root=data", "task=piqa", "method=gptq"]
+    words = small(checkpoint, *words, "calibration.texts=[piqa]")
+    status, _, err = call(*sweep, *words)
+    assert status == 2 and "lacks piqa_train.jsonl.gz" in err
+    assert "model.calibration.texts=[winogrande]" in err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_hydras_own_settings_are_known() -> None:
+    words = ["hydra.sweep.dir=x", "hydra.run.dir=x", "hydra.mode=MULTIRUN", "hydra.job.num=1"]
+    words += ["hydra/launcher=on_slurm", "hydra.launcher.n_jobs=2", "hydra.sweeper.params.seed=1"]
+    Overrides.read(words).check_names()
 
 
 def test_options_of_a_users_folder_are_offered_and_planned(
@@ -268,7 +310,7 @@ def test_a_failing_job_of_a_sweep_is_shown_and_the_others_finish(
         (["-m", "method=fp,foo"], "Available options in 'method':"),
         (["-m", "method=fp,rtn", "runs_dir=a_file/runs"], "cannot be written"),
         (["-m", "seed=0,1", "task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
-        (["frobnicate"], "'frobnicate' is not a command (there are: plan, train, report"),
+        (["frobnicate"], "'frobnicate' is not a command (there are: ls, cite, plan, train, report"),
         (["report", "sweep=nope"], "no sweep 'nope'"),
         (["report", "swep=nope"], "did you mean 'sweep'"),
         (["report", "nope"], "there is no report 'nope'"),

@@ -159,6 +159,6 @@ def test_a_quantization_runs_live_and_shows_what_is_committed(execute: Execute) 
         ]
 
     live = execute("03_one_quantization.ipynb")
-    assert len(outputs(live, "image/png")) == 7 and not outputs(live, "stderr")
+    assert len(outputs(live, "image/png")) == 4 and not outputs(live, "stderr")
     if "03_one_quantization.ipynb" in EXECUTED:
         assert kinds(live) == kinds(committed("03_one_quantization.ipynb"))

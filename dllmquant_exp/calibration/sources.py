@@ -217,6 +217,25 @@ def official_evaluation_items(name: str, data_root: Path | None) -> list[str]:
     return [data.item(row) for row in _rows(data, *data.evaluated, data_root)]
 
 
+def check_files(names: Sequence[str], data_root: Path) -> None:
+    """Raise one CalibrationError that names every file missing from `data_root` for these sets."""
+
+    def missing(name: str) -> list[str]:
+        files = (OFFICIAL[name].file, OFFICIAL[name].evaluated[0]) if name in OFFICIAL else ()
+        return [f"{file}.jsonl.gz" for file in files if find_rows(data_root, file) is None]
+
+    lacking = [file for name in names for file in missing(name)]
+    there = [name for name in OFFICIAL if not missing(name)]
+    texts = f"set model.calibration.texts=[{','.join(there)}], which is there" if there else ""
+    advice = texts or "leave data_root unset to take them from the hub"
+    if lacking:
+        raise CalibrationError(
+            f"data_root = {data_root} lacks {', '.join(lacking)}: calibrating on "
+            f"{' and '.join(names)} needs the training split, and the evaluated one to be disjoint "
+            f"from it; {advice}, or add the files (dllmquant ls task lists all of them)"
+        )
+
+
 def disjoint(texts: Iterable[CalibrationText], evaluation_items: Iterable[str]) -> None:
     """Check that no calibration text is an evaluation item, by hash.
 

@@ -2,16 +2,25 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from dllmquant_exp.config.folder import Folders
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
 
 PROGRAM = "python -m dllmquant_exp"
+CONSOLE = "dllmquant"  # the same, where the package is installed
 Given = argparse.Namespace  # settings by name, None where nothing is given; `words` and `folders`
+
+
+def refuse_flags(message: str) -> NoReturn:
+    """Say how a setting is written, in the place of argparse's usage (ConfigError)."""
+    flag = re.search(r"arguments: --?([\w.-]+)", message)
+    advice = "" if flag is None else f"; settings are written without dashes: {flag[1]}=..."
+    raise ConfigError(f"{message}{advice}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Command:
             returns the exit status.
         composes: all other words belong to an experiment, as in `model=... -m`.
         examples: command lines without the program.
+        bare: the setting that a word without `=` gives, as in `ls quant`.
     """
 
     summary: str
@@ -68,6 +78,7 @@ class Command:
     run: Callable[[Given], int]
     composes: bool = False
     examples: tuple[str, ...] = ()
+    bare: str = ""
 
     def call(self, name: str, words: Sequence[str], folders: Folders) -> int:
         """Run it, or print its help.
@@ -78,10 +89,12 @@ class Command:
         Raises:
             ConfigError: words that it does not take.
         """
+        parser = self._parser(name)
+        parser.error = refuse_flags  # type: ignore[method-assign]
         try:
-            flags = self._parser(name).parse_intermixed_args(list(words))
-        except SystemExit as end:  # argparse has printed help, or what is wrong
-            return int(end.code or 0)
+            flags = parser.parse_intermixed_args(list(words))
+        except SystemExit:  # argparse has printed help
+            return 0
         values, others = self._read(name, flags.words, folders)
         multirun = ["-m"] if self.composes and flags.multirun else []
         return self.run(Given(**values, words=[*multirun, *others], folders=folders))
@@ -117,6 +130,8 @@ class Command:
         known = self.settings
         for word in words:
             key, equals, text = word.partition("=")
+            if self.bare and not equals:
+                key, equals, text = self.bare, "=", word
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
             if not equals and not (self.composes and word.startswith("~")):
                 raise ConfigError(f"{word!r} is not setting=value, see {PROGRAM} {name} --help")

@@ -6,8 +6,9 @@ is the same as `hydra.searchpath=[mine]`; every command understands both.
 """
 
 import argparse
+import difflib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -112,6 +113,24 @@ def split_folders(words: Sequence[str]) -> tuple[Folders, list[str]]:
     ]
     check_options(config_folder(), tuple(files))  # once, not for each job of a sweep
     return folders, others
+
+
+def group_with(folders: Folders, option: str, *groups: str) -> str:
+    """The first group that has the option; ConfigError where none has it."""
+    known = {group: folders.options(group) for group in groups}
+    for group, options in known.items():
+        if option in options:
+            return group
+    names = dict.fromkeys(name for options in known.values() for name in options)
+    raise ConfigError(no_option(option, " or ".join(groups), names))
+
+
+def no_option(option: str, group: str, options: Iterable[str]) -> str:
+    """The message for an option that a group does not have, with the nearest one that it has."""
+    near = difflib.get_close_matches(option, options, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    known = ", ".join(options)
+    return f"{group} has no option {option!r}{hint}. Available options in {group!r}: {known}"
 
 
 def _listed(word: str, value: str) -> list[str]:

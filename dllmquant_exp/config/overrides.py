@@ -17,8 +17,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 
-from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.command import refuse_flags
+from dllmquant_exp.config.folder import Folders, config_folder, no_option, split_folders
 from dllmquant_exp.config.own_options import choices_in
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
@@ -207,13 +209,39 @@ class Overrides:
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError("; ".join(unknown_key(name, known, "config") for name in unknown))
+        for word in self.words:
+            group = word.name.removeprefix("hydra.")
+            if group == word.name:
+                self._check_options(word)
+            else:
+                _check_hydras(group)
         for name in {*self.names} - {*Folders().groups()}:
             for path in self.folders.options(name).values():
                 read_mapping(path)
 
+    def _check_options(self, word: Word) -> None:
+        """Refuse an option that a group does not have (ConfigError)."""
+        options = self.folders.options(word.name)
+        for value in word.values if options else ():
+            if re.fullmatch(r"\w+", value) and value not in (*options, "null", "all"):
+                raise ConfigError(no_option(value, word.name, options))
+
+
+def _check_hydras(name: str) -> None:
+    """Refuse a setting that Hydra does not have (ConfigError)."""
+    from hydra.conf import HydraConf
+
+    node, where = OmegaConf.structured(HydraConf), "hydra"
+    for key in name.split("."):
+        if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
+            return  # of a plugin, or free
+        if key not in node.keys():  # noqa: SIM118, as `in` leaves out what has no default
+            raise ConfigError(unknown_key(key, map(str, node.keys()), where))
+        node, where = node._get_node(key), f"{where}.{key}"
+
 
 def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; --hydra-help lists the flags")
+    refuse_flags(f"{message}; --hydra-help lists Hydra's")
 
 
 def _quoted(text: str) -> str:

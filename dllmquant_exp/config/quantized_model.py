@@ -110,6 +110,17 @@ def component(base: type[T], config: Mapping[str, Any], name: str) -> T | None:
     return build(section, base, name)
 
 
+def read_sampler(config: Mapping[str, Any], architecture: Architecture) -> Sampler:
+    """The sampler of the group `tmas` where that is on, else the one of `calibration`."""
+    sampler = component(Sampler, config, "tmas")
+    sampler = sampler or build(config["calibration"], Sampler, "calibration")
+    try:
+        sampler.check(architecture)
+    except ValueError as error:
+        raise ConfigError(f"{sampler.name}: {error}") from error
+    return sampler
+
+
 def quantized_model(
     config: Mapping[str, Any],
     line: Overrides,
@@ -123,13 +134,9 @@ def quantized_model(
         ConfigError: wrong settings of what is calibrated on or of a component.
         NoUse: one of these that would change nothing.
     """
-    tmas = component(Sampler, config, "tmas")
+    sampler = read_sampler(config, model.architecture)
+    tmas = sampler if config.get("tmas") else None
     cgq, iaaq = component(TokenWeighting, config, "cgq"), component(Iaaq, config, "iaaq")
-    sampler = tmas or build(config["calibration"], Sampler, "calibration")
-    try:
-        sampler.check(model.architecture)
-    except ValueError as error:
-        raise ConfigError(f"{sampler.name}: {error}") from error
     used = quant if method.quantizes else None
     calibrates = needs_calibration(method, used, iaaq)
     _check_calibration(line, method, calibrates, tmas is not None)

@@ -213,7 +213,9 @@ def check_data_root(data_root: Path, datasets: list[str]) -> None:
     missing = [name for name in wanted if find_rows(data_root, name) is None]
     if missing:
         listed = ", ".join(f"{name}.jsonl.gz" for name in missing)
-        raise DataError(f"data_root = {data_root} lacks {listed}")
+        raise DataError(
+            f"data_root = {data_root} lacks {listed} (dllmquant ls task lists all files)"
+        )
 
 
 def split_file(data_root: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from dllmquant_exp.reporting.paper.audit import audit_document
 from dllmquant_exp.reporting.render import (
     FORMATS,
     NAME_WIDTH,
+    PAGE,
     check_formats,
     show,
     write_document,
@@ -33,8 +34,10 @@ from dllmquant_exp.store.tracking import TrackingSettings, log_tables
 SENTENCE_WIDTH = 30  # letters of a claim in a terminal
 
 
-def report_sweep(sweep: Sweep, form: str) -> int:
+def report_sweep(sweep: Sweep, form: str, folder: Path) -> int:
     """Print the tables of a sweep; for form `csv` every number, and to stderr what is missing.
+
+    For form `html` a page is written to `folder` as well.
 
     Raises:
         ResultError: see reports.Sweep.
@@ -44,6 +47,8 @@ def report_sweep(sweep: Sweep, form: str) -> int:
         print(report.cells["cells"].map(spreadsheet_text).to_csv(index=False), end="")
         for fault in _faults(report):
             print(fault, file=sys.stderr)
+    elif form == PAGE:
+        _deliver(report, folder, [PAGE], sweep=sweep)
     else:
         print_report(report, Console())
     if sweep.cells.empty:
@@ -69,7 +74,7 @@ def report_tables(
     """
     kinds = check_formats(formats)
     report = tables_report(name, sweep)
-    status = _deliver(report, folder, kinds)
+    status = _deliver(report, folder, kinds, sweep=sweep)
     pages = {document.name: document.frame for document in report.documents}
     log_tables(
         tracked, folder, name=f"report {name}", group=sweep.name, tables={**pages, **report.cells}
@@ -84,7 +89,7 @@ def report_claims(sweep: Sweep, folder: Path, formats: str) -> int:
         ResultError: an unknown format, sweep or model, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
-    return _deliver(claims_report(sweep), folder, kinds, SENTENCE_WIDTH)
+    return _deliver(claims_report(sweep), folder, kinds, SENTENCE_WIDTH, sweep)
 
 
 def report_audit(folder: Path) -> int:
@@ -97,11 +102,25 @@ def report_audit(folder: Path) -> int:
 
 
 def _deliver(
-    report: Report, folder: Path, kinds: Sequence[str], name_width: int = NAME_WIDTH
+    report: Report,
+    folder: Path,
+    kinds: Sequence[str],
+    name_width: int = NAME_WIDTH,
+    sweep: Sweep | None = None,
 ) -> int:
-    """Print a report, write its files, and return the exit status."""
+    """Print a report, write its files, and return the exit status.
+
+    Args:
+        sweep: whose results they are, for the page of the report.
+    """
     console = Console()
     written = [p for document in report.documents for p in write_document(document, folder, kinds)]
+    if PAGE in kinds and sweep is not None:
+        from dllmquant_exp.reporting.page import html_page  # imports matplotlib
+
+        single = len(report.documents) == 1
+        name = report.documents[0].name if single else "tables"
+        written.append(write_file(folder / f"{name}.html", html_page(report, sweep, folder)))
     for name, frame in report.cells.items():
         written.append(
             write_file(folder / f"{name}.csv", frame.map(spreadsheet_text).to_csv(index=False))

@@ -286,17 +286,20 @@ FORMATS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "csv": (".csv", lambda document: document.frame.map(spreadsheet_text).to_csv()),
 }
 
+PAGE = "html"  # of a whole report, see page/
+
 
 def check_formats(words: str) -> tuple[str, ...]:
-    """`all`, or names of FORMATS separated by commas.
+    """`all`, or names of FORMATS and the page's, separated by commas.
 
     Raises:
         ResultError: another word.
     """
-    names = tuple(FORMATS) if words == "all" else tuple(words.split(","))
+    known = (*FORMATS, PAGE)
+    names = known if words == "all" else tuple(words.split(","))
     for name in names:
-        if name not in FORMATS:
-            raise ResultError(f"format = {name!r} is not one of: {', '.join(FORMATS)}, all")
+        if name not in known:
+            raise ResultError(f"format = {name!r} is not one of: {', '.join(known)}, all")
     return names
 
 
@@ -306,7 +309,7 @@ def write_document(document: Document, folder: Path, formats: Iterable[str]) -> 
     Raises:
         ResultError: the folder cannot be written to.
     """
-    chosen = [FORMATS[name] for name in formats]
+    chosen = [FORMATS[name] for name in formats if name in FORMATS]
     return [write_file(folder / f"{document.name}{end}", make(document)) for end, make in chosen]
 
 

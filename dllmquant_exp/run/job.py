@@ -22,7 +22,13 @@ from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
-from dllmquant_exp.run.machine import FULL, check_device, explain_unwritten, torch_threads
+from dllmquant_exp.run.machine import (
+    FULL,
+    check_device,
+    check_texts,
+    explain_unwritten,
+    torch_threads,
+)
 from dllmquant_exp.run.prepare import Preparation, Prepared
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.speed_cell import measure_speed_cell
@@ -64,6 +70,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     waiting = [cell for cell in cells if not cell.is_finished(digest)]
     if not keep_going:
         _check_data(waiting)
+        if waiting:
+            check_texts(experiment)
     _announce(experiment, len(waiting))
     outcomes = {c.task.name: Outcome(c.folder, "skipped") for c in cells if c not in waiting}
     with torch_threads(common.threads):

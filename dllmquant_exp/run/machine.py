@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dllmquant_exp.calibration.sources import check_files
+from dllmquant_exp.calibration.states import CalibrationError
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.kernels.library import allowed_levels
@@ -48,6 +50,17 @@ def check_surroundings(jobs: Iterable[Experiment], *, remote: bool = False) -> N
         raise ConfigError("; ".join(problems))
     for folder in dict.fromkeys(job.sweep_folder for job in jobs):
         check_writable(folder)
+
+
+def check_texts(experiment: Experiment) -> None:
+    """Refuse calibration texts that a `data_root` lacks, before a model is loaded (ConfigError)."""
+    sampler, root = experiment.calibration, experiment.common.data_folder
+    if sampler is None or root is None or experiment.model.embedded:
+        return
+    try:
+        check_files(getattr(sampler, "texts", ()), root)
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from error
 
 
 @contextmanager

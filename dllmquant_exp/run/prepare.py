@@ -93,10 +93,7 @@ def prepare(experiment: Experiment) -> Prepared:
     start = time.perf_counter()
     if experiment.saved is not None:
         return _restore(experiment, experiment.saved, device, start)
-    folder = resolve_checkpoint(experiment.model.checkpoint, experiment.model.revision)
-    tokenizer = load_tokenizer(str(folder), layout=experiment.model.layout)
-    model = _load(experiment, folder, tokenizer, device)
-    digest = checkpoint_digest(folder)
+    model, tokenizer, digest = _load(experiment, device)
     loaded = time.perf_counter()
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()
@@ -107,6 +104,17 @@ def prepare(experiment: Experiment) -> Prepared:
         "quantize": time.perf_counter() - calibrated,
     }
     return Prepared(model, tokenizer, report, described, digest, seconds, _peak(device))
+
+
+def calibration_set(experiment: Experiment) -> CalibrationSet:
+    """The states that a model which is calibrated is calibrated on, without quantizing it.
+
+    Raises:
+        CheckpointError, CalibrationError: as `prepare`.
+    """
+    found = _collect(experiment, *_load(experiment, check_device(experiment.common.device)))
+    assert found is not None
+    return found
 
 
 def quantize_as(
@@ -151,9 +159,12 @@ def _peak(device: torch.device) -> int:
 
 
 def _load(
-    experiment: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> Transformer:
+    experiment: Experiment, device: torch.device
+) -> tuple[Transformer, PreTrainedTokenizerBase, str]:
+    """The full-precision model, its tokenizer and the checkpoint's digest."""
     settings = experiment.model
+    folder = resolve_checkpoint(settings.checkpoint, settings.revision)
+    tokenizer = load_tokenizer(str(folder), layout=settings.layout)
     architecture = load_config(folder, settings.layout).architecture
     if architecture != settings.architecture:
         raise CheckpointError(
@@ -161,12 +172,12 @@ def _load(
             f"evaluates a {settings.architecture} model; choose a model option that fits it"
         )
     dtype = getattr(torch, experiment.common.dtype)
-    if settings.outliers is None:
-        return load_model(str(folder), dtype=dtype, device=device, layout=settings.layout)
     # In float64, so that what is rounded to `dtype` is the exact function of the checkpoint.
-    model = load_model(str(folder), dtype=torch.float64, device=device)
-    add_outliers(model, tokenizer, settings.outliers)
-    return model.to(dtype)
+    exact = dtype if settings.outliers is None else torch.float64
+    model = load_model(str(folder), dtype=exact, device=device, layout=settings.layout)
+    if settings.outliers is not None:
+        add_outliers(model, tokenizer, settings.outliers)
+    return model.to(dtype), tokenizer, checkpoint_digest(folder)
 
 
 def _collect(

@@ -172,8 +172,10 @@ def describe(value: Any) -> dict[str, Any]:
 def unknown_key(key: str, known: Iterable[str], where: str) -> str:
     """The message for a key that nothing reads, with the nearest one that something does."""
     known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    near = [name for name in known if key in name.split("_")]  # bits: none of several is meant
+    near = near if len(near) > 1 else difflib.get_close_matches(key, known, n=1)
+    meant = f"did you mean {' or '.join(map(repr, near))}?"
+    hint = meant if near else f"known here: {', '.join(known)}"
     return f"{where}.{key} is not a setting ({hint})"
 
 

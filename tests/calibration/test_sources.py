@@ -8,6 +8,7 @@ import pytest
 
 from dllmquant_exp.calibration.sources import (
     CalibrationText,
+    check_files,
     disjoint,
     embedded_evaluation_items,
     official_texts,
@@ -58,6 +59,18 @@ def test_data_sets_that_do_not_exist(embedded: bool, names: list[str], message: 
 def _write(path: Path, rows: list[dict]) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_missing_files_are_named_with_the_texts_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="leave data_root unset"):
+        check_files(["piqa"], tmp_path)
+    for file in ("winogrande_xl_train", "winogrande_xl_val", "piqa_train"):
+        _write(tmp_path / f"{file}.jsonl.gz", [{}])
+    with pytest.raises(CalibrationError) as refusal:
+        check_files(["winogrande", "piqa"], tmp_path)
+    assert "lacks piqa_val.jsonl.gz:" in str(refusal.value)
+    assert "set model.calibration.texts=[winogrande]" in str(refusal.value)
+    check_files(["winogrande"], tmp_path)
 
 
 def test_official_rows_become_prompts_and_responses(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_words_that_cannot_be_read_are_refused_with_a_way_out(word: str) -> None
 
 
 def test_names_are_checked_before_anything_is_imported() -> None:
-    read("model=x +tmas=on cgq.score=false limit=3 hydra.mode=RUN controls=on").check_names()
+    read("model=saved +tmas=on cgq.score=false limit=3 hydra.mode=RUN controls=on").check_names()
     with pytest.raises(ConfigError, match=r"config.limt .*'limit'.*config.metod .*'method'"):
         read("limt=3 metod=fp").check_names()
 

@@ -54,7 +54,7 @@ def test_a_complete_table_is_printed_and_written(call: Call, third: Path) -> Non
     assert "Table 3." in out and "masked states" in " ".join(out.split())
     assert "GPTQ+ CGQ w." in out and "50.0" in out and "written to runs/tables/report" in out
     assert sorted(path.name for path in (third / "report").iterdir()) == [
-        "table3.csv", "table3.md", "table3.tex", "table3_cells.csv",
+        "table3.csv", "table3.html", "table3.md", "table3.tex", "table3_cells.csv",
     ]  # fmt: skip
     cells = list(csv.DictReader((third / "report" / "table3_cells.csv").open(encoding="utf-8")))
     assert len(cells) == 8 and {cell["n"] for cell in cells} == {"10"}

@@ -200,7 +200,7 @@ def test_files_by_format(tmp_path: Path) -> None:
 
 
 def test_formats() -> None:
-    assert check_formats("all") == tuple(FORMATS)
+    assert check_formats("all") == (*FORMATS, "html")
     assert check_formats("csv,latex") == ("csv", "latex")
     with pytest.raises(ResultError, match="'tex' is not one of: markdown, latex"):
         check_formats("csv,tex")

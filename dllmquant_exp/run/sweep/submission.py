@@ -17,7 +17,7 @@ from dllmquant_exp.config.identity import saved_parts
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.run.cell import cells_of, local_digest
-from dllmquant_exp.run.machine import check_surroundings
+from dllmquant_exp.run.machine import check_surroundings, check_texts
 from dllmquant_exp.run.save_model import is_kept, save_folder
 from dllmquant_exp.run.sweep.callbacks import write_outcome
 from dllmquant_exp.run.sweep.composition import Job
@@ -63,7 +63,7 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
     A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
 
     Raises:
-        ConfigError: a job that would save where something else is.
+        ConfigError: a job that would save where something else is, or lacks calibration texts.
     """
     submitted: list[Submission] = []
     finished: list[Path] = []
@@ -75,6 +75,7 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
             (finished if cell.is_finished(digest) else left).append(cell.folder.resolve())
         if not left and not _has_to_save(experiment, digest):
             continue
+        check_texts(experiment)
         whole = common.shards == 1 or common.shard is not None
         shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
         lines = [[*job.words, shard] for shard in shards] or [job.words]
