@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 RAW_ERRORS = "HYDRA_FULL_ERROR"  # Hydra's variable; whoever sets it to 1 gets tracebacks
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
+READER_GONE = 141  # and by SIGPIPE
 _HOME = re.compile(r"""([\w.+]+=["']?)~(?=/|$)""")
 
 
@@ -21,10 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: everything is there; 1: a cell failed; 2: the input was wrong.
     """
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
 
 
 def _run(words: list[str]) -> int:

@@ -391,15 +391,31 @@ def test_an_interruption_says_how_to_go_on(
 def test_an_early_interruption_prints_no_traceback(tmp_path: Path, seconds: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "import runpy, sys; print('up', flush=True);"
-         "runpy.run_module('dllmquant_exp', run_name='__main__')", "limit=2", "tracking=off"],
+         "runpy.run_module('dllmquant_exp', run_name='__main__')", "limit=500", "tracking=off"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    try:
+        _, err = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:  # a library that was being imported took it for its own
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err and "goes on from here" in err
+
+
+def test_a_reader_that_has_enough_gets_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dllmquant_exp", "ls"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141 and process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("word", ["runs_dir=~/kept", "runs_dir='~/kept'"])
