@@ -25,7 +25,7 @@ from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION, SCHEMA_VERSION
 from dllmquant_exp.reporting.frame import flat
 from dllmquant_exp.run.sweep.composition import explain
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.schema import describe, read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.
 MEASURING = (
@@ -88,7 +88,7 @@ class Probe:
         return {name: cell[name] for name in common} | {
             "checkpoint_digest": digest,  # None where a hub would have to be asked
             "prompts": self.settings.prompts,
-            "decoding": asdict(self.decoding),
+            "decoding": describe(self.decoding),
         }
 
 
