@@ -28,13 +28,14 @@ from dllmquant_exp.config.rows import Row, row_of
 from dllmquant_exp.config.saved_model import check_saving, is_saved, saved_model
 from dllmquant_exp.config.task_config import (
     SPEED,
-    DecodingOverrides,
+    EvaluationSettings,
     Task,
     check_effects,
     check_speed,
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.evaluation.settings import DecodingOverrides
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.results import FIGURES_FOLDER
 from dllmquant_exp.store.schema import AtLeast, read, unknown_key
@@ -44,7 +45,7 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 Execution = Literal["fake", "packed"]
 Export = Literal["compressed-tensors"]
 Positive = Annotated[int, AtLeast(1)]
-GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
+GROUPS = ("model", "method", "quant", "calibration", "task", "evaluation", "decoding", "tracking")
 # Choose options of other groups, how jobs are started or what is reported; no job reads them.
 PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
 _NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
@@ -98,6 +99,7 @@ class Experiment(QuantizedModel):
 
     row: Row
     tasks: tuple[Task, ...]
+    evaluation: EvaluationSettings
     decoding: DecodingOverrides
     tracking: TrackingSettings
     common: CommonSettings
@@ -161,11 +163,12 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     if not saved:
         readers |= {name: partial(reader, config) for name, reader in sections.items()}
     readers |= {
+        "evaluation": lambda: read(EvaluationSettings, config["evaluation"], "evaluation"),
         "decoding": lambda: read(DecodingOverrides, config["decoding"], "decoding"),
         "tracking": lambda: read(TrackingSettings, config["tracking"], "tracking"),
     }
     found = _read_all(readers)
-    common, decoding = found["common"], found["decoding"]
+    common, evaluation, decoding = (found[k] for k in ("common", "evaluation", "decoding"))
     if saved:
         model = saved_model(config, line)
     else:
@@ -173,7 +176,7 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     if model.quant is not None and common.execution == "packed":
         _check_packed(common, model.quant)
     check_saving(model, common.dtype, common.save, common.export)
-    tasks = resolve_tasks(config["task"], model.model, decoding)
+    tasks = resolve_tasks(config["task"], model.model, decoding, evaluation)
     check_effects(line, tasks)
     if any(task.kind == SPEED for task in tasks):
         fake = model.quant is not None and common.execution == "fake"
@@ -182,6 +185,7 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
         **vars(model),
         row=row_of(model, config, line),
         tasks=tasks,
+        evaluation=evaluation,
         decoding=decoding,
         tracking=found["tracking"],
         common=common,

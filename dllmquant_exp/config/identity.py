@@ -24,9 +24,6 @@ _SECTIONS = ("method", "quant", "calibration", "cgq", "iaaq")
 def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
     """Everything that can change a cell's result, and nothing else; its hash names the cell."""
     settings = describe(task.settings)
-    del settings["source"]  # says where the values come from
-    if settings["include_path"] is None:  # our own tasks' cells keep their names
-        del settings["include_path"]
     common, scored = experiment.common, task.kind != SPEED
     more = {"source": task.source, "speed": None if task.speed is None else describe(task.speed)}
     more = {name: value for name, value in more.items() if value is not None}

@@ -17,10 +17,20 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
 from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
 from dllmquant_exp.evaluation.sandbox import active_guards
+from dllmquant_exp.evaluation.scoring import NO_ANSWER
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import Transformer
 
+UNPARSED = (NO_ANSWER, "[invalid]", "")  # by our filters, by lm-eval's, by either
+WARNING_SHARE = 0.1  # of requests or responses
+DIAGNOSES = {
+    "cut_prompts": "prompts lost their beginning, because they were too long",
+    "empty": "responses are empty",
+    "truncated": "responses were still going on at their last token",
+    "unparsed": "responses hold nothing that the answer filter finds",
+}
+OTHER_METRICS = ("acc", "acc_norm")  # both follow from the same log-likelihoods
 FEWSHOT_SEED = 1234  # lm-eval's; examples are the same for every seed of a run
 
 
@@ -52,10 +62,13 @@ class ItemRecord:
 class TaskResult:
     """A task's score and items, as `evaluate_task` returns them.
 
-    score: mean of the items' scores, in [0, 1]
+    score: mean of the items' scores, in [0, 1]; with average = members, of the members' means
     chance: score of guessing uniformly; None where nothing was declared
     token_forwards, forwards: tokens and rows that went through the model, resumed ones included
     truncated: requests whose context lost its beginning
+    diagnostics: shares of what may have gone wrong, see `_diagnostics`
+    other_scores: each item's score by another metric that the same answers give (acc beside
+        acc_norm), by metric
     notes: differences from the published procedure, and the guards that programs ran behind
     seconds: wall time of this call
     seconds_before: wall time of earlier calls and of other shards for answers that were kept
@@ -64,6 +77,7 @@ class TaskResult:
     task: str
     label: str
     metric: str
+    average: str
     score: float
     n: int
     chance: float | None
@@ -71,6 +85,8 @@ class TaskResult:
     token_forwards: int
     forwards: int
     truncated: int
+    diagnostics: Mapping[str, float]
+    other_scores: Mapping[str, tuple[float, ...]]
     notes: tuple[str, ...]
     seconds: float
     seconds_before: float
@@ -120,22 +136,63 @@ def evaluate_task(
     with quiet_libraries():
         make_requests(built, settings, lm)
         ask(lm, built)
-        items = [item for member in built for item in _score(member, settings)]
+        scored = [one for member in built for one in _score(member, settings)]
+    items = [item for item, _ in scored]
+    others = {name: tuple(other[name] for _, other in scored) for name in scored[0][1]}
     return TaskResult(
         task=task_name,
         label=str(task_spec.get("label", task_name)),
         metric=settings.metric,
-        score=math.fsum(item.score for item in items) / len(items),
+        average=settings.average,
+        score=average_score(items, settings.average),
         n=len(items),
         chance=_chance(built, items, settings, task_spec),
         items=tuple(items),
         token_forwards=lm.token_forwards,
         forwards=lm.forwards,
         truncated=lm.truncated,
+        diagnostics=_diagnostics(built, items, lm),
+        other_scores=others,
         notes=tuple(dict.fromkeys(note for member in built for note in member.notes)) + guards,
         seconds=time.monotonic() - started,
         seconds_before=lm.cache.seconds_before,
     )
+
+
+def average_score(items: Sequence[ItemRecord], average: str) -> float:
+    """Mean of the items' scores; with average = members, mean of the members' means."""
+    if average == "items":
+        return math.fsum(item.score for item in items) / len(items)
+    members: dict[str, list[ItemRecord]] = {}
+    for item in items:
+        members.setdefault(item.subtask, []).append(item)
+    return math.fsum(average_score(each, "items") for each in members.values()) / len(members)
+
+
+def diagnostic_warnings(diagnostics: Mapping[str, float]) -> list[str]:
+    """The shares that are beyond the limit, in words."""
+    return [
+        f"{diagnostics[name]:.0%} of {text}"
+        for name, text in DIAGNOSES.items()
+        if diagnostics.get(name, 0.0) > WARNING_SHARE
+    ]
+
+
+def _diagnostics(
+    built: Sequence[BuiltTask], items: Sequence[ItemRecord], lm: DiffusionLM
+) -> dict[str, float]:
+    """Shares of requests whose prompt was cut and, of responses, that are empty, that were still
+    going on at their last token, and that the answer filter found nothing in."""
+    requests = sum(each.repeats or 1 for member in built for each in member.task._instances)
+    found = {"cut_prompts": lm.truncated / requests}
+    responses = [(item.response, item.answer) for item in items if item.response is not None]
+    if responses:
+        found |= {
+            "empty": sum(not text.strip() for text, _ in responses) / len(responses),
+            "truncated": lm.endless / requests,
+            "unparsed": sum(answer in UNPARSED for _, answer in responses) / len(responses),
+        }
+    return found
 
 
 def _guards(settings: TaskSettings) -> tuple[str, ...]:
@@ -166,7 +223,7 @@ def prompt_of(
         doc,
         num_fewshot=settings.shots,
         apply_chat_template=settings.chat_template,
-        fewshot_as_multiturn=True,
+        fewshot_as_multiturn=settings.multiturn,
         chat_template=chat,
         gen_prefix=task.doc_to_prefix(doc),
     )
@@ -208,7 +265,10 @@ def ask(lm: DiffusionLM, built: Sequence[BuiltTask]) -> None:
         instance.resps.append(response)
 
 
-def _score(member: BuiltTask, settings: TaskSettings) -> list[ItemRecord]:
+Scored = tuple[ItemRecord, dict[str, float]]  # a record, and scores by other metrics
+
+
+def _score(member: BuiltTask, settings: TaskSettings) -> list[Scored]:
     """One record per item. Programs run side by side, one per core: each is its own process."""
     member.task.apply_filters()
     groups: dict[int, list[Instance]] = {doc_id: [] for doc_id in member.doc_ids}
@@ -223,13 +283,18 @@ def _score(member: BuiltTask, settings: TaskSettings) -> list[ItemRecord]:
 
 def _score_item(
     member: BuiltTask, settings: TaskSettings, doc_id: int, instances: list[Instance]
-) -> ItemRecord:
+) -> Scored:
     task = member.task
     instances.sort(key=lambda instance: instance.idx)
     (filter_name,) = instances[0].filtered_resps
     results = [instance.filtered_resps[filter_name] for instance in instances]
     doc = instances[0].doc
     outcome = task.process_results(doc, results)
+    others = {
+        name: float(outcome[name])
+        for name in OTHER_METRICS
+        if name in outcome and settings.metric in OTHER_METRICS and name != settings.metric
+    }
     common: dict[str, Any] = {
         "subtask": member.name,
         "doc_id": doc_id,
@@ -238,20 +303,22 @@ def _score_item(
         "note": outcome.get("note"),
     }
     if settings.variant == "generation":
-        return ItemRecord(
+        record = ItemRecord(
             **common,
             answer=str(results[0]),
             target=_text_target(task, doc),
             response=str(instances[0].resps[0]),
         )
+        return record, others
     values = tuple(float(value) for value, _ in results)
     choices = task.doc_to_choice(doc)
-    return ItemRecord(
+    record = ItemRecord(
         **common,
         answer=choices[_chosen(values, choices, settings.metric)],
         target=_choice_target(task, doc, choices, settings.metric),
         log_likelihoods=values,
     )
+    return record, others
 
 
 def _metric(outcome: Mapping[str, Any], settings: TaskSettings, name: str) -> float:

@@ -21,6 +21,7 @@ from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
+from dllmquant_exp.evaluation.evaluate import diagnostic_warnings
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.finished import is_finished, local_digest
 from dllmquant_exp.run.machine import check_device, explain_unwritten, torch_threads
@@ -43,6 +44,7 @@ class Outcome:
 
     folder: Path
     status: Literal["finished", "failed", "skipped", "partial"]  # partial: shards are missing
+    warnings: tuple[str, ...] = ()  # about the outputs behind a finished cell's score
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
@@ -85,6 +87,9 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
                     folder = experiment.cell_folder(task)
                     logger.error("  %s failed: %s", task.name, explain_unwritten(folder, error))
                     outcomes[task.name] = Outcome(folder, "failed")
+    for task in experiment.tasks:
+        for warning in outcomes[task.name].warnings:
+            logger.warning("%s, %s: %s", experiment.model.name, task.name, warning)
     return [outcomes[task.name] for task in experiment.tasks]
 
 
@@ -202,7 +207,7 @@ def _run_cell(
         task.name, 100 * result["score"], 100 * low, 100 * high, result["n"],
         result["timing"]["wall_seconds"]["evaluate"],
     )  # fmt: skip
-    return Outcome(folder, "finished")
+    return Outcome(folder, "finished", tuple(diagnostic_warnings(result["diagnostics"])))
 
 
 def _remove(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.quantization.kernels import execution
-from dllmquant_exp.reporting.statistics import score_interval
+from dllmquant_exp.reporting.statistics.intervals import Estimate, average, score_interval
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
@@ -75,7 +75,7 @@ def failed_record(
 
 
 def _measurements(measured: TaskResult) -> dict[str, Any]:
-    interval = score_interval([item.score for item in measured.items])
+    interval = _interval(measured)
     return {
         "metric": measured.metric,
         "score": measured.score,
@@ -85,9 +85,22 @@ def _measurements(measured: TaskResult) -> dict[str, Any]:
         "token_forwards": measured.token_forwards,
         "forwards": measured.forwards,
         "truncated": measured.truncated,
+        "diagnostics": dict(measured.diagnostics),
+        "other_scores": {name: list(scores) for name, scores in measured.other_scores.items()},
         "notes": list(measured.notes),
         "items": [asdict(item) for item in measured.items],
     }
+
+
+def _interval(measured: TaskResult) -> Estimate:
+    """The score's interval; of a mean over members, which are strata, theirs together."""
+    members: dict[str, list[float]] = {}
+    for item in measured.items:
+        members.setdefault(item.subtask if measured.average == "members" else "", []).append(
+            item.score
+        )
+    intervals = [score_interval(scores) for scores in members.values()]
+    return intervals[0] if len(intervals) == 1 else average(intervals)
 
 
 def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
@@ -111,6 +124,7 @@ def _head(experiment: Experiment, task: Task, status: str) -> dict[str, Any]:
             "label": task.label,
             "kind": task.kind,
             "seed": experiment.common.seed,
+            "evaluation": experiment.evaluation.name,
             "decoding": experiment.decoding.name,
             "decoding_overrides": overrides,
             "settings_source": task.settings.source,

@@ -6,8 +6,8 @@ WinoGrande validation 1267 (Sakaguchi et al. 2020), PIQA validation 1838 (Bisk e
 test 14042 (Hendrycks et al. 2021), C-Eval validation 1346 (Huang et al. 2023), HumanEval 164 (Chen
 et al. 2021), GSM8K test 1319 (Cobbe et al. 2021). Lengths are mean tokens of Qwen's tokenizer
 (Dream's; LLaDA's own is on the hub only) over the prompts that lm-eval 0.4.13 makes of these rows,
-counted once on 100 to 600 rows of each set. A chat template adds about ten tokens per turn, which
-are left out.
+counted once on 100 to 600 rows of each set; LLaDA's chat prompts in proportion to their characters.
+A chat template adds about ten tokens per turn, which are left out.
 """
 
 from dataclasses import replace
@@ -52,15 +52,21 @@ LETTERS = (1,)  # options of one token behind one prompt: one masked input answe
 KNOWN_SIZES = {
     "arc_challenge": KnownSize(1172, 4, 31, 37, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)),
     "arc_challenge_letters": KnownSize(1172, 1, 91, 93),
+    "arc_challenge_llada": KnownSize(295, 1, 71, 73),
     "ceval-valid": KnownSize(1346, 4, 98, 87, LETTERS),
     "gsm8k": KnownSize(1319, 1, 63, 186),
     "gsm8k_cot": KnownSize(1319, 1, 63, 83),
+    "gsm8k_llada": KnownSize(1319, 1, 71, 280),
     "hellaswag": KnownSize(10042, 4, 51, 77, (8, 12, 17, 24, 29, 32, 35, 39, 45, 52)),
     "hellaswag_letters": KnownSize(10042, 1, 189, 189),
+    "hellaswag_llada": KnownSize(10042, 1, 192, 192),
     "humaneval": KnownSize(164, 1, 134, 336),
-    "humaneval_instruct": KnownSize(164, 1, 296, 482),
+    "humaneval_dream": KnownSize(164, 1, 134, 336),
+    "humaneval_dream_chat": KnownSize(164, 1, 296, 482),
+    "humaneval_llada": KnownSize(164, 1, 144, 346),
     "mmlu": KnownSize(14042, 4, 105, 100, LETTERS),
-    "mmlu_generative": KnownSize(14042, 1, 105, 100),
+    "mmlu_dream": KnownSize(14042, 1, 105, 100),
+    "mmlu_llada": KnownSize(14042, 1, 108, 131),
     "piqa": KnownSize(1838, 2, 13, 37, (4, 7, 8, 10, 12, 16, 21, 28, 39, 67)),
     "truthfulqa_mc2": KnownSize(817, 7.32, 168, 180, (2, 5, 6, 7, 9, 9, 10, 12, 14, 17)),
     "winogrande": KnownSize(1267, 2, 17, 22, (3, 3, 4, 4, 5, 6, 7, 7, 9, 11)),
