@@ -168,11 +168,10 @@ def _check_decoding(s: DecodingSettings) -> None:
             f"steps = {s.steps} must be a multiple of the {blocks} blocks that gen_length = "
             f"{s.gen_length} and block_length = {s.block_length} make"
         )
-    if s.top_p != 1 or s.top_k is not None:
-        raise DiffusionError(
-            f"top_p = {s.top_p}, top_k = {s.top_k}: LLaDA's decoding has no nucleus; set top_p to "
-            "1 and top_k to null"
-        )
+    if s.top_p != 1:
+        raise DiffusionError(f"top_p = {s.top_p}: LLaDA's decoding has no nucleus; set top_p to 1")
+    if s.top_k is not None:
+        raise DiffusionError(f"top_k = {s.top_k}: LLaDA takes all tokens; set top_k to null")
 
 
 def _check_guidance(guidance: float, architecture: Architecture) -> None:

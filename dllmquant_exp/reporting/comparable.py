@@ -181,8 +181,17 @@ def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResu
         rows=_rows(lines_of(kept), samples),
         tasks=dict(zip(kept["label"], kept["task"], strict=True)),
         chance=dict(zip(known["label"], known["chance"], strict=True)),
-        notes=(*setting_notes(first(kept)), *left),
+        notes=(*setting_notes(first(kept)), *_metric_notes(kept), *left),
     )
+
+
+def _metric_notes(frame: pd.DataFrame) -> list[str]:
+    """Columns whose scores are read by the metric that the paper's row fits."""
+    fitting = frame[frame["metric"] != ""].groupby("metric")["label"].unique()
+    return [
+        f"{', '.join(labels)}: {metric}, which the paper's row fits; the results hold both."
+        for metric, labels in fitting.items()
+    ]
 
 
 def _largest(
