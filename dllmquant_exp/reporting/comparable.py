@@ -186,12 +186,18 @@ def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResu
 
 
 def _metric_notes(frame: pd.DataFrame) -> list[str]:
-    """Columns whose scores are read by the metric that the paper's row fits."""
+    """Columns whose scores are not the results' own: by the metric that the paper's row fits, or
+    averaged over items where the result averages over members."""
     fitting = frame[frame["metric"] != ""].groupby("metric")["label"].unique()
-    return [
+    notes = [
         f"{', '.join(labels)}: {metric}, which the paper's row fits; the results hold both."
         for metric, labels in fitting.items()
     ]
+    settings = frame["config"].map(lambda config: config.get("task", {}).get("settings", {}))
+    members = frame[settings.map(lambda found: found.get("average") == "members").astype(bool)]
+    for label in members["label"].unique():
+        notes.append(f"{label}: averaged over items; the results' own score, over its subjects.")
+    return notes
 
 
 def _largest(
