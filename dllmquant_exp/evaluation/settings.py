@@ -117,7 +117,7 @@ class TaskSettings(Settings):
         try:
             settings.validate(architecture)
         except Refusal as error:
-            raise SettingsError(f"task {self.harness_task}: {error}") from None
+            raise SettingsError(str(error)) from None
 
 
 def resolve_settings(
