@@ -70,7 +70,7 @@ def _compose(line: "Overrides") -> int:
     import hydra
 
     from dllmquant_exp.run.sweep.callbacks import run_job
-    from dllmquant_exp.run.sweep.submission import report_error
+    from dllmquant_exp.run.sweep.refusals import report_error
 
     program, sys.argv = sys.argv, [sys.argv[0], *line.command_line()]  # which Hydra reads
     raw = os.environ.get(RAW_ERRORS)

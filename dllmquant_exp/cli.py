@@ -14,7 +14,7 @@ from typing import Any
 
 import dllmquant_exp
 from dllmquant_exp.config.command import PROGRAM, Command, Given, Setting
-from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.folder import Folders, split_folders
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.probes.arguments import figure_settings
 
@@ -89,7 +89,7 @@ def _figures(given: Given) -> int:
     line = _line(given)
     from dllmquant_exp.probes.command import figures
 
-    return figures(_settings(given), [*given.folders.words, *line.texts], config_folder())
+    return figures(_settings(given), [*given.folders.words, *line.texts])
 
 
 def _line(given: Given) -> Any:
@@ -116,56 +116,22 @@ def _random_checkpoint(given: Given) -> int:
 
 
 def _report_sweep(given: Given) -> int:
-    from dllmquant_exp.reporting.frame import lines_of, of_models, read_sweep
-    from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.sweep_table import (
-        build_tables,
-        missing,
-        print_tables,
-        to_csv,
-    )
-    from dllmquant_exp.store.unfinished import unfinished_cells
+    from dllmquant_exp.reporting.commands import report_sweep
 
-    runs_dir, models = Path(given.runs_dir), _models(given)
-    cells, problems = read_sweep(runs_dir, given.sweep)
-    cells = of_models(cells, models)
-    unfinished = unfinished_cells(runs_dir, given.sweep, models)
-    tables = build_tables(cells)
-    if given.format == "csv":
-        print(to_csv(tables), end="")
-        for gap in (gap for table in tables for gap in missing(table)):
-            print(f"missing: {gap}", file=sys.stderr)
-        for problem in problems:
-            print(f"unreadable: {problem}", file=sys.stderr)
-    else:
-        from rich.console import Console
-
-        print_speed_cells(lines_of(cells), Console())
-        print_tables(tables, problems, Console())
-    if cells.empty:
-        print(f"no results in {runs_dir / given.sweep} yet", file=sys.stderr)
-    for line in unfinished:
-        print(f"unfinished: {line}", file=sys.stderr)
-    whole = not cells.empty and bool((cells["status"] == "finished").all())
-    return 0 if whole and not (problems or unfinished or any(t.gaps for t in tables)) else 1
+    return report_sweep(_sweep(given), given.format)
 
 
 def _report_table(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_tables
 
-    folder, tracking = _report_folder(given), _tracking(given.folders, given.tracking)
-    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
-    return report_tables(
-        given.table, runs_dir, given.sweep, folder, given.format, presets, tracking, _models(given)
-    )
+    tracking = _tracking(given.folders, given.tracking)
+    return report_tables(given.table, _sweep(given), _report_folder(given), given.format, tracking)
 
 
 def _report_claims(given: Given) -> int:
     from dllmquant_exp.reporting.commands import report_claims
 
-    runs_dir, presets = Path(given.runs_dir), _presets(given.folders)
-    folder = _report_folder(given)
-    return report_claims(runs_dir, given.sweep, folder, given.format, presets, _models(given))
+    return report_claims(_sweep(given), _report_folder(given), given.format)
 
 
 def _report_audit(given: Given) -> int:
@@ -174,20 +140,17 @@ def _report_audit(given: Given) -> int:
     return report_audit(_report_folder(given))
 
 
-def _models(given: Given) -> list[str]:
-    """Models that are named, separated by commas; none means all."""
-    return [name.strip() for name in (given.model or "").split(",") if name.strip()]
+def _sweep(given: Given) -> Any:
+    """The sweep to report, of the models that are named, separated by commas; none means all."""
+    from dllmquant_exp.reporting.reports import Sweep
+
+    models = [name.strip() for name in (given.model or "").split(",") if name.strip()]
+    return Sweep(Path(given.runs_dir), given.sweep, models, (*given.folders,))
 
 
 def _report_folder(given: Given) -> Path:
     """Folder of the files; by default beside the cells, where no sweep looks for results."""
     return Path(given.folder or Path(given.runs_dir, given.sweep, "report"))
-
-
-def _presets(folders: Folders) -> Any:
-    from dllmquant_exp.reporting.tables.presets import read_presets
-
-    return read_presets(*folders)
 
 
 def _tracking(folders: Folders, name: str) -> Any:
@@ -213,7 +176,7 @@ _RUNS = {"runs_dir": Setting("where results are", "runs")}
 _SOME = {"model": Setting("of these models alone, separated by commas")}
 _FOLDER = {"folder": Setting("where files go (default: <runs_dir>/<sweep>/report)")}
 _TABLES = {"sweep": Setting("whose results", "tables")}
-_FORMAT = {"format": Setting("or some of markdown, latex, csv, html, separated by commas", "all")}
+_FORMAT = {"format": Setting("or some of markdown, latex, csv, separated by commas", "all")}
 _STATUS = "Exit status 1: cells are missing, failed or unreadable; they are named."
 REPORTS = {
     "sweep": Command(
@@ -254,7 +217,8 @@ COMMANDS = {
         "which of them are finished, what they share, and an estimate of time, memory and disk.\n"
         "Token-forwards are counted from the requests. One forward costs what finished cells of\n"
         "the same row took; where there are none, what a part of the model takes now, or what is\n"
-        "stated. Nothing is downloaded. All other words are the sweep's.",
+        "stated. No checkpoint is downloaded; tasks whose rows are read from the hub are named.\n"
+        "All other words are the sweep's.",
         {"on": Setting("here: this machine; or a named GPU: a100, h100, a6000 "
                        "(default: here, and a100 where device=cuda and this machine has no GPU)"),
          "utilisation": Setting("of a named GPU's dense peak", 0.4, float),

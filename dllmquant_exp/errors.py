@@ -1,5 +1,7 @@
 """The base of every refusal, by which input that is wrong is told from a fault of ours."""
 
+BAD_INPUT, FAILED = 2, 1  # exit statuses of a command
+
 
 class Refusal(ValueError):
     """Input that cannot be used; the message says what was given, where, and what would work.

@@ -15,6 +15,7 @@ LABELS = {
     "truthfulqa": "Truth.", "arc": "Arc.", "hellaswag": "Hella.", "winogrande": "Wino.",
     "piqa": "PIQA", "mmlu": "MMLU", "ceval": "C-EVAL", "humaneval": "Hum.", "gsm8k": "GSM8K",
 }  # fmt: skip
+TASKS = tuple(LABELS)
 WHAT_IT_DOES: dict[str, dict[str, Any]] = {  # to the weights, by the row's first word
     "fp": {"rotation": None, "awq": False, "gptq": None},
     "rtn": {"rotation": None, "awq": False, "gptq": None},
@@ -69,7 +70,7 @@ def resolved(row: str, task: str, seed: int, model: str, limit: int | None) -> d
 
 
 def collected(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What a run reports of a calibration set; TMAS' quotas make a few states more than wanted."""
+    """A run's report on a calibration set; TMAS' quotas make a few states more than wanted."""
     if calibration is None:
         return None
     states = calibration["samples"] + 8 * (calibration["name"] == "tmas")

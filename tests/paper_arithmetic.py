@@ -144,7 +144,7 @@ def differences() -> list[tuple[Decimal, Decimal, int]]:
 
 
 def steps(*columns: str) -> dict[tuple[str, str], Decimal]:
-    """What each component changes in Table 5, by the row that has it and by task."""
+    """The change that each component makes in Table 5, by the row that has it and by task."""
     return {
         (after, column): t5.llada_8b[after][column] - t5.llada_8b[before][column]
         for chain in CHAINS

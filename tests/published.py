@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 
 from dllmquant_exp.reporting import claim_verdicts, table
-from dllmquant_exp.reporting.claims.verdicts import FAILS, HOLDS, UNDECIDED, UNMEASURED
-from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
+from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
+from dllmquant_exp.reporting.claims.figures import figure_claims
+from dllmquant_exp.reporting.claims.speed import speed_claims
 from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE, SCHEMA_VERSION
 from dllmquant_exp.reporting.render import signed
-from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
 from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -101,8 +101,8 @@ def _parts(runs_dir: Path) -> Iterator[str]:
     averages = pd.DataFrame(columns)[models].fillna("-")
     yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
     measured = _measured(runs_dir, TABLES_SWEEP, models)
-    figures = measured["claim"].isin([claim.name for claim in FIGURE_CLAIMS])
-    speed = measured["claim"].isin([claim.name for claim in SPEED_CLAIMS])
+    figures = measured["claim"].isin([claim.name for claim in figure_claims()])
+    speed = measured["claim"].isin([claim.name for claim in speed_claims()])
     for heading, chosen in (
         ("Claims about scores, in points:", measured[~figures & ~speed]),
         ("Claims about what goes on inside a decode, as ratios or shares:", measured[figures]),
@@ -170,7 +170,7 @@ def _markdown(frame: pd.DataFrame) -> str:
 
 
 def tables_of(text: str) -> str:
-    """What stands between README's two comments.
+    """The text between README's two comments.
 
     Raises:
         ValueError: one of them is missing.

@@ -312,7 +312,7 @@ def test_a_crash_of_the_report_is_not_a_success(
     def crash(*_: object) -> None:
         raise RuntimeError("the table broke")
 
-    monkeypatch.setattr("dllmquant_exp.reporting.tables.sweep_table.build_tables", crash)
+    monkeypatch.setattr("dllmquant_exp.reporting.reports.sweep_sections", crash)
     status, _, err = call("task=micro_piqa", *small(checkpoint))
     assert status == 1
     assert "the table broke" in err

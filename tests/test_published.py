@@ -49,7 +49,7 @@ def test_tables_take_the_place_of_what_was_there() -> None:
 
 
 def test_packing_and_unpacking_keep_every_byte(runs: Path, tmp_path: Path) -> None:
-    """Of some cells of each seed; the archives are the same bytes for the same files."""
+    """Some cells of each seed; the archives are the same bytes for the same files."""
     some = tmp_path / "some"
     for archive in published.KEPT.glob("*.tar.xz"):
         with tarfile.open(archive) as packed:

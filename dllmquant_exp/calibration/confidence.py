@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, batches
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
+from dllmquant_exp.store.progress import tracked
 
 LOGITS_AT_ONCE = 2**26  # a quarter of a gigabyte in float32; never fewer than one state's
 
@@ -32,7 +33,10 @@ def scored(model: Transformer, calibration_set: CalibrationSet, batch_size: int)
     fit = max(1, LOGITS_AT_ONCE // (longest * config.vocab_size))
     device = next(model.parameters()).device
     done = {}
-    for batch in batches(calibration_set, min(batch_size, fit), config.pad_token_id):
+    at_once = min(batch_size, fit)
+    found = batches(calibration_set, at_once, config.pad_token_id)
+    count = -(-len(calibration_set.states) // at_once)
+    for batch in tracked(found, "batches of calibration states scored", count):
         tokens = batch.tokens.to(device)
         logits = model(tokens, batch.attention_mask.to(device))
         own, top = (values.cpu() for values in token_probabilities(logits, tokens))

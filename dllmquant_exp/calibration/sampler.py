@@ -27,6 +27,7 @@ from dllmquant_exp.calibration.states import (
 from dllmquant_exp.diffusion.settings import Count, DecodingSettings
 from dllmquant_exp.diffusion.trajectory import DecodingState, states, trajectories
 from dllmquant_exp.models.transformer import Architecture, Transformer
+from dllmquant_exp.store.progress import tracked
 from dllmquant_exp.store.schema import Settings
 
 __all__ = ["Count", "DecodingSampler", "Inputs", "Sampler"]
@@ -140,7 +141,8 @@ class DecodingSampler(Sampler):
         config, size = inputs.model.config, inputs.batch_size
         decoding = self.decoding(config.architecture)
         seeds = prompt_seeds(inputs.seed, len(prompts))
-        for each in trajectories(inputs.model, prompts, decoding, seeds=seeds, batch_size=size):
+        made = trajectories(inputs.model, prompts, decoding, seeds=seeds, batch_size=size)
+        for each in tracked(made, f"decodes for {self.name}, at most", len(prompts)):
             yield len(each.prompt), states(each, decoding, config.mask_token_id)
 
 

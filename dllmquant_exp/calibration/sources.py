@@ -9,9 +9,10 @@ Texts are disjoint from what is evaluated by construction, and checked once more
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,65 +107,56 @@ TextSource = Callable[[Sequence[str], int], list[CalibrationText]]  # data sets,
 
 
 def text_source(embedded: bool, data_root: Path | None, seed: int) -> TextSource:
-    """Training texts of named data sets, taking turns; none of them is an evaluation item.
+    """Different training texts of named data sets, taking turns; none is an evaluation item.
 
-    Asking raises CalibrationError or DataError where texts are missing, broken or too few.
+    A smaller count gives the first of them. Asking raises CalibrationError or DataError where texts
+    are missing, broken or too few.
     """
 
     def texts(names: Sequence[str], count: int) -> list[CalibrationText]:
-        if embedded:
-            found = embedded_texts(names, count, seed=seed)
-            disjoint(_items(found), embedded_evaluation_items(world.TASKS))
-            return found
-        if not names:
+        known = list(world.TASKS if embedded else OFFICIAL)
+        unknown = ", ".join(name for name in names if name not in known)
+        if unknown or not names:
             raise CalibrationError(
-                f"no training data given for calibration; there are: {', '.join(OFFICIAL)}"
+                f"no training data {unknown or 'given'} for calibration; there are: "
+                f"{', '.join(known)}"
             )
-        share = -(-count // len(names))
-        each = []
-        for name in names:
-            each.append(official_texts(name, share, seed=seed, data_root=data_root))
-            disjoint(_items(each[-1]), official_evaluation_items(name, data_root))
-        return [text for turn in zip(*each, strict=True) for text in turn][:count]
+        streams = []
+        for n, name in enumerate(names):
+            share = len(range(n, count, len(names)))
+            if embedded:
+                streams.append(embedded_texts(name, share, seed=seed))
+            else:
+                streams.append(official_texts(name, share, seed=seed, data_root=data_root))
+                disjoint(streams[-1], official_evaluation_items(name, data_root))
+        found = [streams[i % len(names)][i // len(names)] for i in range(count)]
+        if embedded:
+            evaluated = map(embedded_evaluation_items, world.TASKS)
+            disjoint(found, chain.from_iterable(evaluated))
+        return found
 
     return texts
 
 
-def _items(texts: Sequence[CalibrationText]) -> Iterator[str]:
-    return (item for text in texts for item in text.items)
-
-
-def embedded_texts(tasks: Sequence[str], count: int, *, seed: int) -> list[CalibrationText]:
-    """`count` different training texts of the micro-world, the tasks taking turns.
-
-    A smaller count gives the first of them.
+def embedded_texts(task: str, count: int, *, seed: int) -> list[CalibrationText]:
+    """`count` different training texts of a task of the micro-world.
 
     Raises:
-        CalibrationError: an unknown task, or fewer different texts than asked for.
+        CalibrationError: fewer different texts than asked for.
     """
-    unknown = [task for task in tasks if task not in world.TASKS]
-    if unknown or not tasks:
+    dice = Dice(f"calibration {seed} {task}", "train")
+    found: dict[str, CalibrationText] = {}
+    for _ in range(DRAWS * count):
+        if len(found) == count:
+            break
+        text = _embedded_text(task, dice)
+        found.setdefault(text.text, text)
+    if len(found) < count:
         raise CalibrationError(
-            f"no micro-world task {', '.join(unknown) or 'given'}; there are: "
-            f"{', '.join(world.TASKS)}"
+            f"{task} has {len(found)} different training texts in {DRAWS * count} draws, not "
+            f"{count}; ask for fewer, or add tasks"
         )
-    streams = []
-    for n, task in enumerate(tasks):
-        wanted = len(range(n, count, len(tasks)))
-        dice = Dice(f"calibration {seed} {task}", "train")
-        found: dict[str, CalibrationText] = {}
-        for _ in range(DRAWS * wanted):
-            if len(found) == wanted:
-                break
-            text = _embedded_text(task, dice)
-            found.setdefault(text.text, text)
-        if len(found) < wanted:
-            raise CalibrationError(
-                f"{task} has {len(found)} different training texts in {DRAWS * wanted} draws, not "
-                f"{wanted}; ask for fewer, or add tasks"
-            )
-        streams.append(list(found.values()))
-    return [streams[i % len(tasks)][i // len(tasks)] for i in range(count)]
+    return list(found.values())
 
 
 def _embedded_text(task: str, dice: Dice) -> CalibrationText:
@@ -178,29 +170,25 @@ def _embedded_text(task: str, dice: Dice) -> CalibrationText:
     return CalibrationText("".join(pieces[:-1]), pieces[-1], items)
 
 
-def embedded_evaluation_items(tasks: Iterable[str]) -> list[str]:
-    """All evaluation items of tasks of the micro-world, as `disjoint` compares them."""
-    return [
+@cache
+def embedded_evaluation_items(task: str) -> tuple[str, ...]:
+    """All evaluation items of a task of the micro-world, as `disjoint` compares them."""
+    return tuple(
         item.prompt + item.response
-        for task in tasks
         for subject, count in splits.EVALUATION_ITEMS[task].items()
         for item in splits.items(task, "evaluation", count, subject)
-    ]
+    )
 
 
 def official_texts(
     name: str, count: int, *, seed: int, data_root: Path | None
 ) -> list[CalibrationText]:
-    """`count` items of a training split, in random order; a smaller count gives the first of them.
+    """`count` items of a training split, in random order.
 
     Raises:
-        CalibrationError: an unknown name, a missing file, or too few rows.
+        CalibrationError: a missing file, or too few rows.
         DataError: a broken file.
     """
-    if name not in OFFICIAL:
-        raise CalibrationError(
-            f"no training data {name!r} for calibration; there are: {', '.join(OFFICIAL)}"
-        )
     data = OFFICIAL[name]
     rows = _rows(data, data.file, "train", data_root)
     if len(rows) < count:
@@ -221,7 +209,7 @@ def official_evaluation_items(name: str, data_root: Path | None) -> list[str]:
     return [data.item(row) for row in _rows(data, *data.evaluated, data_root)]
 
 
-def disjoint(prompts: Iterable[str], evaluation_items: Iterable[str]) -> None:
+def disjoint(texts: Iterable[CalibrationText], evaluation_items: Iterable[str]) -> None:
     """Check that no calibration text is an evaluation item, by hash.
 
     Case and white space do not count.
@@ -230,9 +218,9 @@ def disjoint(prompts: Iterable[str], evaluation_items: Iterable[str]) -> None:
         CalibrationError: naming some that are.
     """
     evaluated = {_hash(item) for item in evaluation_items}
-    shared = [prompt for prompt in prompts if _hash(prompt) in evaluated]
+    shared = [item for text in texts for item in text.items if _hash(item) in evaluated]
     if shared:
-        shown = "; ".join(repr(prompt[:80]) for prompt in islice(shared, 3))
+        shown = "; ".join(repr(item[:80]) for item in shared[:3])
         raise CalibrationError(
             f"{len(shared)} calibration texts are evaluation items, for example {shown}: calibrate "
             "on a training split"
@@ -245,7 +233,16 @@ def _hash(text: str) -> bytes:
 
 def _rows(data: TrainingData, file: str, split: str, data_root: Path | None) -> Sequence[Row]:
     """One split, from the file of that name or from the hub."""
-    return _hub_rows(data, file, split) if data_root is None else _local_rows(data, file, data_root)
+    if data_root is None:
+        return _hub_rows(data, file, split)
+    path = find_rows(data_root, file)
+    if path is None:
+        raise CalibrationError(
+            f"{data_root / file}.jsonl.gz is missing: calibration needs the training split, and "
+            "the evaluated one to be disjoint from it, in the hub's fields "
+            f"({', '.join(data.fields)}); put them there, or leave data_root unset to use the hub"
+        )
+    return read_rows(path, data.fields)
 
 
 def _hub_rows(data: TrainingData, file: str, split: str) -> Sequence[Row]:
@@ -260,14 +257,3 @@ def _hub_rows(data: TrainingData, file: str, split: str) -> Sequence[Row]:
             f"a folder with {file}.jsonl.gz"
         ) from error
     return rows
-
-
-def _local_rows(data: TrainingData, file: str, data_root: Path) -> Sequence[Row]:
-    path = find_rows(data_root, file)
-    if path is None:
-        raise CalibrationError(
-            f"{data_root / file}.jsonl.gz is missing: calibration needs the training split, and "
-            "the evaluated one to be disjoint from it, in the hub's fields "
-            f"({', '.join(data.fields)}); put them there, or leave data_root unset to use the hub"
-        )
-    return read_rows(path, data.fields)

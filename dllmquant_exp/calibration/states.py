@@ -171,12 +171,7 @@ def batches(
     """The states in batches of similar length, longest first, so that memory peaks at the start.
 
     States of one length keep their order.
-
-    Raises:
-        CalibrationError: a batch size below 1.
     """
-    if batch_size < 1:
-        raise CalibrationError(f"batch_size = {batch_size} must be at least 1")
     ordered = sorted(calibration_set.states, key=lambda state: -len(state.tokens))
     return [
         _batch(tuple(ordered[start : start + batch_size]), pad_id)

@@ -1,31 +1,24 @@
 """Calibration sets on disk: made once, shared by all cells that need the same one.
 
-<folder>/<name>-<hash of the key>.safetensors
-    tensors    all states, one after the other
-    metadata   name, report, digest, and the key in plain words
+A file holds the tensors of all states, one after the other, and in its description the set's name
+and report, and the key in plain words. See `store.hashed_tensors`.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, CalibrationState
+from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState
+from dllmquant_exp.store import hashed_tensors
 from dllmquant_exp.store.locks import locked
 from dllmquant_exp.store.results import config_hash
-from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 _PER_TOKEN = ("tokens", "masked", "confidence", "top")
 _PER_STATE = "length_prompt_block_step"
-_DIGITS = 64  # of a sha256
 
 
 def cached(
@@ -39,84 +32,37 @@ def cached(
         key: JSON-able, everything that decides the content: sampler and its settings, seed,
             texts, and the model where one takes part. `key["name"]`, if any, begins the file name.
     """
-    path = folder / f"{key.get('name', 'set')}-{config_hash(key)[:16]}.safetensors"
-    found = _intact(path)
-    if found is not None:
-        return found
-    with locked(folder / f".{path.name}.lock"):  # one job makes it, the others wait and read
-        found = _intact(path)
-        if found is None:
-            save(make(), path, key)
-    return found or load(path)  # the first call returns what the later ones do
+    name = f"{key.get('name', 'set')}-{config_hash(key)[:16]}"
+    found = hashed_tensors.intact_file(folder, name)
+    if found is None:
+        with locked(folder / f".{name}.lock"):  # one job makes it, the others wait and read
+            if hashed_tensors.intact_file(folder, name) is None:
+                _write(folder, name, make(), key)
+        found = hashed_tensors.intact_file(folder, name)
+        assert found is not None
+    else:
+        logger.info("calibration set read from %s", found)
+    return _read(found)  # the first call returns what the later ones do
 
 
-def _intact(path: Path) -> CalibrationSet | None:
-    """A stored set; None where there is none, or a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        found = load(path)
-    except CalibrationError as error:
-        logger.warning("%s; it is made again", error)
-        return None
-    logger.info("calibration set read from %s", path)
-    return found
-
-
-def save(calibration_set: CalibrationSet, path: Path, key: Mapping[str, Any] | None = None) -> None:
-    """Write a set as the file `path`, which appears complete or not at all."""
-    states = calibration_set.states
-    tensors = {
-        name: torch.cat([getattr(state, name).cpu() for state in states]) for name in _PER_TOKEN
-    }
+def _write(folder: Path, name: str, made: CalibrationSet, key: Mapping[str, Any]) -> None:
+    states = made.states
+    tensors = {field: torch.cat([getattr(s, field) for s in states]) for field in _PER_TOKEN}
     rows = [[len(s.tokens), s.prompt_length, s.block, s.step] for s in states]
     tensors[_PER_STATE] = torch.tensor(rows)
     tensors["ratio"] = torch.tensor([s.ratio for s in states], dtype=torch.float64)
-    described = {
-        "name": calibration_set.name,
-        "digest": calibration_set.digest,
-        "key": key,
-        "report": calibration_set.report,
-    }
-    text = json.dumps(described, ensure_ascii=False, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        # One entry: safetensors writes several in an order that changes from call to call.
-        save_file(tensors, partial, metadata={"set": _sha256(text) + text})
+    description = {"name": made.name, "report": made.report, "key": key}
+    hashed_tensors.write(folder, name, tensors, description)
 
 
-def load(path: Path) -> CalibrationSet:
-    """Read what `save` wrote.
-
-    Raises:
-        CalibrationError: a file that is missing, unreadable or not what was written.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            sealed = file.metadata()["set"]
-            tensors = {name: file.get_tensor(name) for name in (*_PER_TOKEN, _PER_STATE, "ratio")}
-        digest, text = sealed[:_DIGITS], sealed[_DIGITS:]
-        described = json.loads(text)
-        made = CalibrationSet(described["name"], _states(tensors), described["report"])
-        expected = (described["digest"], digest)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CalibrationError(f"{path} cannot be read ({error}): delete it") from error
-    if (made.digest, _sha256(text)) != expected:
-        raise CalibrationError(f"{path} is not what was written (its digest differs): delete it")
-    return made
-
-
-def _states(tensors: Mapping[str, Tensor]) -> tuple[CalibrationState, ...]:
+def _read(path: Path) -> CalibrationSet:
+    tensors, description = hashed_tensors.read(path)
     lengths = tensors[_PER_STATE][:, 0].tolist()
-    numbers = tensors[_PER_STATE][:, 1:].tolist()
     per_token = [tensors[name].split(lengths) for name in _PER_TOKEN]
-    return tuple(
+    states = tuple(
         CalibrationState(tokens, masked, prompt, confidence, top, block, step, ratio)
         for tokens, masked, confidence, top, (prompt, block, step), ratio in zip(
-            *per_token, numbers, tensors["ratio"].tolist(), strict=True
+            *per_token, tensors[_PER_STATE][:, 1:].tolist(), tensors["ratio"].tolist(), strict=True
         )
     )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return CalibrationSet(description["name"], states, description["report"])

@@ -88,6 +88,11 @@ class CommonSettings:
             raise ConfigError("; ".join(problems))
 
     @property
+    def data_folder(self) -> Path | None:
+        """The folder of `data_root`; None where rows come from the hub."""
+        return None if self.data_root is None else Path(self.data_root).expanduser()
+
+    @property
     def part(self) -> tuple[int, int] | None:
         """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
         return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)

@@ -67,7 +67,7 @@ def generate(
     seeds: Sequence[int],
     batch_size: int,
     finished: Callable[[list[int]], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Generations:
     """Decode one response per prompt, by LLaDA's or Dream's published algorithm.
 
@@ -86,7 +86,8 @@ def generate(
         batch_size: rows per forward pass (guidance doubles them).
         finished: gets a row's response up to its first mask, and says whether all that will be
             read of it is decided. Without it, an end-of-text ends a row.
-        progress: called with the number of prompts done since its last call.
+        progress: called after each step with the prompts done since its last call; a prompt that
+            is decoded still counts as the share of its steps.
 
     Raises:
         DiffusionError: settings of the other architecture; a prompt that does not fit; seeds that
@@ -110,7 +111,7 @@ def decode(
     seeds: Sequence[int],
     batch_size: int,
     ended: Callable[[int, list[int]], bool],
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
     observe: Callable[[int, list[int], Tensor], None] | None = None,
 ) -> list[list[int]]:
     """`generate` with an end of its own: `ended(i, prefix)` for prompt i, and no other rule.
@@ -120,16 +121,24 @@ def decode(
     """
     responses: list[list[int]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    schedule = steps_of(settings)
     for indices in batches(longest_first, batch_size):
-        rows = _Rows.start(predictor, prompts, settings, seeds, indices)
-        for number, step in enumerate(steps_of(settings)):
+        rows, schedule = (
+            _Rows.start(predictor, prompts, settings, seeds, indices),
+            steps_of(settings),
+        )
+        for number, step in enumerate(schedule):
             if observe is not None:
                 observe(number, rows.indices, rows.response())
             _commit(rows, step, settings, predictor)
-            _retire(rows, rows.over(ended), responses, progress)
+            before = len(rows.indices)
+            _retire(rows, rows.over(ended), responses)
+            if progress is not None:
+                spared = (before - len(rows.indices)) * (len(schedule) - number - 1)
+                progress((before + spared) / len(schedule))
             if not rows.indices:
                 break
-        _retire(rows, [True] * len(rows.indices), responses, progress)
+        _retire(rows, [True] * len(rows.indices), responses)
     return responses
 
 
@@ -296,7 +305,6 @@ def _retire(
     rows: _Rows,
     over: list[bool],
     responses: list[list[int]],
-    progress: Callable[[int], None] | None,
 ) -> None:
     """Hand back the responses of the rows that are over, and go on with the others."""
     if not any(over):
@@ -305,5 +313,3 @@ def _retire(
         if is_over:
             responses[index] = tokens
     rows.drop(over)
-    if progress is not None:
-        progress(sum(over))

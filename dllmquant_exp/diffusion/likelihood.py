@@ -57,7 +57,7 @@ def log_likelihoods(
     settings: LikelihoodSettings,
     *,
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> LikelihoodResult:
     """Estimate log p(target | context) for every request, in the order of the requests.
 
@@ -67,7 +67,8 @@ def log_likelihoods(
 
     Args:
         batch_size: rows per forward pass (guidance doubles them).
-        progress: called with the number of requests done since its last call.
+        progress: called after each batch with the requests done since its last call; one that has
+            only some of its samples counts as their share.
 
     Raises:
         DiffusionError: an estimator of the other architecture, an empty target, a request that
@@ -79,14 +80,14 @@ def log_likelihoods(
         _check_request(i, request, config)
     predictor = Predictor(model, settings.guidance)
     terms: list[list[float]] = [[] for _ in requests]
-    done = 0
+    done = 0.0
     for batch in batches(_masked_inputs(requests, settings, config), batch_size):
         _collect(predictor, batch, requests, terms)
-        completed = sum(masked_input.completes for masked_input in batch)
-        done += completed
-        if progress is not None and completed:
-            progress(completed)
-    if progress is not None and done < len(requests):
+        part = sum(masked_input.share for masked_input in batch)
+        done += part
+        if progress is not None:
+            progress(part)
+    if progress is not None:
         progress(len(requests) - done)  # requests whose samples masked nothing
     # Exactly, and so the same in whatever order other requests bring the inputs they share.
     values = [math.fsum(numbers) for numbers in terms]
@@ -113,14 +114,14 @@ class _MaskedInput:
     tail: the target with its masks (Dream: and the end-of-text)
     masked: offsets of the masks in the target
     weights: request index -> weight of this input in the request's estimate
-    completes: how many requests need no further input after this one
+    share: of the requests of its family, the part that this one input is
     """
 
     context: tuple[int, ...]
     tail: tuple[int, ...]
     masked: tuple[int, ...]
     weights: dict[int, float] = field(default_factory=dict)
-    completes: int = 0
+    share: float = 0.0
 
 
 def _masked_inputs(
@@ -165,8 +166,8 @@ def _family_inputs(
                 inputs[key] = _MaskedInput(context, (*tail, *end), masked)
             inputs[key].weights[index] = weight
     ordered = list(inputs.values())
-    if ordered:
-        ordered[-1].completes = len(members)
+    for masked_input in ordered:
+        masked_input.share = len(members) / len(ordered)
     return ordered
 
 

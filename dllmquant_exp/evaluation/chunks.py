@@ -5,19 +5,18 @@ split over jobs, therefore puts the same rows into the same forward passes as an
 gets the same floats.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from dllmquant_exp.evaluation.request_cache import Cost, RequestCache
+from dllmquant_exp.store.progress import progress
 
 Item = TypeVar("Item")
 Costly = tuple[Sequence[Any], int, int]  # answers, token forwards, forwards
-Answer = Callable[[list[str], Callable[[int], None]], Costly]
+Answer = Callable[[list[str], Callable[[float], None]], Costly]
 CACHE_NAME = "requests.jsonl"  # in a cell's folder: the answers so far
 
 
@@ -51,16 +50,16 @@ def answer_chunks(
     number, count = shard or (0, 1)
     known = [all(key in cache.answers for key in chunk) for chunk in chunks]
     done = sum(len(chunk) for chunk, is_known in zip(chunks, known, strict=True) if is_known)
-    bar = _progress(sum(map(len, chunks)), done, name, disable_tqdm)
-    for i in range(number, len(chunks), count):
-        if known[i]:
-            continue
-        start = time.monotonic()
-        answers, token_forwards, forwards = answer(chunks[i], bar.update)
-        cost = Cost(token_forwards, forwards, time.monotonic() - start)
-        cache.add(dict(zip(chunks[i], answers, strict=True)), cost)
-        known[i] = True
-    bar.close()
+    bar = nullcontext(_untold) if disable_tqdm else progress(name, sum(map(len, chunks)), done)
+    with bar as advance:
+        for i in range(number, len(chunks), count):
+            if known[i]:
+                continue
+            start = time.monotonic()
+            answers, token_forwards, forwards = answer(chunks[i], advance)
+            cost = Cost(token_forwards, forwards, time.monotonic() - start)
+            cache.add(dict(zip(chunks[i], answers, strict=True)), cost)
+            known[i] = True
     if not all(known):
         raise ShardsMissing(f"{known.count(False)} of {len(known)} chunks are not answered yet")
 
@@ -79,7 +78,5 @@ def consecutive(
         yield chunk
 
 
-def _progress(total: int, done: int, name: str, disable: bool) -> "tqdm[Any]":
-    """A bar on a terminal, nothing in a log file."""
-    hidden = disable or not sys.stderr.isatty()
-    return tqdm(total=total, initial=done, desc=name, unit="request", disable=hidden, leave=False)
+def _untold(_: float) -> None:
+    """Take progress that nobody wants to hear of."""

@@ -171,7 +171,7 @@ class DiffusionLM(TemplateLM):
         size = max(8, BATCHES_PER_SAVE * self.batch_size // settings.mc_num)
         order = sorted(by_key, key=lambda k: (-len(by_key[k].context), by_key[k].seed))
 
-        def answer(chunk: list[str], update: Callable[[int], None]) -> Costly:
+        def answer(chunk: list[str], update: Callable[[float], None]) -> Costly:
             part = [by_key[key] for key in chunk]
             result = log_likelihoods(
                 self.model, part, settings, batch_size=self.batch_size, progress=update
@@ -220,7 +220,7 @@ class DiffusionLM(TemplateLM):
         each = [list(same) for _, same in groupby(order, key=lambda k: stops[row[k]])]
         chunks = [chunk for same in each for chunk in batches(same, self.batch_size)]
 
-        def answer(chunk: list[str], update: Callable[[int], None]) -> Costly:
+        def answer(chunk: list[str], update: Callable[[float], None]) -> Costly:
             rows = [row[key] for key in chunk]
             result = generate(
                 self.model,

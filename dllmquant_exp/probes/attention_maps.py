@@ -81,12 +81,8 @@ def softmax_over_blocks(subject: Subject) -> Measurement:
         "near_diagonal": mean(near.mean(0)),
         "near_diagonal_over_uniform": ratio(near.mean(0), uniform),
     }
-    labels = {
-        "head": settings.head,
-        "step": subject.decoding.steps // 2,
-        "near": NEAR,
-        "mass": MASS,
-    }
+    step = subject.decoding.steps // 2
+    labels = {"head": settings.head, "step": step, "near": NEAR, "mass": MASS}
     return Measurement(arrays | _prompt_length(subject), labels, numbers)
 
 

@@ -4,6 +4,7 @@ The first block reads embedded tokens, so that only one block of the model runs,
 of its outputs is in memory.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,24 +71,18 @@ def ffn_channels(subject: Subject) -> Measurement:
     steps = [0, decoding.steps // 2, decoding.steps - 1]
     lengths = [len(decode.prompt) + decoding.gen_length for decode in decodes]
     kept = chosen_tokens(lengths, subject.probe.seed)
-    seen: list[list[Tensor]] = [[] for _ in steps]
+    seen: list[list[tuple[Tensor, ...]]] = [[] for _ in steps]  # kept rows, minimum, maximum
     outputs: dict[int, list[NDArray[np.float32]]] = {}  # of one batch of prompts, step after step
     distances = np.zeros((len(decodes), 3))
-    lowest, highest = ([torch.tensor(sign * torch.inf)] * 3 for sign in (1, -1))
     for batch in subject.states(subject.batch_size, steps, "first block's FFN output"):
         place = steps.index(batch.step)
-        for number, row in zip(batch.prompts, _ffn_output(subject, batch), strict=True):
-            row = row[: lengths[number]]
-            lowest[place] = torch.minimum(lowest[place], row.amin(0))
-            highest[place] = torch.maximum(highest[place], row.amax(0))
-            seen[place].append(row[kept[number]])
+        for number, padded in zip(batch.prompts, _ffn_output(subject, batch), strict=True):
+            row = padded[: lengths[number]]
+            seen[place].append((row[kept[number]], row.amin(0), row.amax(0)))
             outputs.setdefault(number, []).append(row.numpy())
             if place == len(steps) - 1:
                 distances[number] = iteration_distances(*outputs.pop(number))
-    channels = np.stack([
-        channel_quantiles(torch.cat(rows), low, high)
-        for rows, low, high in zip(seen, lowest, highest, strict=True)
-    ])  # fmt: skip
+    channels = np.stack([channel_quantiles(*zip(*parts, strict=True)) for parts in seen])
     middle, last, chance = distances.T
     numbers = {
         "distance_first_to_middle": mean(middle),
@@ -125,17 +120,16 @@ def chosen_tokens(lengths: Sequence[int], seed: int) -> list[Tensor]:
     total = sum(lengths)
     generator = torch.Generator().manual_seed(seed)
     kept = torch.randperm(total, generator=generator)[:TOKENS_KEPT].sort().values
-    ends = torch.tensor(lengths).cumsum(0)
-    starts = ends - torch.tensor(lengths)
-    return [
-        kept[(kept >= start) & (kept < end)] - start
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
+    starts = [0, *itertools.accumulate(lengths)]
+    return [kept[(kept >= a) & (kept < b)] - a for a, b in itertools.pairwise(starts)]
 
 
-def channel_quantiles(rows: Tensor, low: Tensor, high: Tensor) -> NDArray[np.float64]:
-    """[channels, 7] at QUANTILES of `rows` [tokens, channels], the ends as given."""
-    inner = np.quantile(rows.double().numpy(), QUANTILES[1:-1], axis=0)
+def channel_quantiles(
+    rows: Sequence[Tensor], lowest: Sequence[Tensor], highest: Sequence[Tensor]
+) -> NDArray[np.float64]:
+    """[channels, 7] at QUANTILES of `rows` [tokens, channels], the ends over all that are given."""
+    inner = np.quantile(torch.cat([*rows]).double().numpy(), QUANTILES[1:-1], axis=0)
+    low, high = torch.stack([*lowest]).amin(0), torch.stack([*highest]).amax(0)
     return np.concatenate([low.double().numpy()[None], inner, high.double().numpy()[None]]).T
 
 
@@ -172,10 +166,7 @@ def _ffn_output(subject: Subject, batch: StateBatch) -> Tensor:
     block = subject.model.blocks[0]
     assert isinstance(block, Block)
     seen: list[Tensor] = []
-    hook = block.down_proj.register_forward_hook(lambda _module, _args, y: seen.append(y))
-    try:
+    with block.down_proj.register_forward_hook(lambda _module, _args, y: seen.append(y)):
         _first_block(subject, batch).run(block)
-    finally:
-        hook.remove()
     (output,) = seen
     return output.float().cpu()

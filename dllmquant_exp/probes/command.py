@@ -4,9 +4,10 @@ Figures with a probe are measured on the model, those that read a seed once for 
 `seed=0,1,2`; the others are drawn from the results of a sweep.
 """
 
+import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,20 +26,18 @@ from dllmquant_exp.probes.probe import (
     read_probe,
 )
 from dllmquant_exp.reporting.figures.catalog import catalog, draw, draw_results
-from dllmquant_exp.reporting.figures.recordings import (
-    FigureData,
-    load_recording,
-    save_recording,
-)
+from dllmquant_exp.reporting.figures.recordings import FigureData, load_recording, save_recording
 from dllmquant_exp.run.machine import check_device, check_writable, torch_threads
 from dllmquant_exp.store import provenance
-from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP, config_hash
+from dllmquant_exp.store.results import FIGURES_FOLDER, TABLES_SWEEP, ResultError, config_hash
 
 if TYPE_CHECKING:
     from dllmquant_exp.probes.decodes import Subject
 
+logger = logging.getLogger(__name__)
 
-def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> int:
+
+def figures(values: Mapping[str, Any], words: Sequence[str]) -> int:
     """Print the path of every picture. Returns 0, or 1 where results for one are missing.
 
     Args:
@@ -48,40 +47,43 @@ def figures(values: Mapping[str, Any], words: Sequence[str], config_folder: Path
     Raises:
         ConfigError, ProbeError: settings that are wrong, or that none of the figures reads.
     """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dllmquant_exp").setLevel(logging.INFO)
     given = dict(values)
     names = wanted(given.pop("figure"))
-    asked = [*given, *Overrides.read(words).texts]
-    check_read(names, asked, architecture_of(words, config_folder))
+    check_read(names, [*given, *Overrides.read(words).texts], architecture_of(words))
     sweep = given.pop("sweep", TABLES_SWEEP)
-    probes = [read_probe(given, chosen, config_folder) for chosen in one_seed_each(words)]
-    probe = probes[0]
-    check_device(probe.experiment.common.device)
-    check_writable(probe.runs_dir / FIGURES_FOLDER)
-    with torch_threads(probe.experiment.common.threads):
-        for path in _measured_and_drawn(probes, [n for n in names if catalog()[n].measure]):
-            print(path)
+    probes = [read_probe(given, chosen) for chosen in one_seed_each(words)]
+    common, runs_dir = probes[0].experiment.common, probes[0].runs_dir
+    check_device(common.device)
+    check_writable(runs_dir / FIGURES_FOLDER)
+    subject = cache(lambda: _load_subject(probes[0]))  # its decodes are greedy: no seed
+
+    def drawn(name: str) -> tuple[list[Path], str]:
+        kind = catalog()[name]
+        if kind.table:
+            return draw_results(name, runs_dir, sweep, probes[0].experiment.model.name)
+        each = probes if "seed" in kind.reads else probes[:1]
+        found = [record(p, name, lambda p=p: replace(subject(), probe=p)) for p in each]  # type: ignore[misc]
+        return [path for data in found for path in draw(data)], ""
+
     status = 0
-    for name in (n for n in names if catalog()[n].table):
-        pictures, missing = draw_results(name, probe.runs_dir, sweep, probe.experiment.model.name)
-        for path in pictures:
-            print(path)
-        if missing:
-            print(f"{name}: {missing}")
-            status = 1
+    with torch_threads(common.threads):
+        for name in sorted(names, key=lambda name: bool(catalog()[name].table)):
+            pictures, missing = drawn(name)
+            for path in pictures:
+                print(path)
+            if missing:
+                print(f"{name}: {missing}")
+                status = 1
     return status
 
 
-def _measured_and_drawn(probes: Sequence[Probe], names: Sequence[str]) -> Iterator[Path]:
-    """probes: one per seed."""
-    if not names:
-        return
-    # lm-eval takes seconds to import, and figures of results do not need it.
+def _load_subject(probe: Probe) -> "Subject":
+    # lm-eval takes seconds to import, and figures that are recorded do not need it.
     from dllmquant_exp.probes.decodes import load_subject
 
-    loaded = cache(lambda: load_subject(probes[0]))  # its decodes are greedy: no seed
-    for name in names:
-        for probe in probes if "seed" in catalog()[name].reads else probes[:1]:
-            yield from draw(record(probe, name, lambda p=probe: replace(loaded(), probe=p)))  # type: ignore[misc]
+    return load_subject(probe)
 
 
 def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> FigureData:
@@ -95,16 +97,26 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
         ResultError: a recording that cannot be read.
         ProbeError, CheckpointError, ...: what the measurement cannot do.
     """
-    config = figure_config(probe, figure)
-    model, digest = probe.experiment.model, config_hash(config)
-    folder = probe.runs_dir / FIGURES_FOLDER / f"{figure}-{model.name}-{digest[:8]}"
-    if folder.exists():
-        return load_recording(folder)
+    config, model = figure_config(probe, figure), probe.experiment.model.name
+    folder = probe.runs_dir / FIGURES_FOLDER / f"{figure}-{model}-{config_hash(config)[:8]}"
+    if not folder.exists():
+        alike = _with_other_threads(probe, config, folder)
+        if alike is not None:
+            return alike
+        save_recording(folder, *_measured(probe, config, subject))
+    return load_recording(folder)
+
+
+def _measured(
+    probe: Probe, config: Mapping[str, Any], subject: "Callable[[], Subject]"
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The arrays of a figure, and the content of its JSON file."""
     started, start = provenance.now(), time.perf_counter()
     loaded = subject()
     ready = time.perf_counter()
-    measured = resolve_name(catalog()[figure].measure)(loaded)
-    info = {
+    measured = resolve_name(catalog()[config["figure"]].measure)(loaded)
+    model = probe.experiment.model
+    return measured.arrays, {
         **{name: config[name] for name in ("schema_version", "figure_version", "figure")},
         "model": {
             "name": model.name,
@@ -112,8 +124,8 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
             "outliers": model.outliers is not None,
         },
         "config": config,
-        "config_hash": digest,
-        "changed": changed_settings(probe, figure),
+        "config_hash": config_hash(config),
+        "changed": changed_settings(probe, config["figure"]),
         "seed": probe.seed,
         "words": [word for word in probe.words if not word.startswith("runs_dir=")],
         "labels": dict(measured.labels),
@@ -127,8 +139,25 @@ def record(probe: Probe, figure: str, subject: "Callable[[], Subject]") -> Figur
             "seconds_to_measure": round(time.perf_counter() - ready, 3),
         },
     }
-    save_recording(folder, measured.arrays, info)
-    return load_recording(folder)
+
+
+def _with_other_threads(probe: Probe, config: Mapping[str, Any], folder: Path) -> FigureData | None:
+    """A recording that differs in its threads alone, where none were asked for."""
+    if probe.experiment.common.threads is not None:
+        return None
+    for path in sorted(folder.parent.glob(f"{folder.name[:-8]}*")):
+        try:
+            found = load_recording(path)
+        except ResultError:
+            continue
+        threads = found.info["config"].get("threads")
+        if config_hash({**found.info["config"], "threads": None}) == config_hash(config):
+            logger.warning(
+                "%s is drawn from %s, measured with threads=%s; threads=N measures it anew",
+                config["figure"], path, threads,
+            )  # fmt: skip
+            return found
+    return None
 
 
 def one_seed_each(words: Sequence[str]) -> list[list[str]]:
@@ -138,11 +167,9 @@ def one_seed_each(words: Sequence[str]) -> list[list[str]]:
         ConfigError: a seed that is there twice.
     """
     line = Overrides.read(words)
-    seeds = line.values("seed")
-    if len(set(seeds)) < len(seeds) or len(line.touching("seed")) > 1:
-        raise ConfigError(
-            f"{' '.join(line.touching('seed'))}: give each seed once, as in seed=0,1,2"
-        )
+    seeds, given = line.values("seed"), line.touching("seed")
+    if len(set(seeds)) < len(seeds) or len(given) > 1:
+        raise ConfigError(f"{' '.join(given)}: give each seed once, as in seed=0,1,2")
     others = [*line.folders.words, *line.without("seed").texts]
     return [[*others, f"seed={seed}"] for seed in seeds] or [others]
 

@@ -6,17 +6,14 @@ went through is made again from them, so that a figure needs no decode of its ow
 
 import hashlib
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -34,11 +31,11 @@ from dllmquant_exp.probes.probe import Probe
 from dllmquant_exp.reporting.figures.recordings import load_arrays, save_recording
 from dllmquant_exp.run.prepare import prepare
 from dllmquant_exp.store import provenance
+from dllmquant_exp.store.progress import tracked
 from dllmquant_exp.store.results import config_hash
 
 logger = logging.getLogger(__name__)
 LOGITS_AT_ONCE = 2**25  # 128 MB in float32, and a few copies; never fewer than one request's
-Item = TypeVar("Item")
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -114,30 +111,26 @@ class Subject:
         wanted = range(self.decoding.steps) if steps is None else steps
         total = -(-len(self.trajectories) // batch_size) * len(wanted)
         found = self._states(batch_size, wanted)
-        return watched(found, title, total) if title else found
+        return tracked(found, title, total) if title else found
 
     def _states(self, batch_size: int, steps: Sequence[int]) -> Iterator[StateBatch]:
         count, config = len(self.trajectories), self.model.config
+        length, device = self.decoding.gen_length, self.device
         for first in range(0, count, batch_size):
             prompts = range(first, min(first + batch_size, count))
-            visited = [
-                list(states(self.trajectories[i], self.decoding, config.mask_token_id))
-                for i in prompts
-            ]
+            decodes = [self.trajectories[i] for i in prompts]
+            visited = [[*states(d, self.decoding, config.mask_token_id)] for d in decodes]
             if any(len(found) != self.decoding.steps for found in visited):
                 raise ProbeError("a decode has steps with nothing to decide; ask for fewer steps")
             for step in steps:
                 rows = [found[step] for found in visited]
-                tokens, lengths = pad_rows(
-                    [r.tokens for r in rows], config.pad_token_id, self.device
-                )
-                column = torch.arange(tokens.shape[1], device=tokens.device)
-                real = column < lengths[:, None]
-                response = real & (column >= lengths[:, None] - self.decoding.gen_length)
+                tokens, lengths = pad_rows([r.tokens for r in rows], config.pad_token_id, device)
+                column, ends = torch.arange(tokens.shape[1], device=device), lengths[:, None]
+                real = column < ends
+                response = real & (column >= ends - length)
                 masked = torch.zeros_like(response)
-                masked[response] = torch.tensor(
-                    [row.masked[-self.decoding.gen_length :] for row in rows], device=tokens.device
-                ).flatten()
+                flags = [row.masked[-length:] for row in rows]
+                masked[response] = torch.tensor(flags, device=device).flatten()
                 yield StateBatch(step, prompts, tokens, real, response, masked)
 
     def committed(self, logits: Tensor, response: Tensor, step: int) -> Tensor:
@@ -157,11 +150,9 @@ class Subject:
         reach = response == self.model.config.mask_token_id
         reach[:, schedule.reach :] = False
         tokens = logits.argmax(-1)
-        sure = confidence_of(logits.flatten(0, 1), tokens.flatten(), self.decoding.remasking).view(
-            response.shape
-        )
-        commits = schedule.commits(reach.sum(1))
-        chosen = most_confident(sure.masked_fill(~reach, -torch.inf), commits)
+        sure = confidence_of(logits.flatten(0, 1), tokens.flatten(), self.decoding.remasking)
+        sure = sure.view(response.shape).masked_fill(~reach, -torch.inf)
+        chosen = most_confident(sure, schedule.commits(reach.sum(1)))
         return torch.where(chosen & reach, tokens, response)
 
 
@@ -190,7 +181,7 @@ def load_subject(probe: Probe) -> Subject:
             seeds=[probe.seed] * len(prompts),
             batch_size=probe.experiment.common.batch_size,
         )
-        return _to_arrays(list(watched(found, "decoding", len(prompts))))
+        return _to_arrays(list(tracked(found, "decodes", len(prompts))))
 
     kept = cached_arrays(probe, "decodes", probe.key() | {"tokens": prompts}, decoded)
     return Subject(probe, prepared.model, prepared.tokenizer, _from_arrays(kept))
@@ -201,13 +192,12 @@ def _prompts(
 ) -> list[list[int]]:
     """Token ids of the task's first items, as an evaluation gives them to the model."""
     common, (task,) = probe.experiment.common, probe.experiment.tasks
-    data_root = None if common.data_root is None else Path(common.data_root).expanduser()
     wanted = probe.settings.prompts
     codec = Codec(tokenizer, task.settings, config, config.max_length)
     chat = codec.chat if task.settings.chat_template else None
     texts = [
         prompt_of(built, number, task.settings, chat)
-        for built in build_tasks(task.settings, data_root=data_root, limit=wanted)
+        for built in build_tasks(task.settings, data_root=common.data_folder, limit=wanted)
         for number in built.doc_ids
     ]
     if any(not isinstance(text, str) for text in texts):
@@ -229,13 +219,6 @@ def cached_arrays(
     else:
         save_recording(folder, make(), {"key": full})
     return load_arrays(folder)
-
-
-def watched(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """The items with a progress bar: on a terminal only, never among paths on standard output."""
-    hidden = not sys.stderr.isatty()
-    console = Console(stderr=True)
-    return track(items, title, total, console=console, transient=True, disable=hidden)
 
 
 def _to_arrays(decodes: Sequence[Trajectory]) -> Arrays:

@@ -14,8 +14,8 @@ tokens of the final response that differ are counted. Noise in the last block re
 position, because nothing behind it mixes positions; from earlier blocks attention carries it.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,6 @@ from torch import Tensor
 from dllmquant_exp.calibration.confidence import token_probabilities
 from dllmquant_exp.diffusion.sampling import most_confident
 from dllmquant_exp.diffusion.schedule import Step, steps_of
-from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.probes.arguments import ProbeError
 from dllmquant_exp.probes.attention_maps import spaced_layers
 from dllmquant_exp.probes.decodes import StateBatch, Subject, response_logits
@@ -87,13 +86,11 @@ def propagation(subject: Subject) -> Measurement:
     layers = spaced_layers(subject.model.config.n_layers, LAYERS)
     steps = noisy_steps(steps_of(decoding), decoding.gen_length, settings.blocks)
     shape = (len(layers), len(GROUPS), len(subject.trajectories))
-    logit_change, final_changed = np.zeros(shape), np.zeros(shape)
+    reach = {"logit_change": np.zeros(shape), "final_changed": np.zeros(shape)}
     for batch in subject.states(subject.logits_batch, steps, "noise"):
-        for i, changes in enumerate(_changes(subject, batch, layers)):
-            for j, (logits, final) in enumerate(changes):
-                logit_change[i, j, batch.place] += logits / len(steps)
-                final_changed[i, j, batch.place] += final / len(steps)
-    reach = {"logit_change": logit_change, "final_changed": final_changed}
+        for i, j, *changes in _changes(subject, batch, layers):
+            for total, change in zip(reach.values(), changes, strict=True):
+                total[i, j, batch.place] += change / len(steps)
     labels = {"groups": list(GROUPS), "noise": settings.noise, "noisy_steps": list(steps)}
     return Measurement(reach | {"layers": np.array(layers)}, labels, noise_numbers(reach, layers))
 
@@ -126,12 +123,12 @@ def noise_numbers(reach: dict[str, Array], layers: Sequence[int]) -> dict[str, o
     numbers: dict[str, object] = {}
     for name, by_layer in reach.items():
         for layer, values in zip(layers, by_layer, strict=True):
-            groups = dict(zip(GROUPS, values, strict=True))
+            high, *others = values
             numbers[f"{name}, block {layer}"] = {
-                **{group: mean(found) for group, found in groups.items()},
+                **{group: mean(found) for group, found in zip(GROUPS, values, strict=True)},
                 **{
-                    f"{group} over high score": ratio(groups[group], groups["high score"])
-                    for group in GROUPS[1:]
+                    f"{group} over high score": ratio(found, high)
+                    for group, found in zip(GROUPS[1:], others, strict=True)
                 },
             }
     return numbers
@@ -139,35 +136,31 @@ def noise_numbers(reach: dict[str, Array], layers: Sequence[int]) -> dict[str, o
 
 def _changes(
     subject: Subject, batch: StateBatch, layers: Sequence[int]
-) -> Iterator[list[tuple[Array, Array]]]:
-    """Logit change and changed share of the final response, [B] each, for each layer and group."""
-    model = subject.model
+) -> Iterator[tuple[int, int, Array, Array]]:
+    """Numbers of a layer and a group; [B] change of logits and share of the response changed."""
+    model, device = subject.model, batch.tokens.device
     exact = response_logits(model, batch)
     response, masked = batch.of_response(batch.tokens), batch.of_response(batch.masked)
     plain = subject.committed(exact, response, batch.step)
-    final = torch.tensor(
-        [subject.trajectories[i].response for i in batch.prompts], device=response.device
-    )
+    decodes = [subject.trajectories[i] for i in batch.prompts]
+    final = torch.tensor([decode.response for decode in decodes], device=device)
     groups = positions_of_groups(exact, masked, plain != response, subject.probe.seed)
     others = masked & ~groups[0] & ~groups[1]
-    for layer in layers:
-        changes = []
-        for chosen in groups:
-            where = torch.zeros_like(batch.response)
-            where[batch.response] = chosen.flatten()
-            if model.config.shifted:  # a position is predicted one place before it stands
-                where = where.roll(-1, 1)
-            with _noise_behind(model, layer, where, batch, subject.probe.settings.noise):
-                noisy = response_logits(model, batch)
-            change = _relative_change(noisy, exact, others)
-            now = subject.committed(noisy, response, batch.step)
-            ended = final.clone()
-            differs = (now != plain).any(1)
-            if bool(differs.any()):  # what commits the same tokens also ends the same
-                ended[differs] = _decode_on(subject, batch, now, differs)
-            wrong = (ended != final).double().mean(1)
-            changes.append((change.cpu().numpy(), wrong.cpu().numpy()))
-        yield changes
+    for (i, layer), (j, chosen) in itertools.product(enumerate(layers), enumerate(groups)):
+        where = torch.zeros_like(batch.response)
+        where[batch.response] = chosen.flatten()
+        if model.config.shifted:  # a position is predicted one place before it stands
+            where = where.roll(-1, 1)
+        add = _noise(where, batch, subject.probe.settings.noise)
+        with model.blocks[layer].register_forward_hook(add):
+            noisy = response_logits(model, batch)
+        now = subject.committed(noisy, response, batch.step)
+        ended = final.clone()
+        differs = (now != plain).any(1)
+        if bool(differs.any()):  # what commits the same tokens also ends the same
+            ended[differs] = _decode_on(subject, batch, now, differs)
+        wrong = (ended != final).double().mean(1)
+        yield i, j, _relative_change(noisy, exact, others).cpu().numpy(), wrong.cpu().numpy()
 
 
 def positions_of_groups(
@@ -188,11 +181,8 @@ def positions_of_groups(
     return [committed, low, unmasked]
 
 
-@contextmanager
-def _noise_behind(
-    model: Transformer, layer: int, where: Tensor, batch: StateBatch, size: float
-) -> Iterator[None]:
-    """Add noise to a block's output at `where` [B, T]; its RMS is `size` times the output's.
+def _noise(where: Tensor, batch: StateBatch, size: float) -> Callable[..., Tensor]:
+    """A hook that adds noise to a block's output at `where` [B, T], of `size` times its RMS.
 
     The vectors depend on prompt and step only, so that all groups and layers get the same ones, up
     to the size of the block's output.
@@ -208,11 +198,7 @@ def _noise_behind(
             changed[row, where[row]] += (size * rms * vectors.to(output.device)).to(output.dtype)
         return changed
 
-    hook = model.blocks[layer].register_forward_hook(add)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return add
 
 
 def _relative_change(noisy: Tensor, exact: Tensor, where: Tensor) -> Tensor:
@@ -225,12 +211,12 @@ def _relative_change(noisy: Tensor, exact: Tensor, where: Tensor) -> Tensor:
 
 def _decode_on(subject: Subject, batch: StateBatch, now: Tensor, rows: Tensor) -> Tensor:
     """Final responses of some rows whose responses are `now` behind the batch's step."""
-    tokens, response = batch.tokens[rows].clone(), now[rows]
-    attention_mask, where = batch.attention_mask[rows], batch.response[rows]
+    tokens, response, where = batch.tokens[rows].clone(), now[rows], batch.response[rows]
+    state = replace(
+        batch, prompts=range(len(tokens)), tokens=tokens, response=where,
+        attention_mask=batch.attention_mask[rows],
+    )  # fmt: skip
     for step in range(batch.step + 1, subject.decoding.steps):
         tokens[where] = response.flatten()
-        state = StateBatch(
-            step, range(len(tokens)), tokens, attention_mask, where, torch.zeros_like(where)
-        )
         response = subject.committed(response_logits(subject.model, state), response, step)
     return response

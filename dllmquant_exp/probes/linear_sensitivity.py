@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
 from dllmquant_exp.probes.arguments import ProbeError
-from dllmquant_exp.probes.decodes import StateBatch, Subject, watched
+from dllmquant_exp.probes.decodes import StateBatch, Subject
 from dllmquant_exp.probes.measurement import Measurement, mean, ratio
 from dllmquant_exp.probes.probe import Probe
 from dllmquant_exp.quantization.blockwise import replaced
@@ -23,6 +23,7 @@ from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import quantize_weight
+from dllmquant_exp.store.progress import tracked
 
 
 @torch.inference_mode()
@@ -40,10 +41,9 @@ def layer_sensitivity(subject: Subject) -> Measurement:
         )
     count = subject.probe.settings.states
     steps = [i * subject.decoding.steps // count for i in range(count)]
-    shape = (model.config.n_layers, len(BLOCK_LINEARS), len(subject.trajectories))
-    found = np.zeros(shape)
+    found = np.zeros((model.config.n_layers, len(BLOCK_LINEARS), len(subject.trajectories)))
     blocks = list(blocks_of(model))
-    for layer, block in enumerate(watched(blocks, "one linear at a time", len(blocks))):
+    for layer, block in enumerate(tracked(blocks, "blocks, one linear at a time", len(blocks))):
         linears = {name: _quantized(block, name, settings) for name in BLOCK_LINEARS}
         for batch in subject.states(subject.logits_batch, steps):
             exact = _log_probabilities(model, batch)

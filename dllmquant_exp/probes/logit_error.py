@@ -114,24 +114,23 @@ def error_numbers(
     QuaRot's summed error that is gone in a row.
     """
     numbers: dict[str, dict[str, object]] = {SAME: {}, OWN: {}, "feedback": {}}
-    for panel in (SAME, OWN):
-        by_variant = dict(zip(variants, arrays[panel], strict=True))
-        for (bits, row), errors in by_variant.items():
+    sums = {panel: arrays[panel].sum(2) for panel in (SAME, OWN)}  # [variants, prompts]
+    for place, (bits, row) in enumerate(variants):
+        name, other = f"{bits} {row}", (bits, ROWS[row].get("removed_of"))
+        for panel, summed in sums.items():
+            errors = arrays[panel][place]
             made: dict[str, object] = {
-                "accumulated": mean(errors.sum(1)),
+                "accumulated": mean(summed[place]),
                 "first_step": mean(errors[:, 0]),
                 "last_step": mean(errors[:, -1]),
                 "last_over_first": ratio(errors[:, -1], errors[:, 0]),
             }
-            other = ROWS[row].get("removed_of")
-            if other is not None and (bits, other) in by_variant:
-                before = by_variant[bits, other].sum(1)
-                made[f"removed_of_{other}"] = share_removed(errors.sum(1), before)
-            numbers[panel][f"{bits} {row}"] = made
-    for place, (bits, row) in enumerate(variants):
-        own, same, differ = (arrays[name][place] for name in (OWN, SAME, DIFFER))
-        numbers["feedback"][f"{bits} {row}"] = {
-            "own_over_same_states": ratio(own.sum(1), same.sum(1)),
-            "tokens_differ_at_end": mean(differ[:, -1]),
+            if other in variants:
+                before = summed[variants.index(other)]
+                made[f"removed_of_{other[1]}"] = share_removed(summed[place], before)
+            numbers[panel][name] = made
+        numbers["feedback"][name] = {
+            "own_over_same_states": ratio(sums[OWN][place], sums[SAME][place]),
+            "tokens_differ_at_end": mean(arrays[DIFFER][place][:, -1]),
         }
     return numbers

@@ -1,8 +1,7 @@
 """One model's measurements: the command's words, composed like any other experiment.
 
 Prompts are PIQA's, as in the paper. An embedded model answers only tasks that it was trained on and
-gets the prompts of a generation task. Responses are as long as the model's own
-calibration decodes.
+gets the prompts of a generation task. Responses are as long as the model's own calibration decodes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +15,21 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
+from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
 from dllmquant_exp.reporting.figures.catalog import catalog
 from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION, SCHEMA_VERSION
 from dllmquant_exp.reporting.frame import flat
-from dllmquant_exp.run.sweep.composition import explain
+from dllmquant_exp.run.cell import local_digest
+from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.schema import describe, read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.
-MEASURING = (
-    "model", "prompts", "task", "gen_length", "steps",
-    "data_root", "device", "dtype", "batch_size", "threads",
-)  # fmt: skip
+OF_CELL = ("model", "task", "data_root", "device", "dtype", "batch_size", "threads")
+MEASURING = (*OF_CELL, "prompts", "gen_length", "steps")
 SHOWN = ("prompt", "layer", "head")  # change the picture, not what claims are decided by
 PROMPTS = {True: 64, False: 1000}  # by embedded; the paper's 1,000 PIQA prompts
 TASKS = {True: "micro_gsm8k", False: "piqa"}
@@ -44,13 +42,12 @@ class Probe:
     Attributes:
         experiment: in full precision, with the one task that prompts are taken from.
         model: the composed section of that name.
-        config_folder, words: what other rows are composed from.
+        words: what other rows are composed from.
     """
 
     settings: ProbeSettings
     experiment: Experiment
     model: Mapping[str, Any]
-    config_folder: Path
     words: tuple[str, ...]
 
     @property
@@ -75,24 +72,19 @@ class Probe:
 
     def row(self, *words: str) -> Experiment:
         """The same model in another row, as `row=quarot quant=w8a8`."""
-        return resolve(_composed(self.config_folder, [*self.words, *words]))
+        return resolve(_composed([*self.words, *words]))
 
     def key(self) -> dict[str, Any]:
         """Everything that decides a decode in full precision, which is greedy: no seed."""
         cell = self.experiment.cell_config(self.experiment.tasks[0])
-        common = ("model", "task", "data_root", "device", "dtype", "batch_size", "threads")
-        checkpoint, digest = self.experiment.model.checkpoint, None
-        if checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists():
-            revision = self.experiment.model.revision
-            digest = checkpoint_digest(resolve_checkpoint(checkpoint, revision))
-        return {name: cell[name] for name in common} | {
-            "checkpoint_digest": digest,  # None where a hub would have to be asked
+        return {name: cell[name] for name in OF_CELL} | {
+            "checkpoint_digest": local_digest(self.experiment, keep_going=False),
             "prompts": self.settings.prompts,
             "decoding": describe(self.decoding),
         }
 
 
-def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Path) -> Probe:
+def read_probe(given: Mapping[str, Any], words: Sequence[str]) -> Probe:
     """Compose the model and check the settings.
 
     Args:
@@ -102,7 +94,7 @@ def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Pa
     Raises:
         ConfigError, ProbeError: what is wrong, and what would work.
     """
-    model = _composed(config_folder, words)["model"]
+    model = _composed(words)["model"]
     embedded, decodes = bool(model["embedded"]), model["calibration"]
     values: dict[str, Any] = {
         "prompts": PROMPTS[embedded],
@@ -111,11 +103,11 @@ def read_probe(given: Mapping[str, Any], words: Sequence[str], config_folder: Pa
     } | {name: value for name, value in given.items() if name != "task"}
     chosen = (*words, f"task={given.get('task', TASKS[embedded])}")
     settings = read(ProbeSettings, values, "figures")
-    experiment = resolve(_composed(config_folder, [*chosen, "row=fp"]))
+    experiment = resolve(_composed([*chosen, "row=fp"]))
     if len(experiment.tasks) > 1:
         names = ", ".join(task.name for task in experiment.tasks)
         raise ProbeError(f"prompts come from one task, not from several ({names}); choose one")
-    return Probe(settings, experiment, model, config_folder, chosen)
+    return Probe(settings, experiment, model, chosen)
 
 
 def figure_config(probe: Probe, figure: str) -> dict[str, Any]:
@@ -140,11 +132,12 @@ def settings_read(figure: str, architecture: str) -> set[str]:
     return {*MEASURING, *kind.reads, *(["blocks"] if architecture == "llada" else [])}
 
 
-def architecture_of(words: Sequence[str], config_folder: Path) -> str:
+def architecture_of(words: Sequence[str]) -> str:
     """The architecture of the model that the words choose; only those about the model count."""
     line = Overrides.read(words)
-    model = [*line.folders.words, *line.within("model").texts]
-    return str(_composed(config_folder, model)["model"]["architecture"])
+    return str(
+        _composed([*line.folders.words, *line.within("model").texts])["model"]["architecture"]
+    )
 
 
 def check_read(figures: Sequence[str], words: Iterable[str], architecture: str) -> None:
@@ -157,7 +150,7 @@ def check_read(figures: Sequence[str], words: Iterable[str], architecture: str) 
         ConfigError: a setting that would change nothing, and which figures read it.
     """
     for word in words:
-        name = _group(word)
+        name = Overrides.read([word]).names[0] if "=" in word else word
         if name == "runs_dir" or word.startswith(("model=", "model.name=")):
             continue
         readers = [one for one in catalog() if name in settings_read(one, architecture)]
@@ -177,8 +170,8 @@ def changed_settings(probe: Probe, figure: str) -> dict[str, Any]:
     it runs and in which precision, and where the checkpoint lies (its digest identifies it).
     """
     line = Overrides.read(probe.words)
-    words = [*line.folders.words, *(f"model={name}" for name in line.values("model"))]
-    usual = read_probe({}, words, probe.config_folder)
+    models = [f"model={name}" for name in line.values("model")]
+    usual = read_probe({}, [*line.folders.words, *models])
     counted = settings_read(figure, probe.experiment.model.architecture) - {"prompts", *SHOWN}
     own, default = (
         {name: value for name, value in asdict(one.settings).items() if name in counted}
@@ -200,14 +193,9 @@ def _numbered(figures: Sequence[str]) -> str:
     return f"figure{'s' * (len(figures) > 1)} {numbers}"
 
 
-def _group(word: str) -> str:
-    """The first name of a word, as `quant` of `+quant.weight_bits=4`."""
-    return Overrides.read([word]).names[0] if "=" in word else word
-
-
-def _composed(config_folder: Path, words: Sequence[str]) -> dict[str, Any]:
+def _composed(words: Sequence[str]) -> dict[str, Any]:
     try:
-        with initialize_config_dir(str(config_folder), version_base="1.3"):
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
             return to_mapping(compose("config", list(words)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error

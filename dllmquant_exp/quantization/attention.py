@@ -58,18 +58,14 @@ class QuantizedAttention(nn.Module):
 
     Args:
         settings: what is quantized.
-        iaaq: the search for V's scale; None uses the plain scale (alpha = 1).
-
-    Raises:
-        QuantizationError: IA-AQ without a quantized V, or finer than it.
+        iaaq: the search for V's scale, which fits these settings (see `Iaaq.check`); None uses
+            the plain scale (alpha = 1).
     """
 
     choice: Tensor | None  # static mode: index of the alpha, shaped like `losses` of one request
 
     def __init__(self, settings: AttentionSettings, iaaq: Iaaq | None = None) -> None:
         super().__init__()
-        if iaaq is not None:
-            iaaq.check(settings)
         self.settings = settings
         self.iaaq = iaaq
         # An index rather than the alpha itself, so that no cast to a narrow type changes it.
@@ -90,8 +86,7 @@ class QuantizedAttention(nn.Module):
 
     def losses(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Eq. 7 for each candidate: [alphas, B, kv_heads | 1, 1, D | 1]; see `Iaaq.losses`."""
-        if self.iaaq is None:
-            raise QuantizationError("IA-AQ is off, so that there are no alphas to compare")
+        assert self.iaaq is not None
         parts = [
             self.iaaq.losses(*self._candidates(q, k, v, mask), mask)
             for q, k, v, mask in _requests_at_once(q, k, v, mask)
@@ -268,8 +263,7 @@ def quantize_probabilities(p: Tensor, quantizer: Quantizer) -> tuple[Tensor, Ten
 def value_parameters(v: Tensor, mask: Tensor | None, settings: AttentionSettings) -> Parameters:
     """Scale s_hat (Eq. 8) and zero point of V [B, kv_heads, T, D], broadcastable to it."""
     quantizer = settings.values
-    if quantizer is None:
-        raise QuantizationError(f"v_bits = {settings.v_bits}: V is not quantized and has no scale")
+    assert quantizer is not None
     keep = None if mask is None else mask.transpose(2, 3)  # [B, 1, T, 1]
     return value_range(v, SHARED_DIMENSIONS[settings.v_granularity], keep).parameters(quantizer)
 
@@ -288,14 +282,10 @@ def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
         The alphas in float64, [1, kv_heads | 1, 1, D | 1].
 
     Raises:
-        QuantizationError: no such attention, no batches, or NaN or infinite values in one; the
-            alphas are then as they were.
+        QuantizationError: NaN or infinite values in a batch; the alphas are then as they were.
     """
     module = quantized_attention(block)
-    if module is None or module.iaaq is None:
-        raise QuantizationError("this block's attention has no IA-AQ; nothing to fix")
-    if not module.iaaq.static:
-        raise QuantizationError("IA-AQ is online and finds its alphas on each call; nothing to fix")
+    assert module is not None and module.iaaq is not None and module.iaaq.static
     totals: list[Tensor] = []
 
     def read(attention: nn.Module, args: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> None:
@@ -308,8 +298,6 @@ def fix_alphas(block: nn.Module, batches: Iterable[BlockBatch]) -> Tensor:
     try:
         for batch in batches:
             batch.run(block)
-        if not totals:
-            raise QuantizationError("static IA-AQ needs at least one calibration batch; got none")
         losses = torch.stack(totals).sum(0)
         if not bool(losses.isfinite().all()):
             raise QuantizationError("NaN or infinite queries or keys reached static IA-AQ's search")

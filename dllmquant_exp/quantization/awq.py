@@ -64,6 +64,7 @@ class Awq(BlockStep):
     def transform(
         self, block: Block, batches: Sequence[BlockBatch], quant: QuantSettings
     ) -> Report:
+        assert quant.weight is not None  # or it is idle
         return asdict(awq_block(block, batches, quant.weight, quant.activation))
 
     def passed_on(self, quant: QuantSettings) -> QuantSettings:
@@ -107,7 +108,7 @@ class AwqReport:
 def awq_block(
     block: Block,
     batches: Sequence[BlockBatch],
-    weight: Quantizer | None,
+    weight: Quantizer,
     activation: Quantizer | None,
 ) -> AwqReport:
     """Scale and clip the weights of `block` in place.
@@ -118,15 +119,12 @@ def awq_block(
         block: in full precision, attention included.
         batches: the calibration states at this block's input; read once per group and more, so
             loading them from disk is fine.
-        weight, activation: how they will be quantized; None where they are not. Without a weight
-            quantizer there is nothing to clip.
+        weight, activation: how they will be quantized; None where activations are not.
 
     Raises:
-        QuantizationError: nothing to quantize, no token that counts, values that are not finite,
-            or a layer that is not a plain linear one. The block may then be scaled in part, which
-            does not change its function.
+        QuantizationError: values that are not finite, or a layer that is not a plain linear one.
+            The block may then be scaled in part, which does not change its function.
     """
-    _check(block, batches, weight, activation)
     scales, skipped = [], []
     for before, layers in _SCALED:
         outputs = getattr(block.get_submodule(before), "out_features", None)
@@ -138,12 +136,11 @@ def awq_block(
         _apply(block, before, layers, scale)
         scales.append(found)
     clips = []
-    if weight is not None:
-        for layers in _CLIPPED:
-            clips += best_clips(block, batches, layers, as_clipped(weight), activation)
+    for layers in _CLIPPED:
+        clips += best_clips(block, batches, layers, as_clipped(weight), activation)
     for clip, clipped in clips:  # only now: every layer was judged on unchanged inputs
         linear_of(block, clip.layer).weight.copy_(clipped)
-    if weight is not None and weight.clip_search is not None:
+    if weight.clip_search is not None:
         for name in _UNJUDGED:
             linear_of(block, name).weight.copy_(limited(linear_of(block, name).weight, weight))
     return AwqReport(tuple(scales), tuple(clip for clip, _ in clips), tuple(skipped))
@@ -153,7 +150,7 @@ def _best_scale(
     block: Block,
     batches: Sequence[BlockBatch],
     layers: tuple[str, ...],
-    weight: Quantizer | None,
+    weight: Quantizer,
     activation: Quantizer | None,
 ) -> tuple[AwqScale, Tensor]:
     """The ratio with the least loss (the smallest of equals), and its scale [in]."""
@@ -170,9 +167,7 @@ def _best_scale(
         quantized = {}
         for name in layers:
             linear = linear_of(block, name)
-            scaled = linear.weight * scale
-            if weight is not None:
-                scaled = fake_quantize(scaled, as_clipped(weight))
+            scaled = fake_quantize(linear.weight * scale, as_clipped(weight))
             quantized[name] = QuantizedLinear(scaled, linear.bias, activation, padding)
         with replaced(block, quantized):
             for x, expected, batch in zip(inputs, outputs, batches, strict=True):
@@ -242,19 +237,3 @@ def _weighted_sum(error: Tensor, weights: Tensor) -> float:
     keep = weights > 0
     squares = error[keep].to(at_least_float32(error.dtype)).square().sum(-1)
     return float((squares.double() * weights[keep].double()).sum())
-
-
-def _check(
-    block: Block,
-    batches: Sequence[BlockBatch],
-    weight: Quantizer | None,
-    activation: Quantizer | None,
-) -> None:
-    if weight is None and activation is None:
-        raise QuantizationError(
-            "AWQ has nothing to do: neither weights nor activations are quantized"
-        )
-    for name in dict.fromkeys(name for _, layers in _SCALED for name in layers):
-        linear_of(block, name)
-    if not any(bool((batch.weights > 0).any()) for batch in batches):
-        raise QuantizationError("AWQ needs calibration tokens with a weight above 0, and has none")

@@ -1,8 +1,8 @@
 """Quantized models for other programs: compressed-tensors folders that transformers reads.
 
 LLaDA's blocks are Llama's and Dream's are Qwen2's, so that the folder says LlamaForCausalLM or
-Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. Whoever runs the model
-decodes by diffusion. Dream's logits come from its own head, one position to the left of ours.
+Qwen2ForCausalLM, with `is_causal` false: both attend in both directions. The reader has to decode
+by diffusion. Dream's logits come from its own head, one position to the left of ours.
 
 Weights are the same as here, number by number and scale by scale (in bfloat16 the reader rounds
 scales too). Activations are rounded by the same rule: per token, 0 always in the range. The reader
@@ -15,7 +15,7 @@ applied while the model runs, quantized attention, clip ratios of dynamic ranges
 or per group.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from dllmquant_exp.models.folders import replacing, write_shards
-from dllmquant_exp.models.formats import CheckpointError, joined, tensor_names
-from dllmquant_exp.models.tensor_files import read_json
-from dllmquant_exp.models.tokenizer_files import write_tokenizer
+from dllmquant_exp.models.formats import joined, tensor_names
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
-from dllmquant_exp.quantization.embeddings import QuantizedRows
 from dllmquant_exp.quantization.iaaq import Iaaq
-from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.method import Method
-from dllmquant_exp.quantization.packed import PackedLinear
 from dllmquant_exp.quantization.quant_settings import QuantSettings
-from dllmquant_exp.quantization.quantizers import OFF, QuantizationError, QuantizedWeight
-from dllmquant_exp.quantization.saved_files import (
-    CONFIG_FILE,
-    changed,
-    config_digest,
-    misplaced,
-    write_signed,
-)
+from dllmquant_exp.quantization.quantizers import OFF, QuantizationError
+from dllmquant_exp.quantization.saved_files import SHARD_BYTES, write_folder
 
 FORMAT = "pack-quantized"  # 32-bit words of whole numbers; W4A4 would default to a byte per weight
 MADE = "dllmquant_exp"  # the key of config.json that says how the model was made
@@ -91,7 +79,7 @@ def export_compressed_tensors(
     iaaq: Iaaq | None = None,
     made: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Write a quantized model, fake or packed, as compressed-tensors; completely or not at all.
 
@@ -110,64 +98,45 @@ def export_compressed_tensors(
     problems = unsupported(method, quant, iaaq)
     if problems:
         raise QuantizationError(joined("compressed-tensors cannot hold this model", problems))
-    _require_package()
+    tensors = _tensors(model, quant, _packer())
+    config = _config_json(model.config, model.final_norm.weight.dtype)
+    config |= {"quantization_config": quantization_config(quant), MADE: dict(made or {})}
     folder = Path(folder).expanduser()
-    with replacing(folder) as temporary:
-        write_shards(_tensors(model, quant), temporary, max_shard_bytes)
-        write_tokenizer(tokenizer, temporary)
-        config = _config_json(model.config, model.final_norm.weight.dtype)
-        config["quantization_config"] = quantization_config(quant)
-        config[MADE] = dict(made or {})
-        write_signed(temporary, config, MADE)
+    write_folder(folder, tensors, tokenizer, config, MADE, max_shard_bytes)
     return folder
-
-
-def check_export(folder: Path) -> None:
-    """Check that an exported folder is byte for byte what was written (CheckpointError)."""
-    config = read_json(folder / CONFIG_FILE)
-    if config[MADE].get("digest") != config_digest(config, MADE):
-        raise CheckpointError(f"{folder / CONFIG_FILE}: was changed since the model was exported")
-    files = config[MADE]["files"]
-    problems = misplaced(folder, files) or changed(folder, files)
-    if problems:
-        raise CheckpointError(joined(f"{folder}: is damaged", problems))
 
 
 def quantization_config(quant: QuantSettings) -> dict[str, Any]:
     """The settings in compressed-tensors' words."""
     assert quant.weight is not None
-    group = quant.weight.group_size
-    linears = {
-        "targets": ["Linear"],
-        "weights": _scheme(quant.weight_bits, "channel" if group is None else "group", group),
-        "input_activations": None,
-        "format": FORMAT,
-    }
-    activation = quant.activation
+    group, activation, inputs = quant.weight.group_size, quant.activation, None
     if activation is not None:
-        linears["input_activations"] = _scheme(
-            activation.bits, "tensor" if quant.static else "token", None
-        ) | {"symmetric": activation.symmetric, "dynamic": not quant.static}
-    groups = {"group_0": linears}
-    if quant.head_bits != OFF:
-        head = _scheme(quant.head_bits, "channel", None)
-        groups["group_1"] = {
-            "targets": ["re:.*lm_head$"],
-            "weights": head,
-            "input_activations": None,
-            "format": FORMAT,
-        }
-        linears["targets"] = ["re:.*_proj$"]
+        inputs = _scheme(activation.bits, "tensor" if quant.static else "token")
+        inputs |= {"symmetric": activation.symmetric, "dynamic": not quant.static}
+    weights = _scheme(quant.weight_bits, "channel" if group is None else "group", group)
+    has_head = quant.head_bits != OFF
+    groups = {"group_0": _group("re:.*_proj$" if has_head else "Linear", weights, inputs)}
+    if has_head:
+        groups["group_1"] = _group("re:.*lm_head$", _scheme(quant.head_bits, "channel"), None)
     return {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": ["lm_head"] if quant.head_bits == OFF else [],
+        "ignore": [] if has_head else ["lm_head"],
     }
 
 
-def _scheme(bits: int, strategy: str, group: int | None) -> dict[str, Any]:
+def _group(target: str, weights: dict[str, Any], inputs: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "targets": [target],
+        "weights": weights,
+        "input_activations": inputs,
+        "format": FORMAT,
+    }
+
+
+def _scheme(bits: int, strategy: str, group: int | None = None) -> dict[str, Any]:
     return {
         "num_bits": bits,
         "type": "int",
@@ -204,7 +173,9 @@ def _config_json(config: TransformerConfig, dtype: torch.dtype) -> dict[str, Any
     }
 
 
-def _tensors(model: Transformer, quant: QuantSettings) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    model: Transformer, quant: QuantSettings, pack: Callable[[Tensor, int], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
     # Dream's official names are Qwen2's, which are Llama's too.
     names = tensor_names(replace(model.config, architecture="dream"))
     for official, (ours, _) in names.items():
@@ -212,38 +183,20 @@ def _tensors(model: Transformer, quant: QuantSettings) -> Iterator[tuple[str, Te
         module = model.get_submodule(owner)
         if leaf == "bias" and not model.config.qkv_bias:
             continue
-        rounded = rounded_weight(module) if leaf == "weight" else None
-        if rounded is None or owner == "embedding":
-            value = getattr(module, leaf)
-            yield official, value.detach()
+        weight = getattr(module, "rounded", None) if leaf == "weight" else None
+        if weight is None or owner == "embedding":
+            yield official, getattr(module, leaf).detach()
             continue
         stem = official.removesuffix(".weight")
         bits = quant.head_bits if owner == "head" else quant.weight_bits
-        yield from _packed(stem, rounded, bits)
+        yield f"{stem}.weight_packed", pack(weight.numbers.to("cpu", torch.int8), bits)
+        yield f"{stem}.weight_scale", weight.scale
+        yield f"{stem}.weight_shape", torch.tensor(weight.numbers.shape)
         if owner != "head" and quant.static:
             yield from _static(stem, module, quant)
 
 
-def rounded_weight(module: nn.Module) -> QuantizedWeight | None:
-    """Whole numbers and scales of a linear, an embedding or a head; None in full precision."""
-    if isinstance(module, PackedLinear | QuantizedRows):
-        return module.rounded
-    if isinstance(module, QuantizedLinear) and module.weight_scale is not None:
-        return QuantizedWeight(module.numbers.to(torch.int8), module.weight_scale)
-    return None
-
-
-def _packed(stem: str, weight: QuantizedWeight, bits: int) -> Iterator[tuple[str, Tensor]]:
-    from compressed_tensors.compressors import pack_to_int32
-
-    yield f"{stem}.weight_packed", pack_to_int32(weight.numbers.cpu(), bits)
-    yield f"{stem}.weight_scale", weight.scale
-    yield f"{stem}.weight_shape", torch.tensor(weight.numbers.shape)
-
-
-def _static(
-    stem: str, module: torch.nn.Module, quant: QuantSettings
-) -> Iterator[tuple[str, Tensor]]:
+def _static(stem: str, module: nn.Module, quant: QuantSettings) -> Iterator[tuple[str, Tensor]]:
     scale, zero = module.activation_scale, module.activation_zero
     assert isinstance(scale, Tensor) and isinstance(zero, Tensor)
     yield f"{stem}.input_scale", scale.reshape(1)
@@ -252,11 +205,13 @@ def _static(
         yield f"{stem}.input_zero_point", signed.to(torch.int8)
 
 
-def _require_package() -> None:
+def _packer() -> Callable[[Tensor, int], Tensor]:
     try:
-        import compressed_tensors  # noqa: F401
+        from compressed_tensors.compressors import pack_to_int32
     except ImportError as error:
         raise QuantizationError(
             "export=compressed-tensors needs the package compressed-tensors; pip install "
             "'dllmquant-exp[export]'"
         ) from error
+    packer: Callable[[Tensor, int], Tensor] = pack_to_int32
+    return packer

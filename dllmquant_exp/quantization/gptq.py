@@ -25,14 +25,13 @@ Theorem 6.) The form above needs one factorization of H and no inverse.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from dllmquant_exp.models.one_thread import one_thread
-from dllmquant_exp.models.storage import all_finite
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.method import Inputs, Rounded, Rounding, idle_without_rounding
 from dllmquant_exp.quantization.quant_settings import QuantSettings
@@ -81,10 +80,10 @@ class Gptq(Rounding):
         hessian = Hessian(weights[0].shape[1], self.torch_dtype, weights[0].device)
         for x, token_weights in inputs:
             hessian.add(x, token_weights)
-        results = gptq_shared(weights, hessian.matrix(), quantizer, self)
         mean = hessian.total_weight / hessian.tokens
         seen = {"tokens": hessian.tokens, "mean_token_weight": mean}
-        return [Rounded(result.rounded, result.report() | seen) for result in results]
+        results = gptq(weights, hessian.matrix(), quantizer, self)
+        return [replace(result, report={**(result.report or {}), **seen}) for result in results]
 
     def notes(self, layers: Sequence[LayerReport]) -> list[str]:
         raised = {x.name: x.rounding["escalations"] for x in layers
@@ -98,45 +97,9 @@ class Gptq(Rounding):
         ]
 
 
-@dataclass(frozen=True)
-class GptqResult:
-    """One rounded weight.
-
-    Attributes:
-        rounded: [out, in], whole numbers and scales.
-        weight: [out, in], their values in the original's type.
-        damping: what was added to each diagonal element of H.
-        escalations: how often the damping was raised by 10 because H could not be factorized.
-        dead_columns: inputs that were 0 at every calibration token; their weights are set to 0.
-        loss: weighted mean over tokens of ||W x - Wq x||^2, without the damping's share.
-    """
-
-    rounded: QuantizedWeight
-    weight: Tensor
-    damping: float
-    escalations: int
-    dead_columns: int
-    loss: float
-
-    def report(self) -> dict[str, Any]:
-        """Everything but the weight itself."""
-        names = ("damping", "escalations", "dead_columns", "loss")
-        return {name: getattr(self, name) for name in names}
-
-
 def gptq(
-    weight: Tensor, hessian: Tensor, quantizer: Quantizer, settings: Gptq | None = None
-) -> GptqResult:
-    """Round one weight [out, in] against its Hessian [in, in]; see `gptq_shared`."""
-    return gptq_shared([weight], hessian, quantizer, settings)[0]
-
-
-def gptq_shared(
-    weights: Sequence[Tensor],
-    hessian: Tensor,
-    quantizer: Quantizer,
-    settings: Gptq | None = None,
-) -> list[GptqResult]:
+    weights: Sequence[Tensor], hessian: Tensor, quantizer: Quantizer, settings: Gptq
+) -> list[Rounded]:
     """Round the weights of layers that share their input (q, k, v; gate, up), in one pass.
 
     Each keeps ranges of its own. They are measured on the original weights, before any error is
@@ -146,15 +109,19 @@ def gptq_shared(
         weights: each [out_i, in]; not changed.
         hessian: [in, in], symmetric, from `Hessian.matrix`; not changed.
         quantizer: per_channel, per_tensor or per_group.
-        settings: the defaults when None.
+
+    Returns:
+        Whole numbers and scales. A report says
+
+        damping: what was added to each diagonal element of H
+        escalations: how often it was raised by 10 because H could not be factorized
+        dead_columns: inputs that were 0 at every calibration token; their weights are set to 0
+        loss: weighted mean over tokens of ||W x - Wq x||^2, without the damping's share
 
     Raises:
-        QuantizationError: shapes that do not fit, values that are not finite, a group size that
-            does not divide, or an H that no damping up to 10^6 times the first makes positive
-            definite.
+        QuantizationError: weights that are not finite, a group size that does not divide, or an H
+            that no damping up to 10^6 times the first makes positive definite.
     """
-    settings = settings or Gptq()
-    _check(weights, hessian)
     H = hessian.to(settings.torch_dtype)
     dead = H.diagonal() == 0
     alive = [weight.detach().masked_fill(dead, 0) for weight in weights]
@@ -173,16 +140,13 @@ def gptq_shared(
         rows = slice(low, low := low + len(weight))
         scale = columns.scale[:, rows].T.contiguous()
         found = QuantizedWeight(back[:, rows].T.to(torch.int8).contiguous(), scale)
-        results.append(
-            GptqResult(
-                rounded=found,
-                weight=found.values(weight.dtype),
-                damping=damping,
-                escalations=escalations,
-                dead_columns=int(dead.sum()),
-                loss=max(0.0, float(loss[rows].double().sum()) / 2),
-            )
-        )
+        report = {
+            "damping": damping,
+            "escalations": escalations,
+            "dead_columns": int(dead.sum()),
+            "loss": max(0.0, float(loss[rows].double().sum()) / 2),
+        }
+        results.append(Rounded(found, report))
     return results
 
 
@@ -293,18 +257,3 @@ def _factorize(
         f"the Hessian is not positive definite even with {damping:.3g} added to its diagonal (mean "
         f"{mean:.3g}); use more calibration tokens or dtype float64"
     )
-
-
-def _check(weights: Sequence[Tensor], hessian: Tensor) -> None:
-    if not weights:
-        raise QuantizationError("no weights to round")
-    for weight in weights:
-        if weight.dim() != 2 or hessian.shape != (weight.shape[1], weight.shape[1]):
-            raise QuantizationError(
-                f"a weight of shape {list(weight.shape)} does not fit a Hessian of shape "
-                f"{list(hessian.shape)}"
-            )
-        if not all_finite(weight):
-            raise QuantizationError("the weight has NaN or infinite values")
-    if not all_finite(hessian):
-        raise QuantizationError("the Hessian has NaN or infinite values")

@@ -8,7 +8,6 @@ from dllmquant_exp.models.transformer import at_least_float32
 from dllmquant_exp.quantization.kernels.fast_hadamard import rotated
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
-    QuantizationError,
     QuantizedWeight,
     Quantizer,
     Range,
@@ -21,11 +20,69 @@ from dllmquant_exp.quantization.quantizers import (
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # of activations; below, 1 / scale overflows
 
 
-class QuantizedLinear(nn.Module):
-    """y = Q(R x) W^T + b, with W on its grid.
+class RoundedInput(nn.Module):
+    """The input's side of a linear y = Q(R x) W^T + b: how x is rotated and rounded.
 
     Q measures its ranges anew on each call, unless they are given. R is the identity or an online
     rotation, whose inverse W already contains.
+
+    Args:
+        bias: [out_features] or None, not quantized.
+        activation: how the input is quantized; None leaves it alone.
+        padding: where the current batch is padded. Needed only where a range spans several tokens
+            (`per_request`); a token's own range never sees padding.
+        measured: static scale and zero point, of one value each, for a `per_tensor` activation
+            quantizer: calls then use them as they are. None measures each call.
+        rotation: applied to x before it is quantized (QuaRot's online Hadamard); a module, so that
+            it moves with this one.
+    """
+
+    in_features: int
+    out_features: int
+    bias: Tensor | None
+    activation_scale: Tensor | None
+    activation_zero: Tensor | None
+
+    def __init__(
+        self,
+        bias: Tensor | None,
+        activation: Quantizer | None,
+        padding: "Padding | None",
+        measured: Parameters | None,
+        rotation: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        # Buffers: nothing is trained, and they move, cast and are saved with the module.
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.register_buffer("activation_scale", None if measured is None else measured.scale)
+        self.register_buffer("activation_zero", None if measured is None else measured.zero)
+        self.activation = activation
+        self.padding = padding
+        self.rotation = rotation
+
+    @property
+    def measured(self) -> Parameters | None:
+        """The calibrated scale and zero point; None where each call measures."""
+        if self.activation_scale is None or self.activation_zero is None:
+            return None
+        return Parameters(self.activation_scale, self.activation_zero)
+
+    def ranges(self, x: Tensor, activation: Quantizer) -> Parameters:
+        """Scales and zero points for a rotated input, in float32 or better."""
+        measured = self.measured
+        if measured is None:
+            return parameters(x, activation, None if self.padding is None else self.padding.keep)
+        # A module cast to bfloat16 keeps the zero point exactly, and one scale for both ways.
+        wide = at_least_float32(x.dtype)
+        return Parameters(measured.scale.to(wide), measured.zero.to(wide))
+
+    def extra_repr(self) -> str:
+        mode = "dynamic" if self.activation_scale is None else "static"
+        return f"{self.in_features}, {self.out_features}, activation={self.activation}, {mode}"
+
+
+class QuantizedLinear(RoundedInput):
+    """y = Q(R x) W^T + b, with W on its grid.
 
     The integers of input and weight are multiplied, and their scales applied to the sums, as a
     low-bit kernel does. In floating point such sums are exact as long as they stay below 2^24
@@ -35,28 +92,13 @@ class QuantizedLinear(nn.Module):
     Groups along the features have a scale per group; their values are multiplied instead.
 
     Args:
-        weight: [out_features, in_features]; kept as buffers, since there is nothing to train, and
-            they move and cast with the module.
-        bias: [out_features] or None, not quantized.
-        activation: how the input is quantized; None leaves it alone.
-        padding: where the current batch is padded. Needed only where a range spans several tokens
-            (`per_request`); a token's own range never sees padding.
-        measured: static scale and zero point, of one value each, for a `per_tensor` activation
-            quantizer: calls then use them as they are. None measures each call.
-        rotation: applied to x before it is quantized (QuaRot's online Hadamard); a module, so that
-            it moves with this one.
+        weight: [out_features, in_features].
+        bias, activation, padding, measured, rotation: see `RoundedInput`.
         dtype: of the whole numbers of a quantized weight, which is the type of x.
-
-    Raises:
-        QuantizationError: `measured` without a `per_tensor` quantizer, of several values, or with a
-            scale too small to divide by.
     """
 
     numbers: Tensor  # the weight's whole numbers; the weight itself where it is not quantized
     weight_scale: Tensor | None
-    bias: Tensor | None
-    activation_scale: Tensor | None
-    activation_zero: Tensor | None
 
     def __init__(
         self,
@@ -68,37 +110,27 @@ class QuantizedLinear(nn.Module):
         rotation: nn.Module | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
+        super().__init__(bias, activation, padding, measured, rotation)
         if isinstance(weight, QuantizedWeight):
             self.register_buffer("numbers", weight.numbers.to(dtype))
             self.register_buffer("weight_scale", weight.scale)
         else:
             self.register_buffer("numbers", weight.detach())
             self.register_buffer("weight_scale", None)
-        self.register_buffer("bias", None if bias is None else bias.detach())
-        if measured is not None:
-            _require_static(activation, measured)
-        # Buffers, so that they move with the module and are saved with it.
-        self.register_buffer("activation_scale", None if measured is None else measured.scale)
-        self.register_buffer("activation_zero", None if measured is None else measured.zero)
-        self.activation = activation
-        self.padding = padding
-        self.rotation = rotation
+        self.out_features, self.in_features = self.numbers.shape
 
     @property
-    def in_features(self) -> int:
-        return self.numbers.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.numbers.shape[0]
+    def rounded(self) -> QuantizedWeight | None:
+        """The weight as whole numbers, in their floating-point type, and scales."""
+        if self.weight_scale is None:
+            return None
+        return QuantizedWeight(self.numbers, self.weight_scale)
 
     @property
     def weight(self) -> Tensor:
         """The weight's values, [out_features, in_features]."""
-        if self.weight_scale is None:
-            return self.numbers
-        return QuantizedWeight(self.numbers, self.weight_scale).values(self.numbers.dtype)
+        rounded = self.rounded
+        return self.numbers if rounded is None else rounded.values(self.numbers.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in_features] -> [..., out_features]."""
@@ -114,7 +146,7 @@ class QuantizedLinear(nn.Module):
             weight = self.weight
         dtype = inside = x.dtype
         if self.activation is not None:
-            measured = self._measure(x, self.activation)
+            measured = self.ranges(x, self.activation)
             x = to_integers(x, self.activation, measured)
             if self.activation.group_size is None:
                 x.sub_(measured.zero)
@@ -130,17 +162,6 @@ class QuantizedLinear(nn.Module):
                 y.mul_(scale)
             y = y.to(dtype)
         return y if self.bias is None else y.add_(self.bias)
-
-    def _measure(self, x: Tensor, activation: Quantizer) -> Parameters:
-        if self.activation_scale is None or self.activation_zero is None:
-            return parameters(x, activation, None if self.padding is None else self.padding.keep)
-        # A module cast to bfloat16 keeps the zero point exactly, and one scale for both ways.
-        wide = at_least_float32(x.dtype)
-        return Parameters(self.activation_scale.to(wide), self.activation_zero.to(wide))
-
-    def extra_repr(self) -> str:
-        mode = "dynamic" if self.activation_scale is None else "static"
-        return f"{self.in_features}, {self.out_features}, activation={self.activation}, {mode}"
 
 
 class RotatedLinear(nn.Module):
@@ -220,39 +241,6 @@ class RangeObserver:
         self.range = seen if self.range is None else self.range.merged(seen)
 
     def parameters(self, quantizer: Quantizer) -> Parameters:
-        """Static scale and zero point, one value each; see `QuantizedLinear`.
-
-        Raises:
-            QuantizationError: nothing was observed, or the quantizer needs more than a range.
-        """
-        if self.range is None:
-            raise QuantizationError(
-                "no calibration input reached this layer, so that its static range is unknown; "
-                "run at least one calibration batch, or use dynamic ranges"
-            )
-        if quantizer.clip_search is not None:
-            raise QuantizationError(
-                f"clip_search = {quantizer.clip_search} needs all values of a tensor, and a static "
-                "range keeps only their ends; set a clip_ratio instead"
-            )
-        measured = self.range.parameters(quantizer)
-        _require_static(quantizer, measured)
-        return measured
-
-
-def _require_static(activation: Quantizer | None, measured: Parameters) -> None:
-    if activation is None or activation.granularity != "per_tensor":
-        raise QuantizationError(
-            "static ranges are one per tensor, but the activation quantizer is "
-            f"{'off' if activation is None else activation.granularity}; use per_tensor"
-        )
-    if measured.scale.numel() != 1 or measured.zero.numel() != 1:
-        raise QuantizationError(
-            f"a static range is one scale and one zero point, not of shapes "
-            f"{tuple(measured.scale.shape)} and {tuple(measured.zero.shape)}"
-        )
-    if not bool(measured.scale >= SMALLEST_SCALE):
-        raise QuantizationError(
-            f"a static scale of {float(measured.scale)} cannot be divided by in float32; it must "
-            f"be at least {SMALLEST_SCALE:.3g}"
-        )
+        """Static scale and zero point, one value each, of what was observed."""
+        assert self.range is not None
+        return self.range.parameters(quantizer)

@@ -12,6 +12,8 @@ The kernels are C (kernels/). Where they cannot run, a layer unpacks its weight 
 multiplies as `QuantizedLinear` does; kernels/library.py logs that once.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from dllmquant_exp.quantization.kernels.library import (
     Linear,
     kernels,
 )
-from dllmquant_exp.quantization.linear import Padding, QuantizedLinear
+from dllmquant_exp.quantization.linear import Padding, QuantizedLinear, RoundedInput
 from dllmquant_exp.quantization.quantizers import (
     Parameters,
     QuantizationError,
@@ -36,7 +38,7 @@ from dllmquant_exp.quantization.quantizers import (
 )
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(RoundedInput):
     """y = Q(R x) W^T + b as `QuantizedLinear`, multiplied in integers.
 
     Inputs in float32, or in a narrower type that is converted to it; a bias is then added in that
@@ -45,8 +47,8 @@ class PackedLinear(nn.Module):
 
     Args:
         weight: of at most 4 bits with a scale per output channel.
-        bias, activation, padding, measured, rotation: see `QuantizedLinear`; the activations must
-            be quantized, and not per group.
+        bias, activation, padding, measured, rotation: see `RoundedInput`; the activations must be
+            quantized, and not per group.
 
     Raises:
         QuantizationError: what cannot be packed.
@@ -55,9 +57,7 @@ class PackedLinear(nn.Module):
     packed: Tensor  # see `pack`
     weight_sums: Tensor  # int32 [out], of each output's whole numbers, for the zero point
     weight_scale: Tensor  # [out, 1]
-    bias: Tensor | None
-    activation_scale: Tensor | None
-    activation_zero: Tensor | None
+    activation: Quantizer
 
     def __init__(
         self,
@@ -68,28 +68,20 @@ class PackedLinear(nn.Module):
         measured: Parameters | None = None,
         rotation: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        if weight.scale.shape[1] != 1:
-            raise QuantizationError(
-                f"its weight has {weight.scale.shape[1]} scales per output channel, and sums of "
-                "integers can only be scaled as a whole; use weight_granularity=per_channel, or "
-                "execution=fake"
-            )
-        if activation.group_size is not None:
-            raise QuantizationError(
-                "its activations have a scale per group, and sums of integers can only be scaled "
-                "as a whole; use activation_granularity=per_token, or execution=fake"
-            )
+        super().__init__(bias, activation, padding, measured, rotation)
+        for several, named, setting in (
+            (weight.scale.shape[1] > 1, "weight has", "weight_granularity=per_channel"),
+            (activation.group_size, "activations have", "activation_granularity=per_token"),
+        ):
+            if several:
+                raise QuantizationError(
+                    f"its {named} a scale per group, and sums of integers can only be scaled as a "
+                    f"whole; use {setting}, or execution=fake"
+                )
         self.out_features, self.in_features = weight.numbers.shape
         self.register_buffer("packed", pack(weight.numbers))
         self.register_buffer("weight_sums", weight.numbers.sum(1, dtype=torch.int32))
         self.register_buffer("weight_scale", weight.scale)
-        self.register_buffer("bias", None if bias is None else bias.detach())
-        self.register_buffer("activation_scale", None if measured is None else measured.scale)
-        self.register_buffer("activation_zero", None if measured is None else measured.zero)
-        self.activation = activation
-        self.padding = padding
-        self.rotation = rotation
         per_token = activation.granularity == "per_token" and activation.clip_search is None
         self._kernel_measures = per_token and measured is None
 
@@ -155,10 +147,7 @@ class PackedLinear(nn.Module):
         """Scale and zero point, of one value or of one per row; none where the kernel measures."""
         if self._kernel_measures:
             return None, None
-        measured = static_ranges(self)
-        if measured is None:  # of several tokens
-            keep = None if self.padding is None else self.padding.keep
-            measured = parameters(x, self.activation, keep)
+        measured = self.ranges(x, self.activation)
         scale, zero = measured.scale.float(), measured.zero.float()
         if scale.numel() == 1:
             return scale, zero
@@ -172,21 +161,10 @@ class PackedLinear(nn.Module):
             self.bias,
             self.activation,
             self.padding,
-            static_ranges(self),
+            self.measured,
             self.rotation,
             dtype,
         )
-
-    def extra_repr(self) -> str:
-        mode = "dynamic" if self.activation_scale is None else "static"
-        return f"{self.in_features}, {self.out_features}, activation={self.activation}, {mode}"
-
-
-def static_ranges(layer: PackedLinear | QuantizedLinear) -> Parameters | None:
-    """The calibrated scale and zero point of a layer's input; None where each call measures."""
-    if layer.activation_scale is None or layer.activation_zero is None:
-        return None
-    return Parameters(layer.activation_scale, layer.activation_zero)
 
 
 def _grid(quantizer: Quantizer, scale: Tensor | None, zero: Tensor | None) -> Grid:
@@ -213,7 +191,8 @@ def pack_linear(layer: QuantizedLinear) -> PackedLinear:
     Raises:
         QuantizationError: what cannot be packed.
     """
-    if layer.weight_scale is None:
+    rounded = layer.rounded
+    if rounded is None:
         raise QuantizationError(
             "its weight is not quantized; use weight_bits of at most 4, or execution=fake"
         )
@@ -222,18 +201,14 @@ def pack_linear(layer: QuantizedLinear) -> PackedLinear:
             "its activations are not quantized, and integers can only be multiplied with integers; "
             "use activation_bits of at most 8, or execution=fake"
         )
-    if layer.numbers.dtype == torch.float64:
+    if rounded.numbers.dtype == torch.float64:
         raise QuantizationError(
             "the model is in float64, and packed layers compute in float32; use dtype=float32, or "
             "execution=fake"
         )
+    weight = replace(rounded, numbers=rounded.numbers.to(torch.int8))
     packed = PackedLinear(
-        QuantizedWeight(layer.numbers.to(torch.int8), layer.weight_scale),
-        layer.bias,
-        layer.activation,
-        layer.padding,
-        static_ranges(layer),
-        layer.rotation,
+        weight, layer.bias, layer.activation, layer.padding, layer.measured, layer.rotation
     )
     return packed.train(layer.training)
 

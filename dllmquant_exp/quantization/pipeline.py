@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
@@ -54,6 +53,7 @@ from dllmquant_exp.quantization.quantizers import (
     quantize_weight,
 )
 from dllmquant_exp.quantization.reports import LayerReport, QuantReport
+from dllmquant_exp.store.progress import tracked
 
 # Layers that share an input are rounded together; each group sees the ones before it quantized.
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
@@ -125,19 +125,15 @@ def _quantize(
     batches = first_block_batches(model, calibration) if calibrated else []
     layers: list[LayerReport] = []
     alphas: list[list[Any]] = []
-    title = f"quantizing, {method.name}"
-    for n, block in enumerate(track(blocks, title, transient=True, disable=not calibrated)):
+    for n, block in enumerate(tracked(blocks, f"blocks quantized by {method.name}", len(blocks))):
         made, weights = kept_or_made(
             work_folder,
             n,
             block,
-            lambda: _round_block(block, batches, method, settings),  # noqa: B023
+            lambda: _round_block(block, f"blocks.{n}", batches, method, settings),  # noqa: B023
             kept.get(n),
         )
-        layers += [
-            LayerReport(**{**layer, "name": f"blocks.{n}.{layer['name']}"})
-            for layer in made["layers"]
-        ]
+        layers += [LayerReport(**layer) for layer in made["layers"]]
         for key, report in made["steps"].items():
             steps.setdefault(key, []).append(report)
         ranges, after = _advance(block, batches, settings)
@@ -159,9 +155,17 @@ def _quantize(
 
 
 def _round_block(
-    block: Block, batches: Sequence[BlockBatch], method: Method, settings: QuantSettings
+    block: Block,
+    title: str,
+    batches: Sequence[BlockBatch],
+    method: Method,
+    settings: QuantSettings,
 ) -> RoundedBlock:
-    """Do the steps of one block in place, whose weights are then values of their grids."""
+    """Do the steps of a block in place. Its weights are then values of their grids.
+
+    Args:
+        title: the block's name in the model, for the report.
+    """
     if settings.weight is None and settings.activation is None:
         return {"layers": [], "steps": {}}, {}
     quant, steps = settings, {}
@@ -172,7 +176,7 @@ def _round_block(
     layers: list[dict[str, Any]] = []
     found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
-        weights = [_weight(block, name) for name in group]
+        weights = [block.get_parameter(f"{name}.weight") for name in group]
         results: list[Rounded | None] = [None] * len(group)
         if quant.weight is not None:
             inputs = (linear_inputs(block, group[0], batch) for batch in batches)
@@ -180,7 +184,7 @@ def _round_block(
         for name, weight, result in zip(group, weights, results, strict=True):
             value = weight if result is None else result.weight.values(weight.dtype)
             layer = LayerReport(
-                name=name,
+                name=f"{title}.{name}",
                 parameters=weight.numel(),
                 weight_bits=settings.weight_bits,
                 activation_bits=settings.activation_bits,
@@ -192,12 +196,6 @@ def _round_block(
                 found[name] = result.weight
                 weight.copy_(value)
     return {"layers": layers, "steps": steps}, found
-
-
-def _weight(block: Block, name: str) -> Tensor:
-    weight = block.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _advance(
@@ -253,10 +251,9 @@ def _quantize_ends(model: Transformer, settings: QuantSettings) -> list[LayerRep
     """Embedding and head: weights only, one range per row."""
     reports = []
     for name, made, quantizer in ends(settings):
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        module = made(quantize_weight(weight.detach(), quantizer), weight.dtype)
-        error = _relative_error(weight.detach(), module.weight)
+        weight = model.get_parameter(f"{name}.weight").detach()
+        module = made(quantize_weight(weight, quantizer), weight.dtype)
+        error = _relative_error(weight, module.weight)
         model.set_submodule(name, module.train(model.training))
         reports.append(LayerReport(name, weight.numel(), quantizer.bits, OFF, error))
     return reports
@@ -291,8 +288,7 @@ def _check(
         raise QuantizationError("the model is quantized already; load it again in full precision")
     if not method.quantizes:
         return
-    if settings is None:
-        raise QuantizationError(f"method {method.name!r} needs quantization settings")
+    assert settings is not None
     if iaaq is not None:
         iaaq.check(settings.attention)
     if needs_calibration(method, settings, iaaq) and not calibration:
@@ -300,11 +296,10 @@ def _check(
             f"method {method.name!r} needs calibration states, and there are none"
         )
     size = settings.group_size or 1
-    for n, block in enumerate(model.blocks):
-        for name in BLOCK_LINEARS:
-            inputs = block.get_submodule(name).in_features
-            if inputs % size:  # type: ignore[operator]
-                raise QuantizationError(
-                    f"group_size = {size} does not divide the {inputs} inputs of blocks.{n}."
-                    f"{name}; choose a divisor of every layer's inputs"
-                )
+    for name in BLOCK_LINEARS:
+        inputs = model.get_parameter(f"blocks.0.{name}.weight").shape[1]
+        if inputs % size:
+            raise QuantizationError(
+                f"group_size = {size} does not divide the {inputs} inputs of {name}; choose a "
+                "divisor of every layer's inputs"
+            )

@@ -154,13 +154,8 @@ def value_range(x: Tensor, dims: tuple[int, ...], keep: Tensor | None = None) ->
         keep: bool, broadcastable to `x`; False where a value must not count (padding).
 
     Raises:
-        QuantizationError: `x` is empty, or a value that counts is NaN or infinite.
+        QuantizationError: a value that counts is NaN or infinite.
     """
-    if x.numel() == 0:
-        raise QuantizationError(
-            f"a tensor of shape {tuple(x.shape)} has no values to measure a range of; "
-            "give at least one token"
-        )
     wide = _counted(x, keep)
     lowest, highest = wide.amin(dims, keepdim=True), wide.amax(dims, keepdim=True)
     if not bool((highest - lowest).isfinite().all()):

@@ -93,8 +93,8 @@ def rotate(model: Transformer, seed: int, *, keys: bool = False) -> RotationRepo
         keys: rotate q and k per head after RoPE, which helps only if keys are quantized.
 
     Raises:
-        QuantizationError: a size without a Hadamard matrix, weights that are not finite, or a
-            model that is rotated or quantized already. The model is then untouched.
+        QuantizationError: a size without a Hadamard matrix, or a model that is rotated already.
+            The model is then untouched.
     """
     sizes = _sizes(model)
     _check(model)
@@ -131,12 +131,6 @@ def _check(model: Transformer) -> None:
                     f"blocks.{n}.{name} is a {type(module).__name__}; rotate a model in full "
                     "precision, once"
                 )
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise QuantizationError(
-                f"{name} holds NaN or infinite values, which a rotation would spread over whole "
-                "rows; check the checkpoint"
-            )
 
 
 def _signed_hadamard(model: Transformer, seed: int) -> Callable[[Tensor], Tensor]:

@@ -9,17 +9,19 @@
 Whole numbers of at most 4 bits are stored as codes, two a byte; others as int8. Scales of AWQ and
 of clip searches are inside the numbers; work that is left to be done while the model runs follows
 from the method's steps. Nothing here depends on a processor or on the layout of a kernel.
+
+`entries` says how each tensor is stored; saving, checking and loading all follow it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dllmquant_exp.models.formats import Shape
+from dllmquant_exp.models.formats import CheckpointError, Shape
 from dllmquant_exp.models.invariance import blocks_of
-from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention import quantized_attention
 from dllmquant_exp.quantization.embeddings import ends
 from dllmquant_exp.quantization.iaaq import Iaaq
@@ -56,14 +58,98 @@ class Layout:
     iaaq: Iaaq | None
     dtype: torch.dtype
 
+    def limits(self, leaf: str, grid: Quantizer | None) -> tuple[float, float]:
+        """The least and the largest value of a tensor, by its name in its module."""
+        if leaf == "choice":
+            assert self.iaaq is not None
+            return 0, len(self.iaaq.alphas) - 1
+        if leaf == "activation_zero":
+            ranges = self.quant.activation
+            assert ranges is not None
+            return (0, 0) if ranges.symmetric else (ranges.lowest, ranges.highest)
+        if grid is not None:
+            return grid.lowest, grid.highest
+        wide = torch.finfo(torch.float64)
+        if leaf.endswith("scale"):
+            return SMALLEST_SCALE if leaf == "activation_scale" else wide.tiny, wide.max
+        return wide.min, wide.max
+
 
 @dataclass(frozen=True)
-class Expected:
-    """A tensor's shape, the types it may have, and its whole numbers' limits, where it has some."""
+class Entry:
+    """A tensor of a model, and how it is stored.
 
-    shape: Shape
-    dtypes: tuple[str, ...]
-    limits: tuple[int, int] | None = None
+    Attributes:
+        owner: the full name of the module that holds it.
+        module, leaf: that module, and the tensor's name there.
+        tensor: without values in an empty model.
+        bits: of the whole numbers that it holds; None for other tensors.
+        limits: of its values.
+    """
+
+    owner: str
+    module: nn.Module
+    leaf: str
+    tensor: Tensor
+    bits: int | None
+    limits: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """Its name in the file."""
+        return f"{self.owner}.{'codes' if self._coded else self.leaf}"
+
+    @property
+    def stored(self) -> Tensor:
+        """Its form in the file."""
+        if self.bits is None:
+            return self.tensor
+        numbers = self.tensor.to(torch.int8)
+        return to_codes(numbers) if self._coded else numbers
+
+    @property
+    def form(self) -> tuple[Shape, tuple[str, ...]]:
+        """The shape in the file, and the types that it may have there."""
+        wide = self.leaf.endswith(("scale", "zero"))
+        return tuple(self.stored.shape), _WIDE if wide else (DTYPES[self.stored.dtype],)
+
+    def fill(self, stored: Tensor) -> None:
+        """Give the tensor of an empty model its values.
+
+        Raises:
+            CheckpointError: values that it cannot have.
+        """
+        low, high = self.limits
+        value = from_codes(stored, self.tensor.shape[1]) if self._coded else stored
+        ends = (float(value.min()), float(value.max())) if value.numel() else (low, high)
+        whole = self.leaf != "activation_zero" or bool((value % 1 == 0).all())
+        if not (whole and low <= ends[0] and ends[1] <= high):  # and so if one of them is NaN
+            raise CheckpointError(f"{self.name}: holds values outside {low:.3g}..{high:.3g}")
+        if self.bits is not None:
+            value = value.to(self.tensor.dtype)
+        if isinstance(getattr(self.module, self.leaf), nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        setattr(self.module, self.leaf, value)
+
+    @property
+    def _coded(self) -> bool:
+        return self.bits is not None and self.bits <= 4
+
+
+def entries(model: nn.Module, layout: Layout, prefix: str = "") -> Iterator[Entry]:
+    """All tensors of a model, fake, packed or empty, or of its block whose names begin so.
+
+    Packed linears are stored as if they were not packed.
+    """
+    grids = {name: grid for name, _, grid in ends(layout.quant)}
+    for name, module in model.named_modules(prefix=prefix):
+        plain = module.unpacked(layout.dtype) if isinstance(module, PackedLinear) else module
+        for leaf, tensor in plain.state_dict().items():
+            if "." not in leaf:
+                grid = grids.get(name, layout.quant.weight) if leaf == "numbers" else None
+                bits = None if grid is None else grid.bits
+                limits = layout.limits(leaf, grid)
+                yield Entry(name, module, leaf, tensor.detach(), bits, limits)
 
 
 def empty_model(layout: Layout, device: torch.device) -> Transformer:
@@ -75,37 +161,29 @@ def empty_model(layout: Layout, device: torch.device) -> Transformer:
     quant, config = layout.quant, layout.config
     with torch.device("meta"):
         model = Transformer(config).to(layout.dtype)
+    one = Parameters(torch.ones(()), torch.zeros(()))
+    static = dict.fromkeys(BLOCK_LINEARS, one) if quant.static else {}
     for block in blocks_of(model):
         layout.method.restore(block, device)
         weights = {
-            name: _no_numbers(block.get_submodule(name), quant.weight)
+            name: _no_numbers(block.get_parameter(f"{name}.weight"), quant.weight)
             for name in BLOCK_LINEARS
             if quant.weight is not None
         }
-        static = Parameters(torch.ones(()), torch.zeros(()))
-        install(
-            block,
-            quant,
-            layout.iaaq,
-            weights,
-            dict.fromkeys(BLOCK_LINEARS, static) if quant.static else {},
-        )
+        install(block, quant, layout.iaaq, weights, static)
         attention = quantized_attention(block)
         if attention is not None and layout.iaaq is not None and layout.iaaq.static:
             shape = layout.iaaq.choice_shape(config.n_kv_heads, config.head_dim)
             attention.choice = torch.zeros(shape, dtype=torch.int64, device="meta")
     for name, module, quantizer in ends(quant):
-        rounded = _no_numbers(model.get_submodule(name), quantizer)
+        rounded = _no_numbers(model.get_parameter(f"{name}.weight"), quantizer)
         model.set_submodule(name, module(rounded, layout.dtype))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
+    return model.requires_grad_(False).eval()
 
 
-def _no_numbers(linear: nn.Module, quantizer: Quantizer) -> QuantizedWeight:
-    """A rounded weight in the shape of a linear's, without values."""
-    assert isinstance(linear.weight, Tensor)
-    rows, columns = linear.weight.shape
+def _no_numbers(weight: Tensor, quantizer: Quantizer) -> QuantizedWeight:
+    """A rounded weight of another one's shape, without values."""
+    rows, columns = weight.shape
     groups = columns // (quantizer.group_size or columns)
     return QuantizedWeight(
         torch.empty(rows, columns, dtype=torch.int8, device="meta"),
@@ -113,93 +191,25 @@ def _no_numbers(linear: nn.Module, quantizer: Quantizer) -> QuantizedWeight:
     )
 
 
-def expected_tensors(empty: Transformer, layout: Layout) -> dict[str, Expected]:
-    """Every tensor of a saved model, in the order in which they are written."""
-    found = {}
-    for name, tensor in _tensors(empty, layout.dtype):
-        grid = _grid(name, layout.quant)
-        stored = _stored(name, tensor, grid)
-        dtypes = _WIDE if name.endswith(("scale", "zero")) else (DTYPES[stored[1].dtype],)
-        limits = None if grid is None else (grid.lowest, grid.highest)
-        if name.endswith(".choice") and layout.iaaq is not None:
-            limits = (0, len(layout.iaaq.alphas) - 1)
-        if name.endswith(".activation_zero") and layout.quant.activation is not None:
-            ranges = layout.quant.activation
-            limits = (0, 0) if ranges.symmetric else (ranges.lowest, ranges.highest)
-        found[stored[0]] = Expected(tuple(stored[1].shape), dtypes, limits)
-    return found
-
-
-def model_tensors(model: Transformer, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a quantized model, fake or packed, in the order of `expected_tensors`.
+def stored_tensors(model: Transformer, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a quantized model, fake or packed, as they are stored.
 
     Raises:
         QuantizationError: a model that is not of this layout.
     """
-    missing = expected_tensors(empty_model(layout, torch.device("meta")), layout)
-    for name, tensor in _tensors(model, layout.dtype):
-        name, stored = _stored(name, tensor.detach().cpu(), _grid(name, layout.quant))
-        found, wanted = (
-            Expected(tuple(stored.shape), (DTYPES[stored.dtype],)),
-            missing.pop(name, None),
-        )
-        if wanted is None or found.shape != wanted.shape or found.dtypes[0] not in wanted.dtypes:
-            raise QuantizationError(f"{name} is {found}, and these settings want {wanted}")
-        yield name, stored
+    empty = empty_model(layout, torch.device("meta"))
+    missing = {entry.name: entry.form for entry in entries(empty, layout)}
+    for entry in entries(model, layout):
+        stored = entry.stored
+        shape, dtypes = missing.pop(entry.name, (None, ()))
+        if stored.shape != shape or DTYPES[stored.dtype] not in dtypes:
+            found = f"{list(stored.shape)} in {DTYPES[stored.dtype]}"
+            raise QuantizationError(
+                f"{entry.name} is {found}, and these settings want {shape} in {' or '.join(dtypes)}"
+            )
+        yield entry.name, stored
     if missing:
         raise QuantizationError(f"the model has no such tensors to save: {', '.join(missing)}")
-
-
-def fill(
-    module: Transformer | Block, layout: Layout, tensors: Mapping[str, Tensor], prefix: str = ""
-) -> None:
-    """Give an empty model or block its values.
-
-    Args:
-        tensors: as stored, by their names in the module; those that are missing stay empty.
-        prefix: of the module's name in the model.
-    """
-    for name, empty in list(_tensors(module, layout.dtype)):
-        grid = _grid(prefix + name, layout.quant)
-        stored = tensors.get(_stored(name, empty, grid)[0])
-        if stored is None:
-            continue
-        if grid is not None:
-            codes = stored.dtype == torch.uint8
-            numbers = from_codes(stored, empty.shape[1]) if codes else stored
-            stored = numbers.to(empty.dtype)
-        owner, _, leaf = name.rpartition(".")
-        place = module.get_submodule(owner)
-        is_parameter = isinstance(getattr(place, leaf), nn.Parameter)
-        setattr(place, leaf, nn.Parameter(stored, requires_grad=False) if is_parameter else stored)
-
-
-def _tensors(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Each module's own tensors by their full names, packed linears as if they were not packed."""
-    for name, module in model.named_modules():
-        plain = module.unpacked(dtype) if isinstance(module, PackedLinear) else module
-        for leaf, tensor in plain.state_dict().items():
-            if "." not in leaf:
-                yield f"{name}.{leaf}", tensor
-
-
-def _grid(name: str, quant: QuantSettings) -> Quantizer | None:
-    """The grid of the whole numbers that a tensor holds; None for other tensors."""
-    owner, _, leaf = name.rpartition(".")
-    if leaf != "numbers":
-        return None
-    rows = {end: quantizer for end, _, quantizer in ends(quant)}
-    return rows.get(owner, quant.weight)
-
-
-def _stored(name: str, tensor: Tensor, grid: Quantizer | None) -> tuple[str, Tensor]:
-    """A tensor's name and form in the file."""
-    if grid is None:
-        return name, tensor
-    numbers = tensor.to(torch.int8)
-    if grid.bits > 4:
-        return name, numbers
-    return f"{name.removesuffix('numbers')}codes", to_codes(numbers)
 
 
 def to_codes(numbers: Tensor) -> Tensor:
@@ -217,21 +227,3 @@ def from_codes(codes: Tensor, inputs: int) -> Tensor:
     """The numbers of `to_codes`, int8 [out, inputs]."""
     pairs = torch.stack((codes & 15, codes >> 4), dim=2).flatten(1)
     return pairs[:, :inputs].to(torch.int8) - 8
-
-
-def value_problems(name: str, tensor: Tensor, expected: Expected) -> list[str]:
-    """Faults of a stored tensor's values; shape and type are checked before."""
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-        return [f"{name}: holds NaN or infinite values"]
-    if name.endswith("scale") and not bool((tensor > 0).all()):
-        return [f"{name}: holds a scale that is not positive"]
-    if name.endswith("activation_scale") and float(tensor) < SMALLEST_SCALE:
-        return [f"{name}: holds a scale too small to divide by"]
-    if expected.limits is None or not tensor.numel():
-        return []
-    low, high = expected.limits
-    if name.endswith(".codes"):
-        tensor, low, high = torch.stack((tensor & 15, tensor >> 4)), low + 8, high + 8
-    if int(tensor.min()) < low or int(tensor.max()) > high or bool((tensor % 1 != 0).any()):
-        return [f"{name}: holds numbers outside {expected.limits[0]}..{expected.limits[1]}"]
-    return []

@@ -8,7 +8,7 @@
     tokenizer files          as in the checkpoint
 
 A folder is written beside its place and renamed, so that it is there as a whole or not at all.
-Everything is checked before it is used: version, digest, names, shapes, types, the files' hashes,
+Everything is checked before it is used: version, digest, the files' hashes, names, shapes, types,
 and every value's range. Nothing is pickled, and no class is imported because a folder names it: the
 package's own steps are looked up among those that it has, and a method with a step from outside is
 the user's own, which must be the one that the folder describes, source included.
@@ -17,23 +17,21 @@ the user's own, which must be the one that the folder describes, source included
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from inspect import isabstract
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.errors import Refusal
-from dllmquant_exp.models.folders import replacing, write_shards
-from dllmquant_exp.models.formats import CheckpointError, config_to_json, joined, parse_config
+from dllmquant_exp.models.formats import CheckpointError, config_to_json, parse_config
 from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.storage import read_tensors
 from dllmquant_exp.models.tensor_files import check_tensor_files, read_json
-from dllmquant_exp.models.tokenizer_files import read_tokenizer, write_tokenizer
+from dllmquant_exp.models.tokenizer_files import read_tokenizer
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.method import Method, Step
@@ -41,18 +39,17 @@ from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.saved_files import (
     CONFIG_FILE,
-    changed,
-    config_digest,
-    misplaced,
-    write_signed,
+    SHARD_BYTES,
+    check_config,
+    check_contents,
+    write_folder,
 )
 from dllmquant_exp.quantization.saved_layout import (
+    Entry,
     Layout,
     empty_model,
-    expected_tensors,
-    fill,
-    model_tensors,
-    value_problems,
+    entries,
+    stored_tensors,
 )
 from dllmquant_exp.store.outside import is_outside
 from dllmquant_exp.store.schema import TARGET, describe, read
@@ -118,35 +115,32 @@ def save_quantized(
     iaaq: Iaaq | None = None,
     made: Mapping[str, Any] | None = None,
     tokenizer: PreTrainedTokenizerBase,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> SavedModel:
     """Write a quantized model, fake or packed, completely or not at all.
 
     Args:
         method, quant, iaaq: what `quantize` was given.
         made: anything else worth keeping, as JSON.
-        max_shard_bytes: of tensors in a file; one tensor is never split.
 
     Raises:
         CheckpointError: the folder is taken or cannot be written (a full disk).
         QuantizationError: settings that do not belong to this model.
     """
     folder = Path(folder).expanduser()
-    dtype = model.final_norm.weight.dtype
-    layout = Layout(model.config, method, quant, iaaq, dtype)
-    with replacing(folder) as temporary:
-        write_shards(model_tensors(model, layout), temporary, max_shard_bytes)
-        write_tokenizer(tokenizer, temporary)
-        header = {
-            "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
-            "dtype": str(dtype).removeprefix("torch."),
-            "method": _describe(method),
-            "quant": asdict(quant),
-            "iaaq": None if iaaq is None else describe(iaaq),
-            "made": dict(made or {}),
-        }
-        write_signed(temporary, config_to_json(model.config) | {HEADER: header}, HEADER)
+    layout = Layout(model.config, method, quant, iaaq, model.final_norm.weight.dtype)
+    header = {
+        "quant_method": QUANT_METHOD,
+        "format_version": FORMAT_VERSION,
+        "dtype": str(layout.dtype).removeprefix("torch."),
+        "method": _describe(method),
+        "quant": asdict(quant),
+        "iaaq": None if iaaq is None else describe(iaaq),
+        "made": dict(made or {}),
+    }
+    config = config_to_json(model.config) | {HEADER: header}
+    tensors = stored_tensors(model, layout)
+    write_folder(folder, tensors, tokenizer, config, HEADER, max_shard_bytes)
     return read_saved(folder, method, iaaq)
 
 
@@ -167,23 +161,22 @@ def read_saved(
     file = folder / CONFIG_FILE
     raw = read_json(file)
     header = raw.get(HEADER) if isinstance(raw, dict) else None
-    if not isinstance(header, dict) or header.get("quant_method") != QUANT_METHOD:
-        found = header.get("quant_method") if isinstance(header, dict) else None
+    header = header if isinstance(header, dict) else {}
+    if header.get("quant_method") != QUANT_METHOD:
         raise CheckpointError(
-            f"{folder}: not a quantized model that save=... wrote (quant_method: {found!r}); load "
-            "a full-precision checkpoint with the model option that fits it"
+            f"{folder}: not a quantized model that save=... wrote (quant_method: "
+            f"{header.get('quant_method')!r}); load a full-precision checkpoint with the model "
+            "option that fits it"
         )
-    version = header.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        by = header.get("made", {}) if isinstance(header.get("made"), dict) else {}
+    if header.get("format_version") != FORMAT_VERSION:
+        made = header.get("made")
+        by = made.get("by") if isinstance(made, dict) else None
         raise CheckpointError(
-            f"{folder}: its format_version is {version!r}, and this version reads "
-            f"{FORMAT_VERSION}; load it with the version that wrote it ({by.get('by', 'unknown')}),"
-            " or quantize and save the model again"
+            f"{folder}: its format_version is {header.get('format_version')!r}, and this version "
+            f"reads {FORMAT_VERSION}; load it with the version that wrote it ({by or 'unknown'}), "
+            "or quantize and save the model again"
         )
-    digest = header.get("digest")
-    if digest != config_digest(raw, HEADER):
-        raise CheckpointError(f"{file}: was changed since the model was saved; save it again")
+    check_config(folder, raw, HEADER)
     plain = {key: value for key, value in header.items() if key != "digest"}
     try:
         where = f"{file}, {HEADER}"
@@ -194,7 +187,7 @@ def read_saved(
         raise CheckpointError(str(error)) from error
     config = parse_config({key: raw[key] for key in raw if key != HEADER}, str(file))
     layout = Layout(config, method, parts.quant, iaaq, getattr(torch, parts.dtype))
-    return SavedModel(folder, layout, parts.made, parts.files, str(digest))
+    return SavedModel(folder, layout, parts.made, parts.files, str(header["digest"]))
 
 
 def _describe(method: Method) -> dict[str, Any]:
@@ -258,61 +251,36 @@ def load_quantized(saved: SavedModel, *, device: torch.device, packed: bool) -> 
         packed: integer execution, see packed.py; fake quantization otherwise.
 
     Raises:
-        CheckpointError: one message with every file, name, shape, type and value that is wrong.
+        CheckpointError: files, names, shapes, types or values that are wrong.
         QuantizationError: settings that cannot be packed.
     """
-    where = check_files(saved)
+    check_contents(saved.folder, saved.files)
     model = empty_model(saved.layout, device)
-    expected = expected_tensors(model, saved.layout)
-    problems: list[str] = []
-
-    def fetch(prefix: str, names: list[str]) -> dict[str, Tensor]:
-        found = {}
-        for file in dict.fromkeys(where[name] for name in names):
-            held = tuple(name for name in names if where[name] == file)
-            for name, tensor in read_tensors(file, held):
-                problems.extend(value_problems(name, tensor, expected[name]))
-                # Copied, as a tensor of a file may start anywhere within a word of the processor,
-                # and some libraries' products then have other last bits.
-                found[name.removeprefix(prefix)] = tensor.to(device, copy=True)
-        if problems:
-            raise CheckpointError(joined(f"{saved.folder}: impossible values", problems))
-        return found
-
+    forms = {entry.name: entry.form for entry in entries(model, saved.layout)}
+    files = check_tensor_files(
+        saved.folder,
+        {name: shape for name, (shape, _) in forms.items()},
+        {name: dtypes for name, (_, dtypes) in forms.items()},
+    )
+    where = {name: file for file, names in files.names.items() for name in names}
+    others = (e for e in entries(model, saved.layout) if not e.owner.startswith("blocks."))
+    _fill(others, where, device)
     for n, block in enumerate(blocks_of(model)):
-        prefix = f"blocks.{n}."
-        tensors = fetch(prefix, [name for name in expected if name.startswith(prefix)])
-        fill(block, saved.layout, tensors, prefix)
+        _fill(entries(block, saved.layout, f"blocks.{n}"), where, device)
         if packed:
             pack_model(block)
-    others = [name for name in expected if not name.startswith("blocks.")]
-    fill(model, saved.layout, fetch("", others))
     return model
+
+
+def _fill(found: Iterable[Entry], where: Mapping[str, Path], device: torch.device) -> None:
+    """Read tensors from their files into an empty model."""
+    for entry in found:
+        for _, stored in read_tensors(where[entry.name], (entry.name,)):
+            # Copied, as a tensor of a file may start anywhere within a word of the processor, and
+            # some libraries' products then have other last bits.
+            entry.fill(stored.to(device, copy=True))
 
 
 def load_saved_tokenizer(saved: SavedModel) -> PreTrainedTokenizerBase:
     """The tokenizer in a saved model's folder; see `read_tokenizer`."""
     return read_tokenizer(saved.folder, saved.layout.config)
-
-
-def check_files(saved: SavedModel) -> dict[str, Path]:
-    """The file of each tensor, in a folder whose files are byte for byte the ones that were saved.
-
-    Names, shapes and lengths come first: they say more about a damaged file than its hash does.
-
-    Raises:
-        CheckpointError: one message with everything that is wrong.
-    """
-    problems = misplaced(saved.folder, saved.files)
-    if not problems:
-        empty = empty_model(saved.layout, torch.device("meta"))
-        expected = expected_tensors(empty, saved.layout)
-        found = check_tensor_files(
-            saved.folder,
-            {name: tensor.shape for name, tensor in expected.items()},
-            {name: tensor.dtypes for name, tensor in expected.items()},
-        )
-        problems = changed(saved.folder, saved.files)
-    if problems:
-        raise CheckpointError(joined(f"{saved.folder}: cannot be loaded", problems))
-    return {name: file for file, names in found.names.items() for name in names}

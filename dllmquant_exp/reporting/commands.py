@@ -1,48 +1,65 @@
-"""`report table=...`, `report claims` and `report audit`: to the screen and to files.
+"""`report ...`: to the screen and to files.
 
 Each returns an exit status: 0 where everything is there, 1 where something is missing, failed or
 cannot be read, which is then said; the rest is reported all the same.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from dllmquant_exp.reporting.paper.audit import audit_document
 from dllmquant_exp.reporting.render import (
+    FORMATS,
     NAME_WIDTH,
     check_formats,
-    show_document,
-    write_cells,
+    show,
     write_document,
     write_file,
 )
-from dllmquant_exp.reporting.reports import Report, claims_report, tables_report
-from dllmquant_exp.reporting.tables.presets import Presets
+from dllmquant_exp.reporting.reports import (
+    Report,
+    Sweep,
+    claims_report,
+    sweep_report,
+    tables_report,
+)
 from dllmquant_exp.store.tracking import TrackingSettings, log_tables
 
-SENTENCE_WIDTH = 30
+SENTENCE_WIDTH = 30  # letters of a claim in a terminal
+
+
+def report_sweep(sweep: Sweep, form: str) -> int:
+    """Print the tables of a sweep; for form `csv` every number, and to stderr what is missing.
+
+    Raises:
+        ResultError: see reports.Sweep.
+    """
+    report = sweep_report(sweep.cells, sweep.unreadable, sweep.unfinished)
+    if form == "csv":
+        print(report.cells["cells"].to_csv(index=False), end="")
+        for fault in _faults(report):
+            print(fault, file=sys.stderr)
+    else:
+        print_report(report, Console())
+    if sweep.cells.empty:
+        print(f"no results in {sweep.runs_dir / sweep.name} yet", file=sys.stderr)
+    return 1 if _faults(report) or sweep.cells.empty else 0
 
 
 def report_tables(
-    name: str,
-    runs_dir: Path,
-    sweep: str,
-    folder: Path,
-    formats: str,
-    presets: Presets,
-    tracked: TrackingSettings,
-    models: Sequence[str] = (),
+    name: str, sweep: Sweep, folder: Path, formats: str, tracked: TrackingSettings
 ) -> int:
     """Print and write one table of the paper, or all of them, and log them to W&B if wanted.
 
     Args:
         name: an option of conf/table, or all.
-        folder: where files go, beside the numbers of every cell as CSV and Parquet.
+        folder: where files go, beside the numbers of every cell as CSV.
         formats: see render.check_formats.
         tracked: W&B, off or where to; its record is kept in `folder`.
-        models: of these alone; of all where none is named.
 
     Raises:
         ResultError: an unknown table, format, sweep or model, or a folder that cannot be written
@@ -50,49 +67,23 @@ def report_tables(
         TrackingError: W&B could not start.
     """
     kinds = check_formats(formats)
-    report = tables_report(name, runs_dir, sweep, presets, models)
-    status = _deliver(report, sweep, folder, kinds, NAME_WIDTH)
+    report = tables_report(name, sweep)
+    status = _deliver(report, folder, kinds)
     pages = {document.name: document.frame for document in report.documents}
-    frames = {**pages, **report.cells}
-    log_tables(tracked, folder, name=f"report {name}", group=sweep, tables=frames)
+    log_tables(
+        tracked, folder, name=f"report {name}", group=sweep.name, tables={**pages, **report.cells}
+    )
     return status
 
 
-def report_claims(
-    runs_dir: Path,
-    sweep: str,
-    folder: Path,
-    formats: str,
-    presets: Presets,
-    models: Sequence[str] = (),
-) -> int:
+def report_claims(sweep: Sweep, folder: Path, formats: str) -> int:
     """Print and write a verdict on each of the paper's claims, for each model of a sweep.
 
     Raises:
         ResultError: an unknown format, sweep or model, or a folder that cannot be written to.
     """
     kinds = check_formats(formats)
-    report = claims_report(runs_dir, sweep, presets, models)
-    return _deliver(report, sweep, folder, kinds, SENTENCE_WIDTH)
-
-
-def _deliver(
-    report: Report, sweep: str, folder: Path, kinds: Sequence[str], name_width: int
-) -> int:
-    """Print a report, write its files, and return the exit status."""
-    console = Console()
-    for document in report.documents:
-        show_document(document, console, name_width)
-    written = [p for document in report.documents for p in write_document(document, folder, kinds)]
-    written += [p for name, frame in report.cells.items() for p in write_cells(frame, folder, name)]
-    if report.of_no_row:
-        text = f"{report.of_no_row} results are of no row of the paper's tables; "
-        console.print(Text(f"{text}report sweep={sweep} shows them.", style="dim"))
-    _say_written(written, console)
-    faults = [*report.faults, *(f"unreadable: {problem}" for problem in report.unreadable)]
-    for fault in faults:
-        console.print(Text(fault, style="red"), soft_wrap=True)
-    return 1 if faults else 0
+    return _deliver(claims_report(sweep), folder, kinds, SENTENCE_WIDTH)
 
 
 def report_audit(folder: Path) -> int:
@@ -101,27 +92,33 @@ def report_audit(folder: Path) -> int:
     Raises:
         ResultError: a folder that cannot be written to.
     """
-    # Reports of results do not wait for these.
-    from dllmquant_exp.reporting.paper.audit import HEADINGS, audit, audit_frame, audit_markdown
+    return _deliver(Report([audit_document()]), folder, tuple(FORMATS), SENTENCE_WIDTH)
 
-    findings = audit()
+
+def _deliver(
+    report: Report, folder: Path, kinds: Sequence[str], name_width: int = NAME_WIDTH
+) -> int:
+    """Print a report, write its files, and return the exit status."""
     console = Console()
-    for severity, heading in HEADINGS.items():
-        found = [finding for finding in findings if finding.severity == severity]
-        console.print(Text(f"{heading} ({len(found)})", style="bold"))
-        for finding in found:
-            console.print(Text(finding.where, style="cyan"))
-            stated = f"{finding.stated}. " if finding.stated else ""
-            console.print(Text(f"  {stated}{finding.sentence}"))
-        console.print()
-    written = [
-        write_file(folder / "audit.md", audit_markdown(findings)),
-        write_file(folder / "audit.csv", audit_frame(findings).to_csv(index=False)),
-    ]
-    _say_written(written, console)
-    return 0
-
-
-def _say_written(written: Sequence[Path], console: Console) -> None:
+    written = [p for document in report.documents for p in write_document(document, folder, kinds)]
+    for name, frame in report.cells.items():
+        written.append(write_file(folder / f"{name}.csv", frame.to_csv(index=False)))
+    status = print_report(report, console, name_width)
     names = ", ".join(path.name for path in written)
-    console.print(Text(f"written to {written[0].parent}: {names}"), soft_wrap=True)
+    console.print(Text(f"written to {folder}: {names}"), soft_wrap=True)
+    return status
+
+
+def print_report(report: Report, console: Console, name_width: int = NAME_WIDTH) -> int:
+    """Print documents and faults, and return the exit status."""
+    for document in report.documents:
+        show(document, console, name_width)
+    if report.remark:
+        console.print(Text(report.remark, style="dim"))
+    for fault in _faults(report):
+        console.print(Text(fault, style="red"), soft_wrap=True)
+    return 1 if _faults(report) else 0
+
+
+def _faults(report: Report) -> list[str]:
+    return [*report.faults, *(f"unreadable: {problem}" for problem in report.unreadable)]

@@ -17,50 +17,38 @@ import yaml
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.frame import SPEED, Bits, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import setting_notes
-from dllmquant_exp.reporting.samples import MISSING, Entry, Sample, entry
+from dllmquant_exp.reporting.samples import MISSING, Sample, sample_of
 from dllmquant_exp.reporting.tables import REFERENCE
 
 SHOWN = len("sha256:") + 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """A row as it was run.
 
     Attributes:
         settings: the recipe, see frame.py.
         difference: from the row's first variant, as `calibration.samples=512`.
-        entries: by column.
+        by_column: its samples.
         name: as printed; on lines of their own, settings that set it apart.
-        seeds: each entry should have them.
+        seeds: each sample should have them.
     """
 
     row: str
-    settings: Mapping[str, object]
-    difference: str
-    entries: Mapping[str, Entry]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    difference: str = ""
+    by_column: Mapping[str, Sample] = field(default_factory=dict)
     name: str = ""
     seeds: frozenset[int] = frozenset()
 
-    def entry(self, label: str) -> Entry:
-        return self.entries.get(label, MISSING)
+    def samples(self, columns: Iterable[str]) -> list[Sample]:
+        return [self.by_column.get(column, MISSING) for column in columns]
 
-    def of(self, columns: Iterable[str]) -> list[Entry]:
-        return [self.entry(column) for column in columns]
-
-    def samples(self, columns: Iterable[str]) -> list[Sample | None]:
-        return [entry.sample for entry in self.of(columns)]
-
-    def absent(self, entry: Entry) -> list[int]:
-        """The seeds that an entry with a score lacks, and that did not fail."""
-        if entry.sample is None:
-            return []
-        return sorted(self.seeds - set(entry.sample.seeds) - {cell.seed for cell in entry.failed})
-
-    @property
-    def key(self) -> str:
-        """Its name in lists of gaps."""
-        return self.row or self.name
+    def absent(self, sample: Sample) -> list[int]:
+        """The seeds that a sample with scores lacks, and that did not fail."""
+        failed = {cell.seed for cell in sample.failed}
+        return sorted(self.seeds - set(sample.seeds) - failed) if sample.seeds else []
 
     @property
     def is_plain(self) -> bool:
@@ -68,10 +56,14 @@ class Variant:
         return REFERENCE in (self.row, self.settings.get("method.name"))
 
     @property
+    def cells(self) -> list[Cell]:
+        """The runs behind its scores."""
+        return [cell for sample in self.by_column.values() for cell in sample.cells]
+
+    @property
     def calibrated_on(self) -> tuple[float, float] | None:
         """States and tokens that were collected, averaged over seeds; None where none were."""
-        cells = (cell for entry in self.entries.values() for cell in entry.cells)
-        sets = {cell.seed: cell.calibrated_on for cell in cells if cell.calibrated_on}
+        sets = {cell.seed: cell.calibrated_on for cell in self.cells if cell.calibrated_on}
         if not sets:
             return None
         states, tokens = zip(*sets.values(), strict=True)
@@ -80,33 +72,30 @@ class Variant:
     @property
     def collected(self) -> str:
         """`520 states, 32,432 tokens`; empty without a calibration set."""
-        if self.calibrated_on is None:
-            return ""
-        states, tokens = self.calibrated_on
-        return f"{states:,.0f} states, {tokens:,.0f} tokens"
+        found = self.calibrated_on
+        return "{:,.0f} states, {:,.0f} tokens".format(*found) if found else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelResults:
     """Comparable results of one model. Columns go by their label in the paper."""
 
     model: str
     embedded: bool
     bits: Bits | None = None  # see frame.bits_of; None where nothing is quantized
-    rows: Mapping[str, tuple[Variant, ...]] = field(default_factory=dict)  # the usual variant first
+    rows: Mapping[str, Sequence[Variant]] = field(default_factory=dict)  # the usual variant first
     tasks: Mapping[str, str] = field(default_factory=dict)  # label -> task
     chance: Mapping[str, float] = field(default_factory=dict)  # by label
     notes: tuple[str, ...] = ()
 
     def variant(self, row: str) -> Variant:
-        """The row's first variant; one without entries where the row was not run."""
-        return self.rows[row][0] if row in self.rows else Variant(row, {}, "", {})
+        """The row's first variant; one without samples where the row was not run."""
+        return self.rows[row][0] if row in self.rows else Variant(row)
 
     @property
     def cells(self) -> list[Cell]:
-        """The finished results behind all entries."""
-        entries = (e for of in self.rows.values() for v in of for e in v.entries.values())
-        return [cell for entry in entries for cell in entry.cells]
+        """The finished results behind all samples."""
+        return [cell for of in self.rows.values() for variant in of for cell in variant.cells]
 
     @property
     def title(self) -> str:
@@ -173,15 +162,16 @@ def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResu
     kept = _one_task_per_label(newest(kept, repeated), left)
     if repeated:
         left.append(f"{len(repeated)} cells have several results; the newest are shown.")
-    known = kept[kept["chance"].notna()]
+    known, cell = kept[kept["chance"].notna()], first(kept)
+    rows = grouped(lines_of(kept), "row")
     return ModelResults(
-        model=first(kept).model,
-        embedded=first(kept).embedded,
+        model=cell.model,
+        embedded=cell.embedded,
         bits=next((bits for bits in kept["bits"] if bits), None),
-        rows=_rows(lines_of(kept), samples),
+        rows={row: _variants(row, own, samples) for row, own in rows.items()},
         tasks=dict(zip(kept["label"], kept["task"], strict=True)),
         chance=dict(zip(known["label"], known["chance"], strict=True)),
-        notes=(*setting_notes(first(kept)), *_metric_notes(kept), *left),
+        notes=(*setting_notes(cell), *_metric_notes(kept), *left),
     )
 
 
@@ -255,15 +245,21 @@ def _one_task_per_label(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame[frame["label"].map(chosen) == frame["task"]]
 
 
-def _rows(cells: Iterable[Cell], samples: Mapping[str, int]) -> dict[str, tuple[Variant, ...]]:
-    return {row: _variants(row, own, samples) for row, own in grouped(cells, "row").items()}
-
-
-def _variants(row: str, cells: Iterable[Cell], samples: Mapping[str, int]) -> tuple[Variant, ...]:
+def _variants(row: str, cells: Iterable[Cell], samples: Mapping[str, int]) -> list[Variant]:
     """A row's variants; first those whose calibration set has the usual size, then the largest."""
     groups = list(grouped(cells, "made_of").values())
     groups.sort(key=lambda of: (has_usual_size(of[0].config, samples), *_size(of)), reverse=True)
-    return tuple(_variant(row, cells, groups[0][0].recipe) for cells in groups)
+    main = groups[0][0].recipe
+    return [
+        Variant(
+            row,
+            own[0].recipe,
+            _difference(own[0].recipe, main),
+            {label: sample_of(cells) for label, cells in grouped(own, "label").items()},
+            own[0].row_label,
+        )
+        for own in groups
+    ]
 
 
 def has_usual_size(config: Mapping[str, Any], samples: Mapping[str, int]) -> bool:
@@ -273,12 +269,6 @@ def has_usual_size(config: Mapping[str, Any], samples: Mapping[str, int]) -> boo
         return True
     size = samples.get(calibration["name"])
     return calibration.get("samples") == size and calibration.get("tokens") is None
-
-
-def _variant(row: str, cells: Sequence[Cell], main: Mapping[str, object]) -> Variant:
-    entries = {label: entry(own)[0] for label, own in grouped(cells, "label").items()}
-    recipe = cells[0].recipe
-    return Variant(row, recipe, _difference(recipe, main), entries, cells[0].row_label)
 
 
 def _difference(settings: Mapping[str, object], main: Mapping[str, object]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
-from types import UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,12 @@ SPEED = "speed"  # the kind of a task without items
 RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
 # The rest must agree in one table. Not threads: null stands for another number on each machine.
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
+REQUIRED: dict[str, Any] = {  # types of the fields that every result has
+    **{f"cell.{name}": str for name in ("model", "method", "task", "label", "kind")},
+    "cell.seed": int, "cell.embedded": bool, "cell.quant": (str, type(None)),
+    "row.name": str, "row.label": str, "config.model.checkpoint": str, "config.method": dict,
+    "config_hash": str, "timing.finished_at": str, "status": str,
+}  # fmt: skip
 Item = tuple[str, str]  # subtask, doc id
 Bits = tuple[object, ...]
 
@@ -54,7 +59,7 @@ class Cell(NamedTuple):
     n: int
     items: tuple[Item, ...]  # sorted
     scores: NDArray[np.float64]  # of the items, in [0, 1]
-    speed: Mapping[str, Any]  # of a speed task, see speed/results.py
+    speed: Mapping[str, Any]  # of a speed task, see speed.py
     hardware: Mapping[str, Any]
     calibrated_on: tuple[int, int] | None  # states and tokens that were collected
     bits: Bits | None  # see `bits_of`; None where nothing is quantized
@@ -144,7 +149,7 @@ def read_result(path: Path) -> Cell:
     value = load_json(path)
     try:
         return line_of(path.parent, value)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ResultError(f"{path}: field {error} is missing or of a wrong kind") from error
     except ValueError as error:
         raise ResultError(f"{path}: {error}") from error
@@ -154,44 +159,43 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
     """A result's content as a line of the frame.
 
     Raises:
-        KeyError, TypeError, AttributeError, IndexError, ValueError: a field is missing or wrong.
+        LookupError, TypeError, AttributeError, ValueError: a field is missing or wrong.
     """
-    cell, config = _field(value, "cell", Mapping), _checked_config(value)
-    if value["status"] not in ("finished", "failed"):
-        raise ValueError(f"status is {value['status']!r}, neither finished nor failed")
-    finished = value["status"] == "finished"
+    check_fields(value, REQUIRED)
+    cell, config, status = value["cell"], value["config"], value["status"]
+    if status not in ("finished", "failed"):
+        raise ValueError(f"status is {status!r}, neither finished nor failed")
     if cell.get("name") not in (None, folder.name):
         raise ValueError(f"is the result of {cell['name']}, in another folder")
     metric, others = _fitting(cell, value)
     items, scores = _scores(value.get("items", ()), others)
-    speed = _speed(value) if finished and cell["kind"] == SPEED else {}
-    if finished and not items and not speed:
+    speed = _speed(value) if status == "finished" and cell["kind"] == SPEED else {}
+    if status == "finished" and not items and not speed:
         raise ValueError("is finished and has no items")
-    row, row_label = _row(value)
     recipe, conditions = _recipe(config), _conditions(cell, config)
+    calibrated = (value.get("calibration") or {}).get("report")
     return Cell(
         folder=folder,
-        status=value["status"],
-        **{name: _field(cell, name, str) for name in ("model", "method", "task", "label", "kind")},
-        embedded=_field(cell, "embedded", bool),
-        quant=_field(cell, "quant", str | None) or "",
-        row=row,
-        row_label=row_label,
-        seed=_field(cell, "seed", int),
+        status=status,
+        **{name: cell[name] for name in ("model", "method", "task", "label", "kind", "seed")},
+        embedded=cell["embedded"],
+        quant=cell["quant"] or "",
+        row=value["row"]["name"],
+        row_label=value["row"]["label"],
         decoding=_decoding(cell),
         commit=commit_of(value.get("source", {})),
-        checkpoint=str(value.get("checkpoint_digest") or ""),
-        config_hash=_field(value, "config_hash", str),
-        finished_at=_field(value["timing"], "finished_at", str),
+        checkpoint=value.get("checkpoint_digest") or "",
+        config_hash=value["config_hash"],
+        finished_at=value["timing"]["finished_at"],
         error=(value["error"] or {}).get("message", ""),
-        chance=value.get("chance") and _field(value, "chance", float | int),
+        chance=value.get("chance"),
         score=float(scores.mean() if metric else value["score"]) if items else None,
         n=len(items),
         items=items,
         scores=scores,
         speed=speed,
         hardware=value.get("hardware", {}),
-        calibrated_on=_collected(value),
+        calibrated_on=calibrated and (int(calibrated["states"]), int(calibrated["tokens"])),
         bits=bits_of(config),
         config=config,
         recipe=recipe,
@@ -204,20 +208,18 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
     )
 
 
-def _field(section: Mapping[str, Any], name: str, kind: type | UnionType) -> Any:
-    if not isinstance(section[name], kind):
-        raise TypeError(f"{name!r}")  # as a KeyError says it
-    return section[name]
+def check_fields(value: Mapping[str, Any], required: Mapping[str, Any]) -> None:
+    """Check fields, given by their paths with the types that they may have.
 
-
-def _checked_config(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    config: Mapping[str, Any] = _field(value, "config", Mapping)
-    model = _field(config, "model", Mapping)
-    _field(model, "checkpoint", str)
-    _field(config, "method", Mapping)
-    if model.get("outliers") is not None:
-        _field(model["outliers"], "strength", int | float)
-    return config
+    Raises:
+        ValueError: one that is missing or of a wrong kind.
+    """
+    for path, kinds in required.items():
+        found: Any = value
+        for key in path.split("."):
+            found = found.get(key, ...) if isinstance(found, dict) else ...
+        if not isinstance(found, kinds):
+            raise ValueError(f"field {path} is missing or of a wrong kind")
 
 
 def _recipe(config: Mapping[str, Any]) -> dict[str, object]:
@@ -259,9 +261,7 @@ def _text(value: Mapping[str, object]) -> str:
 
 def flat(name: str, value: object) -> dict[str, object]:
     """Values of nested mappings by their path, as `name.inner.key`."""
-    if not isinstance(
-        value, dict
-    ):  # as read from a file; an abstract Mapping takes longer to check
+    if not isinstance(value, dict):  # an abstract Mapping takes longer to check
         return {name: value}
     found: dict[str, object] = {}
     for key, part in value.items():
@@ -308,23 +308,12 @@ def _sorted(names: tuple[Item, ...]) -> tuple[tuple[Item, ...], NDArray[np.intp]
 
 
 def _speed(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields that Table 4 reads first; see speed/results.py for the others."""
-    speed: Mapping[str, Any] = _field(value, "speed", Mapping)
-    _field(_field(speed, "machine", Mapping), "execution", str)
-    if all(variant["activation_bits"] is None for variant in _field(speed, "variants", list)):
+    """The measurement behind Table 4, see reporting/speed.py."""
+    check_fields(value, {"speed.machine.execution": str, "speed.variants": list})
+    speed: Mapping[str, Any] = value["speed"]
+    if all(variant["activation_bits"] is None for variant in speed["variants"]):
         raise ValueError("no variant of low bits was measured")
     return speed
-
-
-def _collected(value: Mapping[str, Any]) -> tuple[int, int] | None:
-    report = (value.get("calibration") or {}).get("report")
-    return report and (_field(report, "states", int), _field(report, "tokens", int))
-
-
-def _row(value: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and label of the cell's row."""
-    row = _field(value, "row", dict)
-    return _field(row, "name", str), _field(row, "label", str)
 
 
 def bits_of(config: Mapping[str, Any]) -> Bits | None:

@@ -1,11 +1,10 @@
-"""Notes below a table: gaps, seeds and sources of the results behind its numbers, in words."""
+"""Notes below a table: settings, seeds and sources of the results behind its numbers, in words."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 from dllmquant_exp.reporting.frame import PUBLISHED, Cell
-from dllmquant_exp.reporting.samples import Entry, shared_seeds
+from dllmquant_exp.reporting.render import in_line
 
 
 def setting_notes(cell: Cell) -> list[str]:
@@ -30,16 +29,9 @@ def setting_notes(cell: Cell) -> list[str]:
     return notes
 
 
-class Sourced(Protocol):
-    """A result or a recorded figure."""
-
-    @property
-    def commit(self) -> str: ...
-
-
-def source_notes(made: Iterable[Sourced], what: str = "results") -> list[str]:
+def source_notes(commits: Iterable[str], what: str = "results") -> list[str]:
     """One note where results come from several commits, or from uncommitted changes."""
-    counts = Counter(one.commit for one in made)
+    counts = Counter(commits)
     changed = any(commit.endswith("+") for commit in counts)
     if len(counts) < 2 and not changed:
         return []
@@ -53,37 +45,19 @@ def _commit(commit: str) -> str:
     return f"{name} with uncommitted changes" if commit.endswith("+") else name
 
 
-def left_out_seeds(name: str, entries: Iterable[Entry]) -> list[str]:
-    """One note where a row's average over tasks leaves out seeds that some of the tasks have."""
-    samples = [entry.sample for entry in entries]
-    used = shared_seeds(samples)
-    left = sorted({seed for sample in samples if sample for seed in sample.seeds} - set(used))
-    if not used or not left:
-        return []
-    return [
-        f"{in_line(name)}: its average is of seed {listed(used)}; seed {listed(left)} is not "
-        "there on every task."
-    ]
-
-
-def seed_notes(rows: Mapping[str, Sequence[Entry]]) -> list[str]:
+def seed_notes(seeds: Mapping[str, Iterable[int]]) -> list[str]:
     """The seeds of a table's rows; rows of the same ones together."""
     by_seeds: dict[tuple[int, ...], list[str]] = {}
-    for name, entries in rows.items():
-        seeds = sorted({seed for entry in entries if entry.sample for seed in entry.sample.seeds})
-        if seeds:
-            by_seeds.setdefault(tuple(seeds), []).append(in_line(name))
+    for name, own in seeds.items():
+        if own:
+            by_seeds.setdefault(tuple(sorted(own)), []).append(in_line(name))
     named = (
-        f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}"
+        f"seed{'s' * (len(of) > 1)} {listed(of)}"
         + (f" ({', '.join(names)})" if len(by_seeds) > 1 else "")
-        for seeds, names in by_seeds.items()
+        for of, names in by_seeds.items()
     )
     return [f"{'; '.join(named)}."] if by_seeds else []
 
 
 def listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
-
-
-def in_line(name: str) -> str:
-    return name.replace("\n", " ")

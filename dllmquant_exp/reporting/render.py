@@ -1,21 +1,22 @@
-"""Tables as text: on a terminal, and as Markdown, LaTeX, HTML, CSV and Parquet files.
+"""Tables as text: on a terminal, and as Markdown, LaTeX and CSV files.
 
-A document has a section per model, a section has grids and the notes below them, and a grid has a
-line of texts per row. All files of a document stand in one folder, and a file is replaced whole.
-The LaTeX says which packages it needs.
+A document has a section per model, a section has grids and the notes below them, and a grid is a
+frame of texts with a line per row. All files of a document stand in one folder, and a file is
+replaced whole. The LaTeX says which packages it needs.
 """
 
-import html
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as RichTable
+from rich.table import Table
 from rich.text import Text
 
 from dllmquant_exp.store.results import ResultError, write_whole
@@ -24,42 +25,108 @@ AVERAGE = "Avg."
 NAME_WIDTH = 14  # letters of a row's name in a terminal
 PROSE = 34  # letters; longer texts are sentences
 LOPSIDED = 1.0  # points by which ± may misplace an end of an interval
-Line = tuple[str, tuple[str, ...]]  # a row's name and its texts, one per column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """One part of a table: scores, changes from full precision, or the paper's own numbers."""
+    """One part of a table: scores, changes from full precision, or the paper's own numbers.
+
+    Attributes:
+        texts: a line per row under its name, on whose further lines its settings stand.
+        footer: how many of the last lines stand below the others.
+        best: the marked places, as (line, column).
+    """
 
     title: str
-    columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-    footer: tuple[Line, ...] = ()
-    best: frozenset[tuple[int, int]] = field(default_factory=frozenset)  # (line, column)
+    texts: pd.DataFrame
+    footer: int = 0
+    best: frozenset[tuple[int, int]] = frozenset()
 
-    def is_prose(self, column: int) -> bool:
+    @cached_property
+    def prose(self) -> list[bool]:
         """Whether a column holds sentences rather than numbers."""
-        return any(len(texts[column]) > PROSE for _, texts in self.lines)
+        columns = zip(*self.texts.itertuples(index=False, name=None), strict=True)
+        return [any(len(text) > PROSE for text in column) for column in columns]
+
+    def cleaned(self, clean: Callable[[str], str], best: str) -> pd.DataFrame:
+        """The texts, each escaped for a format, the best ones put into its template."""
+        texts = self.texts.map(clean)
+        for i, j in self.best:
+            texts.iat[i, j] = best.format(texts.iat[i, j])
+        names = [clean(in_line(name)) for name in texts.index]
+        return texts.set_axis(names, axis=0).set_axis(list(map(clean, texts.columns)), axis=1)
 
 
-@dataclass(frozen=True)
+def grid(
+    title: str, columns: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]], **parts: Any
+) -> Grid:
+    """A grid of rows with their names."""
+    named = list(rows)
+    texts = [list(texts) for _, texts in named]
+    index = pd.Index([name for name, _ in named], dtype=object)
+    return Grid(title, pd.DataFrame(texts, index, list(columns), dtype=object), **parts)
+
+
+@dataclass(frozen=True, eq=False)
 class Section:
-    """One heading with its grids and the notes below them."""
+    """One heading with its grids by name and the notes below them.
+
+    Attributes:
+        lines: the numbers behind the grids, in long form.
+        faults: what is missing or failed, a line each.
+    """
 
     title: str
-    grids: tuple[Grid, ...]
+    grids: Mapping[str, Grid]
     notes: tuple[str, ...] = ()
+    lines: pd.DataFrame = field(default_factory=pd.DataFrame)
+    faults: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Document:
-    """The content of one file, whatever its format."""
+    """The content of one file, whatever its format.
 
-    name: str  # of the files, and of the label in LaTeX
+    Attributes:
+        name: of the files, and of the label in LaTeX.
+        long: whether the CSV holds the numbers in long form, not the printed texts.
+        columns: of the long form, where there is no section.
+    """
+
+    name: str
     title: str
     caption: str
     sections: tuple[Section, ...]
-    frame: pd.DataFrame  # the CSV
+    long: bool = False
+    columns: Sequence[str] = ()
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The content of the CSV."""
+        return self.lines.set_index(self.lines.columns[0]) if self.long else self.page
+
+    @property
+    def lines(self) -> pd.DataFrame:
+        """The numbers of all sections, in long form."""
+        parts = [of.lines for of in self.sections]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=self.columns)
+
+    @property
+    def page(self) -> pd.DataFrame:
+        """The printed texts by (model, part, row); empty where a part lacks another's column."""
+        parts = {
+            (of.title, part): grid.texts.rename(in_line)
+            for of in self.sections
+            for part, grid in of.grids.items()
+        }
+        names = ["model", "part", "row"]
+        if not parts:
+            return pd.DataFrame(index=pd.MultiIndex.from_arrays([[]] * 3, names=names))
+        return pd.concat(parts, names=names).fillna("")
+
+
+def in_line(name: str) -> str:
+    return name.replace("\n", " ")
 
 
 def points(value: float, low: float, high: float, *, sign: bool = False) -> str:
@@ -81,49 +148,47 @@ def points(value: float, low: float, high: float, *, sign: bool = False) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """`+1.3`, `-0.4`, and `0.0` for every value that rounds to it."""
+    """`+1.3`, `-0.4`, `0.0` for every value that rounds to it, and `-` for NaN."""
+    if pd.isna(value):
+        return "-"
     text = f"{value:+.{digits}f}"
     return text if float(text) else text[1:]
 
 
-def show(
-    grids: Iterable[Grid], notes: Iterable[str], console: Console, name_width: int = NAME_WIDTH
-) -> None:
-    """Print the parts of one table in turn, then its notes."""
-    for grid in grids:
-        console.print(Text(grid.title, style="bold"))
-        _print_whole(_to_rich(grid, name_width), console)
-    for note in notes:
-        console.print(Text(note, style="yellow"))
-
-
-def show_document(document: Document, console: Console, name_width: int) -> None:
-    console.print(Text(f"{document.title}. {document.caption}", style="bold"))
-    console.print()
-    for section in document.sections:
-        console.print(Text(section.title, style="bold underline"))
-        show(section.grids, section.notes, console, name_width)
-        console.print()
-
-
-def _to_rich(grid: Grid, name_width: int) -> RichTable:
-    """Narrow enough for nine tasks and the average in 80 columns: ± stands under its value.
+def show(document: Document, console: Console, name_width: int = NAME_WIDTH) -> None:
+    """Print a document: each section's grids in turn, then its notes.
 
     name_width: letters after which a row's name goes on in the next line.
     """
-    table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    if document.title:
+        console.print(Text(f"{document.title}. {document.caption}", style="bold"))
+        console.print()
+    for section in document.sections:
+        console.print(Text(section.title, style="bold underline"))
+        for part in section.grids.values():
+            console.print(Text(part.title, style="bold"))
+            _print_whole(_to_rich(part, name_width), console)
+        for note in section.notes:
+            console.print(Text(note, style="yellow"))
+        console.print()
+
+
+def _to_rich(grid: Grid, name_width: int) -> Table:
+    """Narrow enough for nine tasks and the average in 80 columns: ± stands under its value."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
-    for j, column in enumerate(grid.columns):
-        table.add_column(column, justify="left" if grid.is_prose(j) else "right", no_wrap=True)
-    for i, (name, texts) in enumerate(grid.lines):
+    for column, prose in zip(grid.texts.columns, grid.prose, strict=True):
+        table.add_column(column, justify="left" if prose else "right", no_wrap=True)
+    first_below = len(grid.texts) - grid.footer
+    for i, (name, *texts) in enumerate(grid.texts.itertuples(name=None)):
+        if i == first_below:
+            table.add_section()
         cells = [
             Text(_stacked(text), style="bold underline" if (i, j) in grid.best else "")
             for j, text in enumerate(texts)
         ]
-        table.add_row(Text(_wrapped(name, name_width)), *cells)
-    table.add_section()
-    for name, texts in grid.footer:
-        table.add_row(Text(name), *texts, style="dim")
+        named = Text(_wrapped(name, name_width))
+        table.add_row(named, *cells, style="dim" if i >= first_below else "")
     return table
 
 
@@ -139,7 +204,7 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(part for line in lines for part in line)
 
 
-def _print_whole(part: RichTable, console: Console) -> None:
+def _print_whole(part: Table, console: Console) -> None:
     """A line that the terminal wraps is better than a number cut short."""
     before = console.width
     unbounded = console.options.update(max_width=10_000)
@@ -155,13 +220,13 @@ def to_markdown(document: Document) -> str:
     lines = [f"# {document.title}", "", document.caption, ""]
     for section in document.sections:
         lines += [f"## {section.title}", ""]
-        for grid in section.grids:
-            frame = _frame(grid, lambda text: text.replace("|", r"\|"), "**{}**")
-            sides = ("left" if grid.is_prose(j) else "right" for j in range(len(grid.columns)))
+        for part in section.grids.values():
+            frame = part.cleaned(lambda text: text.replace("|", r"\|"), "**{}**")
+            sides = ["left", *("left" if prose else "right" for prose in part.prose)]
             table = frame.reset_index(names="").to_markdown(
-                index=False, disable_numparse=True, colalign=["left", *sides]
+                index=False, disable_numparse=True, colalign=sides
             )
-            lines += [f"{grid.title}:", "", str(table), ""]
+            lines += [f"{part.title}:", "", str(table), ""]
         lines += [f"- {note}" for note in section.notes]
         lines += [""] * bool(section.notes)
     return "\n".join(lines)
@@ -176,10 +241,10 @@ def to_latex(document: Document) -> str:
         parts += [r"\begin{table*}", r"\centering", f"\\caption{{{_latex(caption)}}}"]
         parts += [f"\\label{{tab:{document.name}-{number}}}", r"\scriptsize"]
         parts += [r"\setlength{\tabcolsep}{3pt}"]  # ten columns with intervals on one page
-        for grid in section.grids:
-            frame = _frame(grid, _latex, r"\textbf{{{}}}")
-            tabular = str(frame.to_latex(escape=False, column_format=_layout(grid)).rstrip())
-            parts += [rf"\par\medskip\emph{{{_latex(grid.title)}}}\par\smallskip"]
+        for part in section.grids.values():
+            frame = part.cleaned(_latex, r"\textbf{{{}}}")
+            tabular = str(frame.to_latex(escape=False, column_format=_layout(part)).rstrip())
+            parts += [rf"\par\medskip\emph{{{_latex(part.title)}}}\par\smallskip"]
             parts += [r"\begin{adjustbox}{max width=\textwidth, max totalheight=.9\textheight}"]
             parts += [tabular, r"\end{adjustbox}"]
         parts += [r"\end{table*}", ""]
@@ -190,10 +255,9 @@ def _layout(grid: Grid) -> str:
     """LaTeX's column types: numbers to the right, sentences as paragraphs."""
     paragraph = r"p{0.3\linewidth}"
     # A name may have settings on lines of their own, which make no sentence of it.
-    long_name = any(len(line) > PROSE for name, _ in grid.lines for line in name.split("\n"))
-    return (paragraph if long_name else "l") + "".join(
-        paragraph if grid.is_prose(j) else "r" for j in range(len(grid.columns))
-    )
+    long_name = any(len(line) > PROSE for name in grid.texts.index for line in name.split("\n"))
+    columns = (paragraph if prose else "r" for prose in grid.prose)
+    return (paragraph if long_name else "l") + "".join(columns)
 
 
 _LATEX = {
@@ -215,46 +279,9 @@ def _latex(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=[\d.])", "$-$", escaped)
 
 
-_CSS = (
-    "body{font-family:sans-serif;margin:2em} table{border-collapse:collapse} "
-    "td,th{padding:.2em .6em;text-align:right;vertical-align:top} tbody th{text-align:left}"
-)
-
-
-def to_html(document: Document) -> str:
-    """A page of its own, without scripts or other files."""
-    body = [f"<h1>{html.escape(document.title)}</h1>", f"<p>{html.escape(document.caption)}</p>"]
-    for section in document.sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
-        for grid in section.grids:
-            frame = _frame(grid, html.escape, "<b>{}</b>")
-            body += [f"<p>{html.escape(grid.title)}:</p>", frame.to_html(escape=False, border=0)]
-        items = "".join(f"<li>{html.escape(note)}</li>" for note in section.notes)
-        body += [f"<ul>{items}</ul>"] * bool(items)
-    head = f'<meta charset="utf-8"><title>{html.escape(document.title)}</title>'
-    style = f"<style>{_CSS}</style>"
-    start = f'<!doctype html>\n<html lang="en"><head>{head}{style}</head><body>'
-    return "\n".join([start, *body, "</body></html>", ""])
-
-
-def _frame(grid: Grid, clean: Callable[[str], str], best: str) -> pd.DataFrame:
-    """The grid's texts, each escaped for a format, the best ones put into its template."""
-    lines = (*grid.lines, *grid.footer)
-    rows = [
-        [
-            best.format(clean(text)) if (i, j) in grid.best else clean(text)
-            for j, text in enumerate(texts)
-        ]
-        for i, (_, texts) in enumerate(lines)
-    ]
-    names = [clean(name.replace("\n", " ")) for name, _ in lines]
-    return pd.DataFrame(rows, index=names, columns=[clean(column) for column in grid.columns])
-
-
 FORMATS: dict[str, tuple[str, Callable[[Document], str]]] = {
     "markdown": (".md", to_markdown),
     "latex": (".tex", to_latex),
-    "html": (".html", to_html),
     "csv": (".csv", lambda document: str(document.frame.to_csv())),
 }
 
@@ -279,30 +306,16 @@ def write_document(document: Document, folder: Path, formats: Iterable[str]) -> 
         ResultError: the folder cannot be written to.
     """
     chosen = [FORMATS[name] for name in formats]
-    return [
-        write_file(folder / f"{document.name}{ending}", make(document)) for ending, make in chosen
-    ]
+    return [write_file(folder / f"{document.name}{end}", make(document)) for end, make in chosen]
 
 
-def write_cells(frame: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a long frame as CSV and as Parquet, and return the files.
-
-    Raises:
-        ResultError: the folder cannot be written to.
-    """
-    return [
-        write_file(folder / f"{name}.csv", frame.to_csv(index=False)),
-        write_file(folder / f"{name}.parquet", frame.to_parquet(index=False)),
-    ]
-
-
-def write_file(path: Path, content: str | bytes) -> Path:
+def write_file(path: Path, content: str) -> Path:
     """Write a file whole or not at all.
 
     Raises:
         ResultError: the folder cannot be written to.
     """
     try:
-        return write_whole(path, content.encode() if isinstance(content, str) else content)
+        return write_whole(path, content.encode())
     except OSError as error:
         raise ResultError(f"{path} cannot be written ({error}); choose a folder=...") from error

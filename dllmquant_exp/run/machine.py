@@ -4,68 +4,50 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from dllmquant_exp.config.experiment import CommonSettings
+from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.kernels.library import allowed_levels
-from dllmquant_exp.store.tracking import TrackingError, TrackingSettings, check_tracking
+from dllmquant_exp.store.tracking import check_tracking
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 LEAST_ROOM = 1 << 18  # bytes; a cell's files are larger, but not much where the tasks are small
 
 
-def check_surroundings(common: CommonSettings, tracking: TrackingSettings) -> None:
-    """Refuse what this machine cannot do: GPU, kernels, W&B key, data folder, runs folder.
+def check_surroundings(jobs: Iterable[Experiment], *, remote: bool = False) -> None:
+    """Refuse what this machine cannot do, before anything is written.
+
+    Args:
+        remote: the jobs run on other machines, which may have other devices.
 
     Raises:
-        ConfigError: what is not there, and what would work instead.
+        ConfigError: everything that is not there, and what would work instead.
     """
-    problems: list[str] = []
-    made: list[Path] = []
-    for check in (
-        lambda: check_device(common.device),
-        check_kernels,
-        lambda: check_data_root(common.data_root),
-        lambda: check_tracking(tracking, os.environ),
-        lambda: made.extend(check_writable(Path(common.runs_dir) / common.sweep)),
-    ):
+    jobs = list(jobs)
+    checks: dict[Any, Callable[[], object]] = {"kernels": allowed_levels}
+    for job in jobs:
+        if not remote:
+            checks[job.common.device] = partial(check_device, job.common.device)
+        checks[job.common.data_folder] = partial(_check_data_folder, job.common.data_folder)
+        checks[job.tracking] = partial(check_tracking, job.tracking, os.environ)
+    problems = []
+    for check in checks.values():
         try:
             check()
-        except (ConfigError, TrackingError) as error:
+        except ValueError as error:
             problems.append(str(error))
     if problems:
-        _remove(made)
         raise ConfigError("; ".join(problems))
-
-
-def _remove(folders: list[Path]) -> None:
-    """Remove nested folders, innermost first, while they are empty."""
-    for folder in reversed(folders):
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def check_kernels() -> None:
-    """Refuse an environment that limits the kernels to unknown ones (ConfigError)."""
-    try:
-        allowed_levels()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def check_data_root(data_root: str | None) -> None:
-    """Refuse a `data_root` that is no folder (ConfigError)."""
-    if data_root is not None and not Path(data_root).expanduser().is_dir():
-        raise ConfigError(
-            f"data_root = {data_root} is not a folder; it should hold the official tasks' "
-            "files, or be null to take them from the hub"
-        )
+    for folder in dict.fromkeys(job.sweep_folder for job in jobs):
+        check_writable(folder)
 
 
 @contextmanager
@@ -96,6 +78,14 @@ def check_device(device: str) -> torch.device:
     return wanted
 
 
+def _check_data_folder(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            f"data_root = {folder} is not a folder; it should hold the official tasks' "
+            "files, or be null to take them from the hub"
+        )
+
+
 def explain_unwritten(folder: Path, error: OSError) -> str:
     """Reason why nothing can be written to `folder`, and the remedy, in one line."""
     advice = "make room there" if error.errno in FULL else "make it writable"
@@ -105,20 +95,22 @@ def explain_unwritten(folder: Path, error: OSError) -> str:
     )
 
 
-def check_writable(folder: Path) -> list[Path]:
-    """Find out by writing, and return the folders that it made; none where it fails."""
-    made: list[Path] = []
+def check_writable(folder: Path) -> None:
+    """Find out by writing; remove the folders that were made for it where that fails.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        for parent in [*reversed(folder.parents), folder]:
-            if not parent.exists():
-                parent.mkdir()
-                made.append(parent)
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_ROOM))  # a full disk takes empty files
     except OSError as error:
-        _remove(made)
+        for path in missing:
+            with suppress(OSError):  # it was not made, or another job is in it
+                path.rmdir()
         raise ConfigError(
             f"the runs folder {folder} cannot be written ({error.strerror}); set runs_dir to a "
             "folder that can"
         ) from error
-    return made

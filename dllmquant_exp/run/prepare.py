@@ -9,7 +9,7 @@ behind the blocks that it had rounded. The folder can be deleted at any time.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,7 @@ from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.kept_blocks import all_intact
 from dllmquant_exp.quantization.packed import pack_model
 from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.reports import QuantReport
-from dllmquant_exp.quantization.saving import (
-    SavedModel,
-    load_quantized,
-    load_saved_tokenizer,
-)
+from dllmquant_exp.quantization.saving import SavedModel, load_quantized, load_saved_tokenizer
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.locks import locked
@@ -105,18 +100,13 @@ def prepare(experiment: Experiment) -> Prepared:
     loaded = time.perf_counter()
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()
-    kept = None if calibration is None else _weights_folder(experiment, digest, calibration)
-    states = [] if calibration is None else _token_batches(experiment, model, calibration)
-    with _making(kept, model.config.n_layers):
-        report = quantize_as(experiment, model, states, kept)
+    report, described = _quantize(experiment, model, calibration, digest)
     seconds = {
         "load": loaded - start,
         "calibrate": calibrated - loaded,
         "quantize": time.perf_counter() - calibrated,
     }
-    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
-    described = None if calibration is None else _describe(experiment, calibration)
-    return Prepared(model, tokenizer, report.to_dict(), described, digest, seconds, peak)
+    return Prepared(model, tokenizer, report, described, digest, seconds, _peak(device))
 
 
 def quantize_as(
@@ -124,8 +114,12 @@ def quantize_as(
     model: Transformer,
     states: Sequence[TokenBatch],
     work_folder: Path | None = None,
-) -> QuantReport:
-    """Quantize `model` in place as the experiment says, and pack it where that is its execution."""
+) -> dict[str, Any]:
+    """Quantize `model` in place as the experiment says, and pack it where that is its execution.
+
+    Returns:
+        The report of its steps, see QuantReport.
+    """
     report = quantize(
         model,
         experiment.method,
@@ -136,7 +130,7 @@ def quantize_as(
     )
     if experiment.quant is not None and experiment.common.execution == "packed":
         pack_model(model)
-    return report
+    return report.to_dict()
 
 
 def _restore(
@@ -147,22 +141,13 @@ def _restore(
     packed = experiment.common.execution == "packed"
     model = load_quantized(saved, device=device, packed=packed)
     seconds = {"load": time.perf_counter() - start, "calibrate": 0.0, "quantize": 0.0}
-    peak = provenance.peak_memory(device)["peak_memory_bytes"] or 0
-    report, calibration = (saved.made.get(key) for key in ("report", "calibration_report"))
+    report, calibration = saved.made.get("report"), saved.made.get("calibration_report")
+    peak = _peak(device)
     return Prepared(model, tokenizer, report or {}, calibration, saved.digest, seconds, peak)
 
 
-@contextmanager
-def _making(folder: Path | None, blocks: int) -> Iterator[None]:
-    """One job rounds the blocks of `folder`; the others wait for it, and then read them at once."""
-    if folder is None or all_intact(folder, blocks):
-        yield
-        return
-    with locked(folder / ".lock"):
-        if not all_intact(folder, blocks):
-            yield
-            return
-    yield
+def _peak(device: torch.device) -> int:
+    return provenance.peak_memory(device)["peak_memory_bytes"] or 0
 
 
 def _load(
@@ -196,7 +181,7 @@ def _collect(
         tokenizer,
         model_key=identity.forward_key(experiment, digest),
         embedded=experiment.model.embedded,
-        data_root=None if common.data_root is None else Path(common.data_root).expanduser(),
+        data_root=common.data_folder,
         seed=common.seed,
         batch_size=CALIBRATION_BATCH,
         needs_scores=experiment.cgq is not None and experiment.cgq.needs_scores,
@@ -204,18 +189,21 @@ def _collect(
     )
 
 
-def _token_batches(
-    experiment: Experiment, model: Transformer, calibration: CalibrationSet
-) -> list[TokenBatch]:
-    return [
-        TokenBatch(batch.tokens, batch.attention_mask, batch_weights(batch, experiment.cgq))
+def _quantize(
+    experiment: Experiment, model: Transformer, calibration: CalibrationSet | None, digest: str
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Quantize on a calibration set; returns reports of what was done, and of the set."""
+    if calibration is None:
+        return quantize_as(experiment, model, []), None
+    cgq = experiment.cgq
+    states = [
+        TokenBatch(batch.tokens, batch.attention_mask, batch_weights(batch, cgq))
         for batch in batches(calibration, CALIBRATION_BATCH, model.config.pad_token_id)
     ]
-
-
-def _describe(experiment: Experiment, calibration: CalibrationSet) -> dict[str, Any]:
-    cgq = experiment.cgq
-    return {
+    kept = _weights_folder(experiment, digest, calibration)
+    with _one_maker(kept, model.config.n_layers):
+        report = quantize_as(experiment, model, states, kept)
+    return report, {
         "name": calibration.name,
         "digest": calibration.digest,
         "report": dict(calibration.report),
@@ -230,3 +218,14 @@ def _weights_folder(experiment: Experiment, digest: str, calibration: Calibratio
     key["calibration"] = calibration.digest
     root = Path(experiment.common.runs_dir) / ".cache" / "weights"
     return root / f"{experiment.method.name}-{config_hash(key)[:16]}"
+
+
+@contextmanager
+def _one_maker(folder: Path, blocks: int) -> Iterator[None]:
+    """One job rounds the blocks of `folder`; the others wait for it, and then read them at once."""
+    with ExitStack() as held:
+        if not all_intact(folder, blocks):
+            held.enter_context(locked(folder / ".lock"))
+            if all_intact(folder, blocks):
+                held.close()
+        yield

@@ -11,9 +11,9 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.saved_model import described
 from dllmquant_exp.models.folders import check_target
 from dllmquant_exp.models.formats import CheckpointError
-from dllmquant_exp.quantization.export import MADE, check_export, export_compressed_tensors
-from dllmquant_exp.quantization.saved_files import CONFIG_FILE
-from dllmquant_exp.quantization.saving import HEADER, check_files, read_saved, save_quantized
+from dllmquant_exp.quantization.export import MADE, export_compressed_tensors
+from dllmquant_exp.quantization.saved_files import CONFIG_FILE, check_folder
+from dllmquant_exp.quantization.saving import HEADER, save_quantized
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.store import provenance
 
@@ -31,14 +31,14 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
         CheckpointError: the folder is taken or cannot be written. Nothing is left behind.
         QuantizationError: the package that an export needs is missing.
     """
-    common, quant = experiment.common, experiment.quant
-    assert common.save is not None and quant is not None
-    folder = save_folder(experiment)
+    folder, quant = save_folder(experiment), experiment.quant
+    assert quant is not None
     if is_kept(experiment, digest):  # before hours go into the model
         logger.info("save: %s holds this model already", folder)
         return
     prepared = get()
-    write = save_quantized if common.export is None else export_compressed_tensors
+    exported = experiment.common.export is not None
+    write = export_compressed_tensors if exported else save_quantized
     try:
         write(
             prepared.model,
@@ -60,8 +60,7 @@ def save_model(experiment: Experiment, digest: str | None, get: Callable[[], Pre
 
 def save_folder(experiment: Experiment) -> Path:
     """Folder that `save=` names."""
-    assert experiment.common.save is not None
-    return Path(experiment.common.save).expanduser()
+    return Path(str(experiment.common.save)).expanduser()
 
 
 def is_kept(experiment: Experiment, digest: str | None) -> bool:
@@ -86,10 +85,7 @@ def is_kept(experiment: Experiment, digest: str | None) -> bool:
             f"{', '.join(names)}; choose another folder"
         )
     try:
-        if experiment.common.export is None:
-            check_files(read_saved(folder, experiment.method, experiment.iaaq))
-        else:
-            check_export(folder)
+        check_folder(folder, HEADER if experiment.common.export is None else MADE)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nThis is what is left of the model that would be saved here: delete "

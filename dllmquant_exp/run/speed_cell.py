@@ -4,13 +4,12 @@ An embedded model is loaded, without its outlier channels, which change no speed
 checkpoint gives only its shape: nothing is downloaded.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.models.checkpoints import (
     checkpoint_digest,
     load_config,
@@ -19,17 +18,20 @@ from dllmquant_exp.models.checkpoints import (
 )
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import Transformer
+from dllmquant_exp.run.cell import Cell, timing
 from dllmquant_exp.speed.measure import measure_speed
 from dllmquant_exp.speed.workload import Workload
 
 
-def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
+def measure_speed_cell(cell: Cell, started_at: str) -> dict[str, Any]:
     """Measure a speed cell: its result has no items and no score, but times and bytes.
 
     Raises:
         CheckpointError: no such checkpoint or shape.
         SpeedError, QuantizationError: settings that cannot be measured.
     """
+    start = time.perf_counter()
+    experiment, task = cell.experiment, cell.task
     settings = experiment.model
     folder, config = None, None
     if settings.embedded or Path(settings.checkpoint).expanduser().is_dir():
@@ -51,16 +53,12 @@ def measure_speed_cell(experiment: Experiment, task: Task) -> dict[str, Any]:
         seed=experiment.common.seed,
     )
     found = measure_speed(workload)
-    return {
-        "metric": task.settings.metric,
-        "score": None,
-        "n": 0,
-        "items": [],
-        "error": None,
+    content = {
         "speed": found | {"weights": "of the checkpoint" if settings.embedded else "random"},
         "summary": _summary(found),
         "checkpoint_digest": None if folder is None else checkpoint_digest(folder),
     }
+    return cell.unscored(content, timing(started_at, {"measure": time.perf_counter() - start}))
 
 
 def _summary(found: dict[str, Any]) -> str:

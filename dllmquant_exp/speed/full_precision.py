@@ -11,19 +11,16 @@ float32: that would be no yardstick, and is left out. Memory is always counted a
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Block, Transformer
 from dllmquant_exp.speed.machine import native_bfloat16
-from dllmquant_exp.speed.memory import weight_bytes
 from dllmquant_exp.speed.workload import Workload
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 PACKED, MKL_PACKED = " packed", " MKL packed"
-DTYPES = {FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}
 
 
 def types() -> tuple[str, ...]:
@@ -40,41 +37,27 @@ def candidates() -> tuple[str, ...]:
 
 def dtype_of(form: str) -> torch.dtype:
     """The type of weights and activations."""
-    return DTYPES[form.partition(" ")[0]]
+    dtype: torch.dtype = getattr(torch, form.partition(" ")[0])
+    return dtype
 
 
 class PrepackedLinear(nn.Module):
-    """A linear whose weight stands in the order in which oneDNN reads it.
+    """A linear whose weight stands in the order in which oneDNN or MKL reads it.
 
     Args:
-        linear: in float32 or bfloat16.
-        rows: of the batches to come, which the order may depend on.
+        linear: in float32, or bfloat16 for oneDNN.
+        rows: of the batches to come: oneDNN's order may depend on them, MKL's is for them only.
     """
 
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
-        self.bias = None if linear.bias is None else linear.bias.detach()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [..., in_features] -> [..., out_features]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return y
-
-
-class MklLinear(nn.Module):
-    """A linear in float32 whose weight stands in the order in which MKL reads it.
-
-    Args:
-        rows: of the batches to come; the order is for this number only.
-    """
-
-    def __init__(self, linear: nn.Linear, rows: int) -> None:
+    def __init__(self, linear: nn.Linear, rows: int, *, by_mkl: bool) -> None:
         super().__init__()
         weight = linear.weight.detach()
-        self.weight = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        self.weight = (torch.ops.mkl._mkl_reorder_linear_weight if by_mkl else reorder)(
+            weight, rows
+        )
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.rows = rows
+        self.rows = rows if by_mkl else None
         # Torch takes the plain weight for its shape, and multiplies with it where rows differ,
         # which is refused here: this one has the shape and no memory, so no weight is held twice.
         self.shape = weight.new_empty(1).expand(weight.shape)
@@ -83,24 +66,24 @@ class MklLinear(nn.Module):
         """x: [..., in_features] -> [..., out_features].
 
         Raises:
-            ValueError: another number of rows.
+            ValueError: another number of rows than MKL packed the weight for.
         """
+        if self.rows is None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         if x.numel() != self.rows * x.shape[-1]:
             raise ValueError(
                 f"x has shape {list(x.shape)}, and MKL packed this weight for {self.rows} rows"
             )
-        y: Tensor = torch.ops.mkl._mkl_linear(x, self.weight, self.shape, self.bias, self.rows)
-        return y
+        return torch.ops.mkl._mkl_linear(x, self.weight, self.shape, self.bias, self.rows)
 
 
 def prepack(module: nn.Module, form: str, rows: int) -> nn.Module:
     """The module in this form; its linears are replaced where the form is a packed one."""
     if form.endswith(PACKED):
-        by_mkl = form.endswith(MKL_PACKED)
-        made: Callable[[nn.Linear, int], nn.Module] = MklLinear if by_mkl else PrepackedLinear
         for name, linear in list(module.named_modules()):
             if isinstance(linear, nn.Linear):
-                module.set_submodule(name, made(linear, rows))
+                by_mkl = form.endswith(MKL_PACKED)
+                module.set_submodule(name, PrepackedLinear(linear, rows, by_mkl=by_mkl))
     return module
 
 
@@ -113,21 +96,15 @@ def full_block(workload: Workload, form: str) -> nn.Module:
 
 def full_model(workload: Workload, form: str) -> Transformer:
     """The loaded model in a form; without one, a random one of a single block."""
-    dtype = dtype_of(form)
     if workload.load is not None:
-        model = workload.load(dtype)
+        model = workload.load(dtype_of(form))
     else:
         with torch.device("meta"):
             model = Transformer(workload.with_layers(1))
-        random_weights(model, dtype, workload.seed)
+        random_weights(model, dtype_of(form), workload.seed)
     for block in model.blocks:
         prepack(block, form, workload.rows)
     return model
-
-
-def full_bytes(config: TransformerConfig, form: str) -> int:
-    """Bytes that the weights of a shape take in a form."""
-    return weight_bytes(config, 16, 16, 16) // 2 * dtype_of(form).itemsize
 
 
 def random_weights(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
@@ -139,8 +116,7 @@ def random_weights(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Modul
     for name, parameter in list(module.named_parameters()):
         value = torch.empty(parameter.shape, dtype=dtype)
         if value.dim() == 2:
-            deviation = 1 / math.sqrt(parameter.shape[1])
-            value.normal_(0, deviation, generator=generator)
+            value.normal_(0, 1 / math.sqrt(value.shape[1]), generator=generator)
         else:
             value.fill_(0 if name.endswith("bias") else 1)
         owner, _, leaf = name.rpartition(".")

@@ -65,20 +65,6 @@ def with_bits(module: Module, bits: int) -> Module:
     return other
 
 
-class ConvertedEmbedding(nn.Module):
-    """An embedding whose rows are converted as they are looked up."""
-
-    def __init__(self, embedding: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.inner = embedding
-        self.dtype = dtype
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: [...] -> [..., d_model], in `dtype`."""
-        rows: Tensor = self.inner(tokens)
-        return rows.to(self.dtype)
-
-
 class HalfHead(nn.Module):
     """A language-model head in 16 bits. It multiplies in them where the processor does; elsewhere
     some rows at a time are converted to the type of its input.
@@ -111,7 +97,8 @@ def with_half_ends(model: Transformer, dtype: torch.dtype) -> Transformer:
     for layer in model.modules():
         if isinstance(layer, PackedLinear) and layer.bias is not None:
             layer.bias = layer.bias.to(HALF)
-    model.set_submodule("embedding", ConvertedEmbedding(model.embedding, dtype))
+    # Rows are converted as they are looked up, and so decide the type that the blocks compute in.
+    model.embedding.register_forward_hook(lambda _module, _tokens, rows: rows.to(dtype))
     if isinstance(model.head, nn.Linear):
         model.set_submodule("head", HalfHead(model.head.weight))
     return model
@@ -128,8 +115,7 @@ def random_block(workload: Workload, generator: torch.Generator) -> Block:
     assert quant is not None and quant.activation is not None and quant.weight is not None
     with torch.device("meta"):
         block = Block(workload.config)
-    for norm in (block.attention_norm, block.ffn_norm):
-        _set_norm(norm)
+    _set_norms(block.attention_norm, block.ffn_norm)
     padding = None
     if quant.activation.granularity == "per_request":
         padding = Padding()
@@ -158,7 +144,7 @@ def random_model(workload: Workload, layers: int) -> Transformer:
         model = Transformer(config)
     for n in range(layers):
         model.blocks[n] = random_block(workload, generator)
-    _set_norm(model.final_norm)
+    _set_norms(model.final_norm)
     for name, rounded, quantizer in ends(quant):
         rows = _random_numbers(config.vocab_size, config.d_model, quantizer, generator)
         model.set_submodule(name, rounded(rows, HALF))
@@ -180,5 +166,6 @@ def _random_numbers(
     return QuantizedWeight(numbers, torch.full((rows, 1), 1 / (deviation * math.sqrt(inputs))))
 
 
-def _set_norm(norm: RMSNorm) -> None:
-    norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=HALF), requires_grad=False)
+def _set_norms(*norms: RMSNorm) -> None:
+    for norm in norms:
+        norm.weight = nn.Parameter(torch.ones(norm.weight.shape, dtype=HALF), requires_grad=False)

@@ -16,7 +16,8 @@ import itertools
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,14 +29,13 @@ from dllmquant_exp.speed.full_precision import (
     candidates,
     dtype_of,
     full_block,
-    full_bytes,
     full_model,
     types,
 )
 from dllmquant_exp.speed.low_bits import low_bytes, low_model, random_block, with_bits
 from dllmquant_exp.speed.machine import abilities
 from dllmquant_exp.speed.parts import parts
-from dllmquant_exp.speed.timing import Spread, Stopwatch, interleaved, sampled, seconds
+from dllmquant_exp.speed.timing import Stopwatch, interleaved, sampled, seconds, spread
 from dllmquant_exp.speed.workload import Workload
 from dllmquant_exp.store import process_memory
 
@@ -85,11 +85,6 @@ def measure_speed(workload: Workload) -> dict[str, Any]:
     }
 
 
-def low_name(workload: Workload, bits: int) -> str:
-    assert workload.quant is not None
-    return f"W{workload.quant.weight_bits}A{bits}"
-
-
 def _race(workload: Workload) -> tuple[dict[str, Any], str, str]:
     """Seconds of one block in every form; the fastest full precision; the fastest low-bit type."""
     blocks: dict[str, tuple[nn.Module, torch.dtype]] = {
@@ -99,7 +94,7 @@ def _race(workload: Workload) -> tuple[dict[str, Any], str, str]:
     if workload.quant is not None:
         block = random_block(workload, torch.Generator().manual_seed(workload.seed))
         for dtype, bits in itertools.product(types(), workload.bits):
-            name = f"{low_name(workload, bits)}, {dtype}"
+            name = f"{workload.name_of(bits)}, {dtype}"
             blocks[name] = (with_bits(block, bits), dtype_of(dtype))
             chosen.setdefault(dtype, name)
     runs = {name: sampled(_block_run(workload, *block)) for name, block in blocks.items()}
@@ -109,8 +104,8 @@ def _race(workload: Workload) -> tuple[dict[str, Any], str, str]:
     fastest = min(chosen, key=lambda dtype: medians[chosen[dtype]], default="")
     report = {
         name: {
-            "seconds": asdict(Spread.of(values)),
-            "speedup": asdict(Spread.of(_ratios(times[best], values))),
+            "seconds": spread(values),
+            "speedup": spread(_ratios(times[best], values)),
         }
         for name, values in times.items()
     }
@@ -127,34 +122,28 @@ def _block_run(workload: Workload, block: nn.Module, dtype: torch.dtype) -> Call
 
 
 def _full_variant(workload: Workload, form: str) -> Variant:
-    return _built(
-        workload, FULL, None, dtype_of(form),
-        make=lambda: full_model(workload, form),
-        size=lambda config: full_bytes(config, form),
-    )  # fmt: skip
+    dtype = dtype_of(form)
+
+    def size(config: TransformerConfig) -> int:
+        return memory.weight_bytes(config, 16, 16, 16) // 2 * dtype.itemsize
+
+    return _built(workload, FULL, None, dtype, lambda: full_model(workload, form), size)
 
 
-def _low_variants(workload: Workload, dtype: str) -> list[Variant]:
+def _low_variants(workload: Workload, form: str) -> list[Variant]:
     """The chosen bits of activations, and beside them others on the same weights."""
-    quant = workload.quant
-    if quant is None:
+    if workload.quant is None:
         return []
+    dtype, size = dtype_of(form), partial(low_bytes, quant=workload.quant)
     first, *others = workload.bits
-    variant = _built(
-        workload, low_name(workload, first), first, dtype_of(dtype),
-        make=lambda: low_model(workload, dtype_of(dtype)),
-        size=lambda config: low_bytes(config, quant),
-    )  # fmt: skip
-    beside = [
-        Variant(
-            low_name(workload, bits), bits, variant.dtype, with_bits(variant.model, bits),
-            variant.layers,
-        )
-        for bits in others
-    ]  # fmt: skip
-    for other in beside:
-        workload.decode(other.model)  # warm-up
-    return [variant, *beside]
+    name = workload.name_of(first)
+    chosen = _built(workload, name, first, dtype, lambda: low_model(workload, dtype), size)
+    found = [chosen]
+    for bits in others:
+        model = with_bits(chosen.model, bits)
+        workload.decode(model)  # warm-up
+        found.append(Variant(workload.name_of(bits), bits, dtype, model, chosen.layers))
+    return found
 
 
 def _built(
@@ -178,11 +167,11 @@ def _built(
     workload.decode(model)
     peak = process_memory.peak_bytes() if restarted else None
     missing = size(workload.config) - size(workload.with_layers(len(model.blocks)))
-
-    def above(found: int | None) -> int | None:
-        return None if found is None or before is None else found - before + missing
-
-    return Variant(name, bits, dtype, model, workload.config.n_layers, above(after), above(peak))
+    above = [
+        None if found is None or before is None else found - before + missing
+        for found in (after, peak)
+    ]
+    return Variant(name, bits, dtype, model, workload.config.n_layers, *above)
 
 
 def _decodes(workload: Workload, variants: Sequence[Variant]) -> dict[str, list[float]]:
@@ -216,8 +205,8 @@ def _described(
         "activation_bits": variant.bits,
         "extrapolated": variant.extrapolated,
         "seconds": [round(value, 6) for value in times],
-        "tokens_per_second": asdict(Spread.of([tokens / value for value in times])),
-        "speedup": asdict(Spread.of(_ratios(full, times))) if low else None,
+        "tokens_per_second": spread([tokens / value for value in times]),
+        "speedup": spread(_ratios(full, times)) if low else None,
         "weight_bytes": counted if held is None else held,
         "held_bytes": held,
         "resident_bytes": variant.resident,

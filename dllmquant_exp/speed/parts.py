@@ -1,10 +1,10 @@
 """Parts of a low-bit decode and the time that each takes."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.attention import QuantizedAttention
@@ -38,22 +38,13 @@ def parts(
         total = seconds(lambda: workload.decode(model))
     found = {name: watch.total for name, watch in watches.items()}
     forwards = min(workload.decoding.steps, workload.decoding.gen_length)
-    found["rotations"] = forwards * sum(
-        sampled(_rotation_run(workload, layer, dtype))()
-        for layer in packed
-        if layer.rotation is not None
-    )
+    found["rotations"] = 0.0
+    for layer in packed:
+        if layer.rotation is not None:
+            x = torch.randn(workload.rows, layer.in_features).to(dtype)
+            found["rotations"] += forwards * sampled(partial(rotated, x, layer.rotation))()
     times = layers / len(model.blocks)
     total += (times - 1) * found.pop("blocks")
     for name in ("linears", "attention", "rotations"):
         found[name] *= times
     return {name: round(value / total, 4) for name, value in found.items()}
-
-
-def _rotation_run(
-    workload: Workload, layer: PackedLinear, dtype: torch.dtype
-) -> Callable[[], Tensor]:
-    x = torch.randn(workload.rows, layer.in_features).to(dtype)
-    rotation = layer.rotation
-    assert rotation is not None
-    return lambda: rotated(x, rotation)

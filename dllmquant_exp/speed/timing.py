@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -17,20 +16,12 @@ from torch import nn
 SHORTEST = 5e-3  # seconds of one sample; shorter calls are repeated within it
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A median over rounds, and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        if len(values) < 2:
-            return cls(values[0], values[0], values[0])
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(middle, low, high)
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median over rounds, and the quartiles around it."""
+    low, median, high = (
+        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+    )
+    return {"median": median, "low": low, "high": high}
 
 
 def interleaved(

@@ -65,9 +65,6 @@ class Workload:
     settings: SpeedSettings
     seed: int
 
-    def __post_init__(self) -> None:
-        _check(self)
-
     @property
     def runtime_method(self) -> Method:
         """The steps that leave work to be done while the model runs, and rounding to nearest."""
@@ -94,6 +91,11 @@ class Workload:
         chosen, beside = self.quant.activation_bits, self.settings.beside_bits
         return (chosen,) if beside in (None, chosen) else (chosen, beside)
 
+    def name_of(self, bits: int) -> str:
+        """The name of a measurement with activations of these bits."""
+        assert self.quant is not None
+        return f"W{self.quant.weight_bits}A{bits}"
+
     def with_layers(self, layers: int) -> TransformerConfig:
         return replace(self.config, n_layers=layers)
 
@@ -114,25 +116,14 @@ class Workload:
         count = self.settings.responses
         generate(model, self.prompts(), self.decoding, seeds=range(count), batch_size=count)
 
-
-def _check(workload: Workload) -> None:
-    quant = workload.quant
-    if needs_calibration(workload.runtime_method, quant, workload.iaaq):
-        raise SpeedError(
-            "static ranges and static alphas come from calibration, which a measurement of "
-            "speed does not do; use quant.activation_ranges=dynamic and iaaq.mode=online"
-        )
-    if quant is not None and (
-        quant.weight_bits > 4
-        or quant.activation_bits > 8
-        or "per_group" in (quant.weight_granularity, quant.activation_granularity)
-    ):
-        raise SpeedError(
-            "packed layers have weights of at most 4 bits, activations of at most 8, and no "
-            "groups; nothing else runs in low bits here"
-        )
-    if workload.length > workload.config.max_length:
-        raise SpeedError(
-            f"prompt_length + gen_length = {workload.length} is more than the model's "
-            f"{workload.config.max_length} positions"
-        )
+    def __post_init__(self) -> None:
+        if needs_calibration(self.runtime_method, self.quant, self.iaaq):
+            raise SpeedError(
+                "static ranges and static alphas come from calibration, which a measurement of "
+                "speed does not do; use quant.activation_ranges=dynamic and iaaq.mode=online"
+            )
+        if self.length > self.config.max_length:
+            raise SpeedError(
+                f"prompt_length + gen_length = {self.length} is more than the model's "
+                f"{self.config.max_length} positions"
+            )

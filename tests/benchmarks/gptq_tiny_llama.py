@@ -31,7 +31,7 @@ import torch
 from textbook_gptq import textbook_gptq, textbook_hessian
 from torch import Tensor
 
-from dllmquant_exp.quantization.gptq import Gptq, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq, gptq
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import Quantizer, fake_quantize, parameters
 
@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def timed(run: Callable[[], Weights]) -> tuple[Weights, float]:
-    """What `run` returns, and its CPU seconds."""
+    """The result of `run`, and its CPU seconds."""
     start = time.process_time()
     result = run()
     return result, time.process_time() - start
@@ -107,8 +107,9 @@ def ours(weights: Weights, inputs: Weights, quantizer: Quantizer, how: Gptq) -> 
             H = Hessian(weights[names[0]].shape[1], how.torch_dtype)
             for x in inputs[names[0]].split(BATCH):
                 H.add(x)
-            rounded = gptq_shared([weights[n] for n in names], H.matrix(), quantizer, how)
-            result |= {n: r.weight for n, r in zip(names, rounded, strict=True)}
+            rounded = gptq([weights[n] for n in names], H.matrix(), quantizer, how)
+            for name, found in zip(names, rounded, strict=True):
+                result[name] = found.weight.values(weights[name].dtype)
     return {name: result[name] for name in weights}
 
 

@@ -8,8 +8,8 @@ r"""Packed 4-bit linears against full precision and fake quantization, side by s
 Shapes are rows x inputs x outputs. In each round every variant runs once, in random order, so that
 whatever else the machine does hits all of them. After `--seconds` come the medians, quartiles and
 minima of their times, and how many times as fast as the best full precision they are: the median
-over the rounds of the ratios within a round. `--threads` defaults to torch's choice. What a
-processor without AVX-512 would do shows
+over the rounds of the ratios within a round. `--threads` defaults to torch's choice. For a
+processor without AVX-512:
 
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
         DLLMQUANT_KERNELS=avx2 python tests/benchmarks/packed_linear.py --shapes 256x4096x4096
@@ -115,7 +115,7 @@ def sizes(shape: str) -> tuple[int, int, int]:
 
 
 def of_linear(rows: int, inputs: int, outputs: int) -> tuple[Variants, float]:
-    """What is timed for one linear, and its operations."""
+    """The variants that are timed for one linear, and its operations."""
     numbers = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8)
     weight = QuantizedWeight(numbers, torch.rand(outputs, 1) / 100 + 0.01)
     values, x = weight.values(torch.float32), torch.randn(rows, inputs)

@@ -23,7 +23,7 @@ from dllmquant_exp.models.invariance import blocks_of, fuse_norms, rotate_residu
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.awq import Awq
 from dllmquant_exp.quantization.blockwise import TokenBatch, first_block_batches, linear_inputs
-from dllmquant_exp.quantization.gptq import Gptq, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq, gptq
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.method import Method
@@ -205,10 +205,10 @@ def compensate(
             H = moments.matrix()
             damped = H + GPTQ.damp * H.diagonal().mean() * torch.eye(len(H))
             change = torch.linalg.solve(damped, cross * 2 / moments.tokens, left=False)
-            results = gptq_shared([w + w @ change for w in weights], H, quantizer, GPTQ)
+            results = gptq([w + w @ change for w in weights], H, quantizer, GPTQ)
             for name, linear, result in zip(group, linears, results, strict=True):
                 rotation = getattr(linear, "rotation", None)
-                layer = QuantizedLinear(result.rounded, activation=activation, rotation=rotation)
+                layer = QuantizedLinear(result.weight, activation=activation, rotation=rotation)
                 setattr(block, name, layer)
         batches = [batch.advanced(block) for batch in batches]
 

@@ -1,47 +1,37 @@
 """A tiny random model, prompts, a toy tokenizer, and a log of what really went through a model."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from small_models import small_model
 
 from dllmquant_exp.calibration.sampler import Inputs
 from dllmquant_exp.calibration.sources import CalibrationText
 from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState, unscored_state
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Architecture, Transformer
 
-VOCAB, EOS, PAD, MASK = 40, 37, 38, 39
+VOCAB, EOS, MASK = 40, 37, 39
 
 
-def _tiny_model(architecture: str = "llada", *, seed: int = 0, eos_logit: float = -50.0):
-    """d_model 16, 1 layer, float64, random weights; it never predicts the mask, nor (by default)
-    an end of text."""
-    config = TransformerConfig(
-        architecture=architecture,  # type: ignore[arg-type]
-        d_model=16,
-        n_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        d_ffn=24,
+def _tiny_model(architecture: Architecture = "llada", *, eos_logit: float = -50.0) -> Transformer:
+    """It never predicts the mask, nor (by default) an end of text."""
+    model = small_model(
+        architecture, torch.float64, d_model=16, n_layers=1, n_heads=2, n_kv_heads=2, d_ffn=24,
         vocab_size=VOCAB,
-        max_length=64,
-        rope_theta=1e4,
-        norm_eps=1e-6,
-        mask_token_id=MASK,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    model = Transformer(config).to(torch.float64).eval().requires_grad_(False)
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "norm" not in name:
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(noise * (1.0 if name == "embedding.weight" else 0.5))
+            parameter.data.normal_(
+                0, 1.0 if name == "embedding.weight" else 0.5, generator=generator
+            )
     shift = torch.zeros(VOCAB, dtype=torch.float64)
     shift[MASK], shift[EOS] = -50.0, eos_logit
     model.head.register_forward_hook(lambda _module, _inputs, logits: logits + shift)
-    return model
+    return model.requires_grad_(False)
 
 
 @pytest.fixture
@@ -76,7 +66,7 @@ def prompts() -> list[list[int]]:
 class ToyTokenizer:
     """One token per letter; the last three ids are special."""
 
-    all_special_ids = (EOS, PAD, MASK)
+    all_special_ids = (EOS, EOS + 1, MASK)
 
     def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
         assert not add_special_tokens
@@ -120,18 +110,10 @@ def state() -> Callable[..., CalibrationState]:
     ) -> CalibrationState:
         scores = list(confidence or [0.5] * len(tokens))
         bare = unscored_state(
-            tokens, [bool(m) for m in masked or [0] * len(tokens)], prompt_length, block=1, step=2
-        )
-        return CalibrationState(
-            bare.tokens,
-            bare.masked,
-            prompt_length,
-            torch.tensor(scores),
-            torch.tensor(list(top or scores)),
-            block=1,
-            step=2,
+            tokens, [bool(m) for m in masked or [0] * len(tokens)], prompt_length, block=1, step=2,
             ratio=0.25,
-        )
+        )  # fmt: skip
+        return replace(bare, confidence=torch.tensor(scores), top=torch.tensor(top or scores))
 
     return make
 

@@ -103,7 +103,7 @@ def test_a_users_sampler_and_weighting(
     assert report["unmasked"]["tokens"] == 27 and not report["constant"]
     collected(sampler, seed=1)
     assert calls == [0, 0, 1]
-    names = {path.name.rpartition("-")[0] for path in (tmp_path / "cache").glob("*.safetensors")}
+    names = {path.name.split("-")[0] for path in (tmp_path / "cache").glob("*.safetensors")}
     assert names == {"first_words"}
 
     # The same name and settings in another source: another identity, another set.

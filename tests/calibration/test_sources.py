@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from dllmquant_exp.calibration.sources import (
+    CalibrationText,
     disjoint,
     embedded_evaluation_items,
-    embedded_texts,
-    official_evaluation_items,
     official_texts,
     text_source,
 )
@@ -22,30 +21,38 @@ TASKS = list(world.TASKS)
 
 
 def test_embedded_texts_take_turns_and_are_not_evaluated() -> None:
-    texts = embedded_texts(TASKS, 45, seed=0)
+    texts = text_source(True, None, 0)(TASKS, 45)
     assert len({text.text for text in texts}) == 45
     assert texts[8].prompt.startswith("Question: ") and "####" in texts[8].response
     assert texts[17].prompt.startswith("Question: ") and "####" in texts[17].response
     assert texts[5].prompt.startswith("Exam: ") and texts[5].response.strip() in "ABCD"
     assert [len(text.items) for text in texts[:9]] == [1, 1, 1, 1, 1, 3, 3, 1, 1]
-    evaluated = embedded_evaluation_items(TASKS)
-    disjoint([item for text in texts for item in text.items], evaluated)
-    assert embedded_texts(TASKS, 45, seed=0) == texts != embedded_texts(TASKS, 45, seed=1)
-    assert embedded_texts(TASKS, 20, seed=0) == texts[:20]
+    evaluated = {item for task in TASKS for item in embedded_evaluation_items(task)}
+    assert not evaluated & {item for text in texts for item in text.items}
+    assert text_source(True, None, 1)(TASKS, 45) != texts
+    assert text_source(True, None, 0)(TASKS, 20) == texts[:20]
 
 
 @pytest.mark.parametrize("task", ["micro_mmlu", "micro_gsm8k"])
 def test_an_evaluation_item_would_be_found(task: str) -> None:
-    evaluated = embedded_evaluation_items([task])
+    evaluated = embedded_evaluation_items(task)
+    texts = [CalibrationText("", "", ("something else", evaluated[7].upper() + " \n"))]
     with pytest.raises(CalibrationError, match="1 calibration texts are evaluation items"):
-        disjoint(["something else", evaluated[7].upper() + " \n"], evaluated)
+        disjoint(texts, evaluated)
 
 
-def test_embedded_texts_that_do_not_exist() -> None:
-    with pytest.raises(CalibrationError, match="no micro-world task gsm8k"):
-        embedded_texts(["gsm8k"], 1, seed=0)
-    with pytest.raises(CalibrationError, match="no micro-world task given"):
-        embedded_texts([], 1, seed=0)
+@pytest.mark.parametrize(
+    ("embedded", "names", "message"),
+    [
+        (True, ["gsm8k"], "no training data gsm8k for calibration; there are: micro_"),
+        (True, [], "no training data given"),
+        (False, ["mmlu"], "no training data mmlu for calibration; there are: winogrande"),
+        (False, [], "no training data given"),
+    ],
+)
+def test_data_sets_that_do_not_exist(embedded: bool, names: list[str], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        text_source(embedded, None, 0)(names, 1)
 
 
 def _write(path: Path, rows: list[dict]) -> None:
@@ -86,8 +93,6 @@ def test_official_texts_that_cannot_be_read(tmp_path: Path) -> None:
     def read(count: int = 1) -> None:
         official_texts("gsm8k", count, seed=0, data_root=tmp_path)
 
-    with pytest.raises(CalibrationError, match="no training data 'mmlu'"):
-        official_texts("mmlu", 1, seed=0, data_root=tmp_path)
     with pytest.raises(CalibrationError, match=r"gsm8k_train.jsonl.gz is missing"):
         read()
     _write(tmp_path / "gsm8k_train.jsonl.gz", [{"question": "?", "answer": "!"}])
@@ -101,20 +106,6 @@ def test_official_texts_that_cannot_be_read(tmp_path: Path) -> None:
         read()
 
 
-def test_official_texts_that_are_evaluated_are_refused(tmp_path: Path) -> None:
-    rows = [{"question": f"{n} + 1?", "answer": str(n)} for n in range(4)]
-    _write(tmp_path / "gsm8k_train.jsonl.gz", rows)
-    texts = official_texts("gsm8k", 4, seed=0, data_root=tmp_path)
-    items = [item for text in texts for item in text.items]
-    with pytest.raises(CalibrationError, match=r"gsm8k_test.jsonl.gz is missing"):
-        official_evaluation_items("gsm8k", tmp_path)
-    _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "9 + 1?", "answer": "10"}])
-    disjoint(items, official_evaluation_items("gsm8k", tmp_path))
-    _write(tmp_path / "gsm8k_test.jsonl.gz", [{"question": "2  + 1?", "answer": "another"}])
-    with pytest.raises(CalibrationError, match=r"1 calibration texts are evaluation items"):
-        disjoint(items, official_evaluation_items("gsm8k", tmp_path))
-
-
 def test_a_source_takes_turns_and_refuses_evaluation_items(tmp_path: Path) -> None:
     names = [f"{n}?" for n in range(6)]
     _write(tmp_path / "gsm8k_train.jsonl.gz", [{"question": q, "answer": "1"} for q in names])
@@ -126,10 +117,9 @@ def test_a_source_takes_turns_and_refuses_evaluation_items(tmp_path: Path) -> No
     texts = source(("piqa", "gsm8k"), 5)
     assert [text.response for text in texts] == [" a", " 1", " a", " 1", " a"]
     assert source(("piqa", "gsm8k"), 3) == texts[:3]
-    with pytest.raises(CalibrationError, match="no training data given"):
-        source((), 1)
-    _write(tmp_path / "piqa_val.jsonl.gz", piqa)
-    with pytest.raises(CalibrationError, match="are evaluation items"):
+    _write(tmp_path / "piqa_val.jsonl.gz", [piqa[4] | {"goal": " 4?  ", "label": 1}])
+    with pytest.raises(CalibrationError, match="1 calibration texts are evaluation items"):
+        source(("gsm8k", "piqa"), 12)
+    (tmp_path / "piqa_val.jsonl.gz").unlink()
+    with pytest.raises(CalibrationError, match=r"piqa_val.jsonl.gz is missing"):
         source(("gsm8k", "piqa"), 2)
-    embedded = text_source(True, None, 0)
-    assert embedded(("micro_arc",), 3) == embedded_texts(("micro_arc",), 3, seed=0)

@@ -1,36 +1,17 @@
-"""Sets on disk: made once, whole or not at all, damage noticed."""
+"""Sets on disk: made once, whole or not at all."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from dllmquant_exp.calibration import CalibrationError, CalibrationSet
-from dllmquant_exp.calibration.storage import cached, load, save
-
-
-def test_to_disk_and_back(three: CalibrationSet, tmp_path: Path) -> None:
-    path = tmp_path / "a" / "three"
-    save(three, path, {"seed": 0})
-    back = load(path)
-    assert (back.digest, back.name, back.report) == (three.digest, three.name, three.report)
-    assert list((tmp_path / "a").iterdir()) == [path]
-    with safe_open(path, "pt") as file:
-        assert json.loads(file.metadata()["set"][64:])["key"] == {"seed": 0}
+from dllmquant_exp.calibration import CalibrationSet
+from dllmquant_exp.calibration.storage import cached
+from dllmquant_exp.store import hashed_tensors
 
 
-def test_unknown_confidences_survive(three: CalibrationSet, tmp_path: Path) -> None:
-    unknown = torch.full((3,), torch.nan)
-    bare = replace(three, states=(replace(three.states[0], confidence=unknown, top=unknown),))
-    save(bare, tmp_path / "bare")
-    assert load(tmp_path / "bare").digest == bare.digest
-
-
-def test_a_cached_set_is_made_once(three: CalibrationSet, tmp_path: Path) -> None:
+def test_a_cached_set_is_made_once_and_read_back(three: CalibrationSet, tmp_path: Path) -> None:
     calls = []
 
     def make() -> CalibrationSet:
@@ -38,13 +19,26 @@ def test_a_cached_set_is_made_once(three: CalibrationSet, tmp_path: Path) -> Non
         return three
 
     key = {"name": "three", "seed": 0}
-    first, again = cached(tmp_path, key, make), cached(tmp_path, key, make)
-    assert len(calls) == 1 and first.digest == again.digest == three.digest
-    assert first.report == again.report
+    for found in (cached(tmp_path, key, make), cached(tmp_path, key, make)):
+        assert found.digest == three.digest
+        assert (found.name, found.report) == (three.name, three.report)
+    assert len(calls) == 1
+    (path,) = tmp_path.glob("three-*.safetensors")
+    assert hashed_tensors.read(path)[1]["key"] == key
     cached(tmp_path, key | {"seed": 1}, make)
     assert len(calls) == 2
     cached(tmp_path, {"seed": 0, "name": "three"}, make)
     assert len(calls) == 2, "the order of a key's entries does not count"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert cached(tmp_path, key, make).digest == three.digest
+    assert len(calls) == 3, "a damaged set is made again"
+
+
+def test_unknown_confidences_survive(three: CalibrationSet, tmp_path: Path) -> None:
+    unknown = torch.full((3,), torch.nan)
+    bare = replace(three, states=(replace(three.states[0], confidence=unknown, top=unknown),))
+    found = cached(tmp_path, {"name": "bare"}, lambda: bare)
+    assert found.digest == bare.digest and not found.is_scored
 
 
 def test_a_failed_make_leaves_nothing(tmp_path: Path) -> None:
@@ -54,30 +48,3 @@ def test_a_failed_make_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         cached(tmp_path, {"name": "x"}, fail)
     assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-
-
-def test_a_failed_write_leaves_nothing(three: CalibrationSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        save(three.with_report(mean=float("nan")), tmp_path / "x")
-    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
-
-
-def test_damage_is_noticed(three: CalibrationSet, tmp_path: Path) -> None:
-    path = tmp_path / "three"
-    save(three, path)
-    written = path.read_bytes()
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-    save_file(tensors | {"tokens": tensors["tokens"] + 1}, path, metadata)
-    with pytest.raises(CalibrationError, match="digest differs"):
-        load(path)
-    save_file(tensors, path, metadata | {"set": metadata["set"].replace("[[1, 2]]", "[[1, 3]]")})
-    with pytest.raises(CalibrationError, match="digest differs"):
-        load(path)
-    for damaged in (written[:-9], b""):
-        path.write_bytes(damaged)
-        with pytest.raises(CalibrationError, match="delete it"):
-            load(path)
-    path.unlink()
-    with pytest.raises(CalibrationError, match="delete it"):
-        load(path)

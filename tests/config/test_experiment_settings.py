@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,7 +311,9 @@ def test_surroundings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             "execution": "fake",
         }  # fmt: skip
         common = CommonSettings(**{**values, **changes})
-        check_surroundings(common, TrackingSettings(mode, "p", None))
+        job = {"common": common, "tracking": TrackingSettings(mode, "p", None)}
+        folder = Path(common.runs_dir) / common.sweep
+        check_surroundings([SimpleNamespace(**job, sweep_folder=folder)])  # type: ignore[list-item]
 
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "NETRC", "WANDB_BASE_URL"):

@@ -18,7 +18,8 @@ from dllmquant_exp.config.experiment import Experiment, to_mapping
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.reporting.claims.scores import NEARLY_EQUAL, claims_data, score_claims
+from dllmquant_exp.reporting.claims import claims_data
+from dllmquant_exp.reporting.claims.scores import NEARLY_EQUAL, score_claims
 from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.reporting.tables.presets import read_presets

@@ -34,8 +34,9 @@ from typing import Any
 
 from rich.console import Console
 
+from dllmquant_exp.reporting.commands import print_report
 from dllmquant_exp.reporting.frame import read_sweep
-from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
+from dllmquant_exp.reporting.reports import sweep_report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS, TASKS = ("awq", "quarot"), ("micro_piqa", "micro_winogrande", "micro_gsm8k")
@@ -174,7 +175,7 @@ def table(runs: Path) -> str:
     """What `report` prints."""
     cells, problems = read_sweep(runs, "default")
     printed = io.StringIO()
-    print_tables(build_tables(cells), problems, Console(file=printed, width=200))
+    print_report(sweep_report(cells, problems), Console(file=printed, width=200))
     return printed.getvalue()
 
 

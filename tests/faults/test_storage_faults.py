@@ -5,7 +5,7 @@ The short version of this suite is all of it but the longer draws of flipped bit
     DLLMQUANT_LONG_TESTS=1 python -m pytest tests/faults/test_storage_faults.py
 
 Checkpoints and data files that are damaged are in bad_input.yaml, damaged blocks of rounded weights
-in tests/quantization/test_kept_blocks.py, kills in test_kill_sweep.py.
+in tests/store/test_hashed_tensors.py, kills in test_kill_sweep.py.
 """
 
 import json
@@ -23,7 +23,7 @@ import torch
 
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.calibration.states import CalibrationSet, CalibrationState
-from dllmquant_exp.calibration.storage import cached, load
+from dllmquant_exp.calibration.storage import cached
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import ResultError, finished_result, load_json
 
@@ -163,10 +163,9 @@ def test_damaged_calibration_sets_are_made_again(
         assert (found.digest, found.name, found.report) == (made.digest, made.name, made.report)
         assert bool(calls) == ("it is made again" in caplog.text)
         noticed += len(calls)
-        assert load(path).digest == made.digest
+        assert path.read_bytes() == whole
         assert list(tmp_path.glob("*tiny-*.safetensors")) == [path]
-        path.write_bytes(whole)
-    assert noticed > 0.9 * 2 * FLIPS / 5  # a flip in padding does no harm
+    assert noticed == 3 + 2 * FLIPS // 5
 
 
 def may_mount() -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 from made_probes import GIVEN
 
-from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.models.checkpoints import random_checkpoint
 from dllmquant_exp.probes.decodes import Subject, load_subject
 from dllmquant_exp.probes.probe import read_probe
@@ -30,10 +29,10 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def subject(words: Callable[..., list[str]]) -> Subject:
-    return load_subject(read_probe(GIVEN, words(), config_folder()))
+    return load_subject(read_probe(GIVEN, words()))
 
 
 @pytest.fixture(scope="session")
 def dream(words: Callable[..., list[str]]) -> Subject:
     own = "model.settings=micro_dream"
-    return load_subject(read_probe(GIVEN, [*words("dream"), own], config_folder()))
+    return load_subject(read_probe(GIVEN, [*words("dream"), own]))

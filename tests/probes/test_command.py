@@ -11,7 +11,6 @@ import torch
 from made_probes import GIVEN, LENGTH, PROMPTS, STEPS, with_settings
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes import block_outputs
 from dllmquant_exp.probes import command as figures
@@ -25,9 +24,9 @@ from dllmquant_exp.reporting.figures.catalog import catalog
 
 
 def test_a_recorded_figure_is_read_and_says_how_it_was_made(
-    words: Callable[..., list[str]], subject: Subject
+    words: Callable[..., list[str]], subject: Subject, caplog: pytest.LogCaptureFixture
 ) -> None:
-    probe = read_probe(GIVEN, words(name="recorded"), config_folder())
+    probe = read_probe(GIVEN, words(name="recorded"))
     made = record(probe, "figure1", lambda: replace(subject, probe=probe))
 
     def refuse() -> Subject:
@@ -44,6 +43,12 @@ def test_a_recorded_figure_is_read_and_says_how_it_was_made(
         record(with_settings(probe, prompts=2), "figure1", refuse)
     # A setting that a figure does not read does not make another one of it.
     assert record(with_settings(probe, noise=0.25), "figure1", refuse).folder == made.folder
+    # One that was measured with other threads is taken where none are asked for, and said.
+    own = [word for word in words(name="recorded") if word != "threads=1"]
+    assert record(read_probe(GIVEN, own), "figure1", refuse).folder == made.folder
+    assert "measured with threads=1; threads=N measures it anew" in caplog.text
+    with pytest.raises(AssertionError, match="measured again"):
+        record(read_probe(GIVEN, [*own, "threads=2"]), "figure1", refuse)
     small = {"gen_length": LENGTH, "steps": STEPS, "blocks": 2}
     assert small.items() <= info["changed"].items() and "model.checkpoint" not in info["changed"]
 
@@ -112,4 +117,4 @@ def test_figures_are_chosen_by_number() -> None:
 def test_what_figures_choose_themselves_is_refused(word: str) -> None:
     name = word.lstrip("+~").partition("=")[0].partition(".")[0]
     with pytest.raises(ConfigError, match=f"no figure reads .*{name}.*; leave it out"):
-        figures.figures({"figure": "2"}, [word], config_folder())
+        figures.figures({"figure": "2"}, [word])

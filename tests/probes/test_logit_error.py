@@ -10,7 +10,6 @@ import torch
 from made_probes import GIVEN, LENGTH, PROMPTS, STEPS, every_state
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.diffusion.trajectory import trajectories
 from dllmquant_exp.probes import logit_error
 from dllmquant_exp.probes.decodes import Subject
@@ -81,6 +80,6 @@ def test_what_is_not_calibrated_is_measured_once_for_all_seeds(
     unquantized = preparation.prepare(subject.probe.experiment)
     monkeypatch.setattr(logit_error, "prepare", prepare)
     for seed in (0, 1):
-        probe = read_probe(GIVEN, [*words(name="once"), f"seed={seed}"], config_folder())
+        probe = read_probe(GIVEN, [*words(name="once"), f"seed={seed}"])
         logit_error.accumulated_error(replace(subject, probe=probe))
     assert prepared == [("rtn", 0), ("quarot", 0), ("quarot", 1)]

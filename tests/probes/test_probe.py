@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.probes import logit_error
-from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings
+from dllmquant_exp.probes.arguments import ProbeError, ProbeSettings, figure_settings
 from dllmquant_exp.probes.probe import (
     changed_settings,
     check_read,
@@ -31,6 +30,7 @@ MEASURED = [name for name, kind in catalog().items() if kind.measure]
         ({"noise": 0}, [], "above 0"),
         ({"layer": -2}, [], "at least -1"),
         ({"noise": 11}, [], "at most 10"),
+        ({"states": 33}, [], "states = 33 per prompt, but there are 32 steps"),
         ({}, ["model=nonsense"], "nonsense"),
         ({"task": "micro_nine"}, [], "one task"),
     ],
@@ -39,15 +39,22 @@ def test_what_cannot_be_measured_is_refused(
     given: dict[str, str], words: list[str], message: str
 ) -> None:
     with pytest.raises((ProbeError, ConfigError), match=message):
-        read_probe(given, words, config_folder())
+        read_probe(given, words)
+
+
+def test_words_are_numbers_of_their_field() -> None:
+    settings = figure_settings()
+    assert settings["noise"].read("noise", "0.1") == 0.1
+    assert settings["layer"].read("layer", "-1") == -1
+    assert {*ProbeSettings.__dataclass_fields__} <= {*settings}
 
 
 def test_defaults_fit_the_model() -> None:
-    embedded = read_probe({}, [], config_folder())
+    embedded = read_probe({}, [])
     assert (embedded.settings.prompts, embedded.settings.gen_length) == (64, 32)
     assert embedded.decoding.block_length == 8
     assert embedded.experiment.tasks[0].name == "micro_gsm8k"
-    paper = read_probe({}, ["model=llada_8b"], config_folder())
+    paper = read_probe({}, ["model=llada_8b"])
     assert (paper.settings.prompts, paper.settings.steps, paper.settings.blocks) == (1000, 100, 4)
     assert paper.experiment.tasks[0].name == "piqa"
 
@@ -73,7 +80,7 @@ def asked(name: str, architecture: str) -> tuple[dict[str, str], list[str]]:
 @functools.cache
 def configs(given: tuple[tuple[str, str], ...], words: tuple[str, ...]) -> dict[str, Any]:
     """The configuration that names the recording of each figure."""
-    probe = read_probe(dict(given), words, config_folder())
+    probe = read_probe(dict(given), words)
     return {figure: figure_config(probe, figure) for figure in MEASURED}
 
 
@@ -88,7 +95,7 @@ def test_a_figure_takes_what_changes_its_recording_and_nothing_else(
     monkeypatch.setattr(logit_error, "BITS", {"INT4": bits})  # one of Figure 2's 8 models
     monkeypatch.setattr(logit_error, "ROWS", {"quarot": rows})
     given, words = asked(name, architecture)
-    probe = read_probe(given, words, config_folder())
+    probe = read_probe(given, words)
     plain = configs(
         tuple(item for item in given.items() if item[0] != name),
         tuple(word for word in words if word.startswith("model=")),
@@ -115,7 +122,7 @@ def test_figures_of_results_read_their_sweep_alone() -> None:
 
 def test_settings_that_are_not_the_models_own_are_named() -> None:
     def changed(figure: str, given: dict[str, str], *words: str) -> dict[str, Any]:
-        return changed_settings(read_probe(given, words, config_folder()), figure)
+        return changed_settings(read_probe(given, words), figure)
 
     usual = {"prompts": 3, "prompt": 2}
     where = ("threads=1", "dtype=bfloat16", "batch_size=2", "model.checkpoint=elsewhere")

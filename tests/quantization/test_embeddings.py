@@ -1,39 +1,17 @@
-"""Embedding and head in bytes: their arithmetic, in every type, in pieces, and inside a model."""
-
-import copy
+"""Embedding and head in bytes: their arithmetic, in every type and in pieces."""
 
 import numpy as np
 import pytest
 import torch
 
-from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization import embeddings
-from dllmquant_exp.quantization.method import Method
-from dllmquant_exp.quantization.nearest import Nearest
-from dllmquant_exp.quantization.packed import PackedLinear, pack_model
-from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.quant_settings import QuantSettings
-from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight
-from dllmquant_exp.quantization.rotation import Rotation
-
-RTN = Method("rtn", {"round": Nearest()})
-ROTATED = Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()})
+from dllmquant_exp.quantization.quantizers import QuantizedWeight
 
 
 def weight(vocabulary=50, d=24):
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randint(-128, 128, (vocabulary, d), generator=generator, dtype=torch.int8)
     return QuantizedWeight(numbers, 0.01 + torch.rand(vocabulary, 1, generator=generator) / 100)
-
-
-def make(architecture, dtype=torch.float32):
-    config = TransformerConfig(
-        architecture=architecture, d_model=32, n_layers=2, n_heads=4,
-        n_kv_heads=4 if architecture == "llada" else 2, d_ffn=48, vocab_size=61, max_length=64,
-        rope_theta=1e4, norm_eps=1e-6, mask_token_id=60, eos_token_id=58, pad_token_id=58,
-    )  # fmt: skip
-    return random_model(config).to(dtype)
 
 
 @pytest.mark.parametrize("at_once", [1, 24 * 7, 2**22])
@@ -57,40 +35,3 @@ def test_a_row_of_the_embedding_is_its_numbers_times_its_scale():
     for (b, t), token in np.ndenumerate(tokens.numpy()):
         expected = made.numbers[token].float() * made.scale[token]
         assert torch.equal(found[b, t], expected)
-
-
-@pytest.mark.parametrize("method", [RTN, ROTATED], ids=["rtn", "rotated"])
-@pytest.mark.parametrize("architecture", ["llada", "dream"])
-def test_packed_execution_has_the_same_ends(architecture, method):
-    fake = make(architecture)
-    quantize(fake, method, QuantSettings(head_bits=8, embedding_bits=8))
-    packed = copy.deepcopy(fake)
-    pack_model(packed)
-    assert any(isinstance(module, PackedLinear) for module in packed.modules())
-    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(2))
-    tokens = torch.arange(61)[None]
-    assert torch.equal(packed.embedding(tokens), fake.embedding(tokens))
-    assert torch.equal(packed.head(x), fake.head(x))
-    if method is RTN:  # an online rotation rounds elsewhere, see packed.py
-        assert torch.equal(packed(tokens), fake(tokens))
-    sizes = [module.numbers.nbytes for module in (packed.embedding, packed.head)]
-    assert sizes == [61 * 32, 61 * 32]
-
-
-@pytest.mark.parametrize("method", [RTN, ROTATED], ids=["rtn", "rotated"])
-def test_eight_bits_move_the_logits_by_little(method):
-    settings = QuantSettings(weight_bits=16, activation_bits=16, head_bits=8, embedding_bits=8)
-    model = make("dream", torch.float64)
-    tokens = torch.arange(61)[None]
-    exact = model(tokens)
-    quantize(model, method, settings)
-    change = float((model(tokens) - exact).norm() / exact.norm())
-    assert 1e-4 < change < 0.02
-
-
-def test_a_model_with_rounded_ends_is_quantized_already():
-    model = make("llada")
-    settings = QuantSettings(weight_bits=16, activation_bits=16, head_bits=8)
-    quantize(model, RTN, settings)
-    with pytest.raises(QuantizationError, match="quantized already"):
-        quantize(model, RTN, settings)

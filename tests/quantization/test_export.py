@@ -5,14 +5,13 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import VOCABULARY, calibration, small_model, toy_tokenizer
 
 from dllmquant_exp.models import transformer
-from dllmquant_exp.models.checkpoints import CheckpointError, load_tokenizer, random_checkpoint
-from dllmquant_exp.models.storage import load_model
+from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.quantization.awq import Awq
-from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.embeddings import QuantizedHead
-from dllmquant_exp.quantization.export import export_compressed_tensors, unsupported
+from dllmquant_exp.quantization.export import MADE, export_compressed_tensors, unsupported
 from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.method import Method
@@ -25,12 +24,12 @@ from dllmquant_exp.quantization.quantizers import (
     to_integers,
 )
 from dllmquant_exp.quantization.rotation import Rotation
+from dllmquant_exp.quantization.saved_files import check_folder
 from dllmquant_exp.quantization.saving import read_saved
 
 pytest.importorskip("compressed_tensors", reason="the extra 'export' is not installed")
 from transformers import AutoModelForCausalLM
 
-CPU = torch.device("cpu")
 RTN = Method("rtn", {"round": Nearest()})
 CASES = {
     "W4A4": (RTN, QuantSettings()),
@@ -54,28 +53,18 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoints")
-    names = ("llada", "dream")
-    return {name: random_checkpoint(name, folder / name, d_model=32) for name in names}
+TOKENIZER = toy_tokenizer()
+TOKENS = torch.randint(VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(9))
 
 
-def tokens_of(model):
-    generator = torch.Generator().manual_seed(9)
-    return torch.randint(model.config.vocab_size, (2, 11), generator=generator)
-
-
-def make(folder, method, quant):
-    model = load_model(str(folder), dtype=torch.float32, device=CPU)
-    tokens = tokens_of(model)
-    states = [TokenBatch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(2, 11))]
-    needed = needs_calibration(method, quant)
-    quantize(model, method, quant, calibration=states if needed else [])
+def make(architecture, method, quant):
+    model = small_model(architecture)
+    states = calibration() if needs_calibration(method, quant) else []
+    quantize(model, method, quant, calibration=states)
     return model
 
 
-def before_the_shift(model, tokens):
+def before_the_shift(model, tokens=TOKENS):
     """The head's own logits: where Dream's model reads them."""
     return model.head(model.final_norm(model.hidden(tokens)))
 
@@ -83,7 +72,7 @@ def before_the_shift(model, tokens):
 def of_values(linear, x):
     """A quantized linear as the reader computes it: from values, not from whole numbers."""
     if linear.activation is not None:
-        measured = linear._measure(x, linear.activation)
+        measured = linear.ranges(x, linear.activation)
         integers = to_integers(x, linear.activation, measured)
         x = from_integers(integers, linear.activation, measured)
     return F.linear(x, linear.weight, linear.bias)
@@ -108,18 +97,18 @@ def angles_of(reader):
     return angles
 
 
-def nearest_tie(model, tokens):
+def nearest_tie(model):
     """How close an activation comes to the middle between two of its grid's numbers, in steps."""
     found = []
 
     def look(linear, args):
         if linear.activation is not None:
-            measured = linear._measure(args[0], linear.activation)
+            measured = linear.ranges(args[0], linear.activation)
             found.append(((args[0] / measured.scale + measured.zero) % 1 - 0.5).abs().min())
 
     linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     hooks = [linear.register_forward_pre_hook(look) for linear in linears]
-    before_the_shift(model, tokens)
+    before_the_shift(model)
     for hook in hooks:
         hook.remove()
     return min(found, default=0.5)
@@ -130,29 +119,27 @@ RUNS = [*((case, "llada") for case in CASES), ("W4A4", "dream"), ("static, ends"
 
 @torch.no_grad()
 @pytest.mark.parametrize(("case", "architecture"), RUNS)
-def test_transformers_reads_the_same_model(case, architecture, checkpoints, tmp_path, monkeypatch):
+def test_transformers_reads_the_same_model(case, architecture, tmp_path, monkeypatch):
     method, quant = CASES[case]
-    model = make(checkpoints[architecture], method, quant)
-    tokenizer = load_tokenizer(str(checkpoints[architecture]))
+    model = make(architecture, method, quant)
     export_compressed_tensors(
-        model, tmp_path / "m", method=method, quant=quant, tokenizer=tokenizer,
-        max_shard_bytes=30_000,
+        model, tmp_path / "m", method=method, quant=quant, tokenizer=TOKENIZER,
+        max_shard_bytes=8_000,
     )  # fmt: skip
     assert len(list((tmp_path / "m").glob("model-0*.safetensors"))) > 2
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
-    tokens = tokens_of(model)
-    found = loaded(input_ids=tokens).logits
+    found = loaded(input_ids=TOKENS).logits
     if not quant.activation_symmetric:  # has a tie in every token, which the last bit decides
-        assert nearest_tie(model, tokens) > 1e-5
-        torch.testing.assert_close(found, before_the_shift(model, tokens), rtol=0, atol=1e-5)
+        assert nearest_tie(model) > 1e-5
+        torch.testing.assert_close(found, before_the_shift(model), rtol=0, atol=1e-5)
     # With the reader's products of values, rotary tables and attention for both, every sum has the
-    # same terms in the same order. What is left are weights, grids, norms and how blocks are wired.
+    # same terms in the same order. Weights, grids, norms and the blocks' wiring are left.
     with monkeypatch.context() as patch:
         patch.setattr(F, "scaled_dot_product_attention", to_the_last_bit)
         patch.setattr(transformer, "rotary_angles", angles_of(loaded))
         patch.setattr(QuantizedLinear, "forward", of_values)
         patch.setattr(QuantizedHead, "forward", lambda head, x: F.linear(x, head.weight))
-        assert torch.equal(loaded(input_ids=tokens).logits, before_the_shift(model, tokens))
+        assert torch.equal(loaded(input_ids=TOKENS).logits, before_the_shift(model))
     generator = torch.Generator().manual_seed(1)
     names = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
     for ours, theirs in zip(model.blocks, loaded.model.layers, strict=True):
@@ -164,16 +151,15 @@ def test_transformers_reads_the_same_model(case, architecture, checkpoints, tmp_
             assert torch.equal(other(x), of_values(mine, x))
     assert torch.equal(loaded.lm_head.weight, model.head.weight)
     # Every token sees all others, without a mask: the last one moves the first one's logits.
-    changed = tokens.clone()
+    changed = TOKENS.clone()
     changed[:, -1] = (changed[:, -1] + 1) % 50
     assert not torch.equal(loaded(input_ids=changed).logits[:, 0], found[:, 0])
 
 
-def test_the_folder_says_what_it_is(checkpoints, tmp_path):
+def test_the_folder_says_what_it_is(tmp_path):
     quant = QuantSettings(activation_symmetric=True)
-    model = make(checkpoints["llada"], RTN, quant)
-    tokenizer = load_tokenizer(str(checkpoints["llada"]))
-    arguments = {"method": RTN, "quant": quant, "tokenizer": tokenizer}
+    model = make("llada", RTN, quant)
+    arguments = {"method": RTN, "quant": quant, "tokenizer": TOKENIZER}
     export_compressed_tensors(model, tmp_path / "m", made={"seed": 5}, **arguments)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
@@ -187,6 +173,10 @@ def test_the_folder_says_what_it_is(checkpoints, tmp_path):
         read_saved(tmp_path / "m")
     with pytest.raises(CheckpointError, match="already holds a checkpoint"):
         export_compressed_tensors(model, tmp_path / "m", **arguments)
+    check_folder(tmp_path / "m", MADE)
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: was changed or damaged"):
+        check_folder(tmp_path / "m", MADE)
 
 
 ROTATED = Method("quarot_rtn", {"rotation": Rotation(), "round": Nearest()})
@@ -205,15 +195,16 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_the_format_cannot_hold_is_refused(name, checkpoints, tmp_path):
+def test_settings_without_a_place_in_the_format_are_refused(name, tmp_path):
     method, changes, message = UNSUPPORTED[name]
-    quant = QuantSettings(**changes)
-    model = make(checkpoints["llada"], method, quant)
-    tokenizer = load_tokenizer(str(checkpoints["llada"]))
+    settings = {"method": method, "quant": QuantSettings(**changes)}
     with pytest.raises(QuantizationError, match=message):
         export_compressed_tensors(
-            model, tmp_path / "m", method=method, quant=quant, tokenizer=tokenizer
-        )
+            small_model(), tmp_path / "m", tokenizer=TOKENIZER, **settings
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attention_in_16_bits_is_none():
     off = AttentionSettings(p_bits=16, v_bits=16)
     assert unsupported(RTN, QuantSettings(attention=off), None) == []

@@ -55,14 +55,15 @@ def weights(q, k, mask, quantizer):
     return torch.cat(products, -1)[..., :length]
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize(
-    "quantizer",
-    [P4, Quantizer(2, False, "per_token"), Quantizer(8, False, "per_token", clip_ratio=0.8)],
-    ids=["4 bits", "2 bits", "8 bits, clipped"],
-)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+P2, P8 = Quantizer(2, False, "per_token"), Quantizer(8, False, "per_token", clip_ratio=0.8)
+ROUNDED = [*((shape, P4, True) for shape in SHAPES), ("micro", P4, False), ("grouped", P4, False),
+           ("published", P2, False), ("grouped", P2, True), ("micro", P8, True),
+           ("grouped", P8, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "quantizer", "masked"), ROUNDED)
 def test_weights_are_rounded_as_in_float64(shape, quantizer, masked):
+    shape = SHAPES[shape]
     q, k, _ = make(shape)
     mask = real_tokens(shape) if masked else None
     p = softmax(q, k, mask)
@@ -153,7 +154,7 @@ def test_attention_is_that_of_products_of_matrices(dtype, iaaq, monkeypatch):
     assert apart.float().mean() < 0.01
 
 
-def test_what_it_is_not_for():
+def test_inputs_that_are_left_to_products_of_matrices():
     q, k, v = make(SHAPES["small"])
     assert rounded_products(q.double(), k.double(), [v.double()], None, P4) is None
     assert rounded_products(q, k, [v.double()], None, P4) is None

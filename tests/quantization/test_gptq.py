@@ -3,12 +3,13 @@
 import importlib.util
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dllmquant_exp.errors import Refusal
-from dllmquant_exp.quantization.gptq import Gptq, gptq, gptq_shared
+from dllmquant_exp.quantization.gptq import Gptq
+from dllmquant_exp.quantization.gptq import gptq as gptq_shared
 from dllmquant_exp.quantization.hessian import Hessian
 from dllmquant_exp.quantization.quantizers import (
     QuantizationError,
@@ -29,6 +30,18 @@ WIDE = Gptq(dtype="float64")
 ROW = QUANTIZERS[0]
 
 
+PLAIN = Gptq()
+
+
+def gptq(weight, matrix, quantizer, settings=PLAIN):
+    """The rounded values of one weight, and what is reported of them."""
+    return named(weight, *gptq_shared([weight], matrix, quantizer, settings))
+
+
+def named(weight, rounded):
+    return SimpleNamespace(weight=rounded.weight.values(weight.dtype), **rounded.report)
+
+
 def textbook(weight, matrix, quantizer, act_order=False):
     spec = importlib.util.spec_from_file_location("textbook", BENCHMARKS / "textbook_gptq.py")
     module = importlib.util.module_from_spec(spec)
@@ -41,11 +54,6 @@ def textbook(weight, matrix, quantizer, act_order=False):
     )
     ends = (quantizer.lowest, quantizer.highest)
     return module.textbook_gptq(weight, matrix, scale, zero, ends, act_order=act_order, block=8)
-
-
-def named(dtype):
-    """The settings' name of a torch type."""
-    return str(dtype).removeprefix("torch.")
 
 
 def problem(rows=12, columns=24, tokens=200, seed=0, dtype=torch.float64):
@@ -75,9 +83,10 @@ def output_error(x, weight, rounded, weights=None):
     return sum(each) / len(each)
 
 
-@pytest.mark.parametrize("act_order", [False, True])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-@pytest.mark.parametrize("block_size", [1, 7, 128])
+@pytest.mark.parametrize(
+    ("act_order", "block_size"), [(False, 7), (True, 7), (True, 1), (True, 128)]
+)
 def test_same_values_as_the_textbook(quantizer, act_order, block_size):
     weight, x, weights = problem()
     H = hessian(x, weights)
@@ -112,7 +121,7 @@ def test_uncorrelated_inputs_make_it_round_to_nearest(act_order, dtype):
     weight, _, _ = problem(dtype=dtype)
     H = torch.diag(torch.arange(1.0, 25)).to(dtype)
     for quantizer in QUANTIZERS:
-        result = gptq(weight, H, quantizer, Gptq(act_order=act_order, dtype=named(dtype)))
+        result = gptq(weight, H, quantizer, Gptq(act_order=act_order, dtype=str(dtype)[6:]))
         assert torch.equal(result.weight, fake_quantize(weight, quantizer))
 
 
@@ -145,7 +154,7 @@ def test_weights_of_one_change_no_bit(dtype):
     weight, x, _ = problem(dtype=dtype)
     plain, ones = hessian(x, None, dtype), hessian(x, torch.ones(len(x)), dtype)
     assert torch.equal(plain, ones)
-    results = [gptq(weight, H, ROW, Gptq(dtype=named(dtype))).weight for H in (plain, ones)]
+    results = [gptq(weight, H, ROW, Gptq(dtype=str(dtype)[6:])).weight for H in (plain, ones)]
     assert torch.equal(*results)
 
 
@@ -182,7 +191,7 @@ def test_weights_that_share_an_input_are_rounded_as_if_alone():
     parts = weight.split((5, 12, 3))
     for quantizer in QUANTIZERS:
         for part, result in zip(parts, gptq_shared(parts, H, quantizer, WIDE), strict=True):
-            alone = gptq(part, H, quantizer, WIDE)
+            result, alone = named(part, result), gptq(part, H, quantizer, WIDE)
             torch.testing.assert_close(result.weight, alone.weight, rtol=1e-12, atol=1e-12)
             assert result.loss == pytest.approx(alone.loss, rel=1e-9)
 
@@ -214,20 +223,15 @@ def test_damping_escalates_step_by_step_and_says_so():
     result = gptq(weight, shifted, ROW, WIDE)
     assert result.escalations == 2
     assert result.damping == pytest.approx(float(shifted.diagonal().mean()), rel=1e-9)
+    few = gptq(weight, hessian(x[:3], dtype=torch.float32), ROW)  # singular: the damping helps
+    assert few.escalations == 0 and bool(few.weight.isfinite().all())
     indefinite = torch.ones(24, 24) * 1e9 + torch.eye(24) * (1 - 1e9)
     with pytest.raises(QuantizationError, match=r"not positive definite even with .* tokens"):
         gptq(weight, indefinite, ROW, Gptq(damp=1e-9))
 
 
-def test_fewer_tokens_than_features_is_singular_but_works():
-    weight, x, _ = problem(tokens=3)
-    result = gptq(weight, hessian(x, dtype=torch.float32), ROW)
-    assert result.escalations == 0
-    assert bool(result.weight.isfinite().all())
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
+def test_every_value_is_on_the_grid_of_the_original_weight_and_of_its_type(dtype):
     weight, x, _ = problem()
     weight = weight.to(dtype)
     before, H = weight.clone(), hessian(x.to(dtype))
@@ -238,75 +242,26 @@ def test_the_weight_keeps_its_type_and_the_original_is_untouched(dtype):
         assert result.weight.is_contiguous()
         assert torch.equal(weight, before)
         assert torch.equal(H, kept)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_value_is_on_the_grid_of_the_original_weight(dtype):
-    weight, x, _ = problem(dtype=torch.float32)
-    settings = Gptq(act_order=True, dtype=named(dtype))
-    for quantizer in QUANTIZERS:
-        result = gptq(weight, hessian(x, dtype=dtype), quantizer, settings)
         size = quantizer.group_size or weight.shape[1]
         measured = parameters(weight, quantizer)
         scale, zero = measured.scale.reshape(-1, 1), measured.zero.reshape(-1, 1)
         points = torch.arange(quantizer.lowest, quantizer.highest + 1)
-        grid = scale * (points - zero)  # [ranges or 1, points]
+        grid = (scale * (points - zero)).to(dtype)  # [ranges or 1, points]
         values = result.weight.reshape(-1, size)
-        on_grid = (values[:, :, None] == grid[:, None, :]).any(-1)
-        assert bool(on_grid.all())
+        assert bool((values[:, :, None] == grid[:, None, :]).any(-1).all())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_errors(value):
+def test_bad_input_is_an_error():
     weight, x, _ = problem()
-    H = hessian(x)
-    x[3, 2] = value
-    with pytest.raises(QuantizationError, match="calibration input has NaN or infinite"):
-        Hessian(24).add(x)
-    with pytest.raises(QuantizationError, match="token weights must be finite"):
-        Hessian(24).add(weight, torch.full((12,), value))
-    with pytest.raises(QuantizationError, match="the weight has NaN"):
-        gptq(x[:12], H, ROW)
-    with pytest.raises(QuantizationError, match="the Hessian has NaN"):
-        gptq(weight, H * value, ROW)
-
-
-def test_other_bad_input_is_an_error():
-    weight, x, weights = problem()
     H = Hessian(24)
-    with pytest.raises(QuantizationError, match="no calibration token"):
-        H.matrix()
     H.add(x, torch.zeros(len(x)))
     with pytest.raises(QuantizationError, match="no calibration token"):
         H.matrix()
-    with pytest.raises(QuantizationError, match="23 features, expected 24"):
-        H.add(x[:, :23])
-    with pytest.raises(QuantizationError, match="199 token weights for 200 tokens"):
-        H.add(x, weights[1:])
-    with pytest.raises(QuantizationError, match="at least 0"):
-        H.add(x, -weights)
     H.add(torch.full((1, 24), 1e30))
-    with pytest.raises(QuantizationError, match=r"overflows torch\.float32; use float64"):
+    with pytest.raises(QuantizationError, match=r"not finite in torch\.float32; .* use float64"):
         H.matrix()
-    with pytest.raises(QuantizationError, match="bfloat16 must be"):
-        Hessian(24, torch.bfloat16)
-    with pytest.raises(QuantizationError, match="does not fit"):
-        gptq(weight[:, 1:], hessian(x), ROW)
-    with pytest.raises(QuantizationError, match="no weights"):
-        gptq_shared([], hessian(x), ROW)
     with pytest.raises(QuantizationError, match="group_size = 5 does not divide 24"):
         gptq(weight, hessian(x), Quantizer(4, True, "per_group", group_size=5))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"damp": 0.0}, "damp = 0.0"),
-        ({"damp": float("nan")}, "damp = nan"),
-        ({"block_size": 0}, "block_size = 0"),
-        ({"dtype": "bfloat16"}, "dtype = 'bfloat16' is not one of: float32, float64"),
-    ],
-)
-def test_impossible_settings_are_named(arguments, message):
-    with pytest.raises(Refusal, match=message):
-        Gptq(**arguments)
+    weight[1, 2] = torch.nan
+    with pytest.raises(QuantizationError, match="holds NaN"):
+        gptq(weight, hessian(x), ROW)

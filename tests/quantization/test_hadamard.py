@@ -75,13 +75,10 @@ def test_named_sizes(size):
     for part in parts:
         assert bool((part.abs() == 1).all())
         assert torch.equal(part @ part.T, len(part) * torch.eye(len(part), dtype=part.dtype))
-
-
-@pytest.mark.parametrize("size", [size for size in SPLITS if size <= 512])
-def test_matrix_is_orthonormal(size):
-    matrix = hadamard_matrix(size)
-    torch.testing.assert_close(matrix @ matrix.T, torch.eye(size, dtype=torch.float64))
-    torch.testing.assert_close(matrix.abs(), torch.full_like(matrix, size**-0.5))
+    if size <= 512:
+        matrix = hadamard_matrix(size)
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(size, dtype=torch.float64))
+        torch.testing.assert_close(matrix.abs(), torch.full_like(matrix, size**-0.5))
 
 
 def test_reachable_sizes_below_1000():
@@ -96,18 +93,10 @@ def test_reachable_sizes_below_1000():
     assert {size for size in range(-3, 1000) if reached(size)} == expected
 
 
-@pytest.mark.parametrize("order", PALEY)
-def test_paley_by_loops(order):
-    assert paley(order).tolist() == PALEY[order]
-
-
-def test_paley_symmetry():
-    assert not torch.equal(paley(12), paley(12).T)
-    for order in (28, 148):
-        assert torch.equal(paley(order), paley(order).T)
-
-
-def test_walsh_is_sylvesters():
+def test_paley_and_sylvester_by_their_definitions():
+    for order, entries in PALEY.items():
+        assert paley(order).tolist() == entries
+        assert torch.equal(paley(order), paley(order).T) == (order not in (12, 20))
     assert walsh(64).tolist() == scipy.linalg.hadamard(64).tolist()
 
 
@@ -147,14 +136,10 @@ def test_narrow_types(dtype):
     x = torch.randn(7, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
     rotation = OnlineHadamard(48).to(dtype)
     y = rotation(x)
-    assert y.dtype == dtype
+    assert y.dtype == dtype and rotation.state_dict() == {}  # nothing to store
     exact = x.double() @ hadamard_matrix(48)
     torch.testing.assert_close(y.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-6)
     torch.testing.assert_close(rotation(x.double()), exact, rtol=0, atol=1e-14)
-
-
-def test_nothing_to_store():
-    assert OnlineHadamard(48).state_dict() == {}
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from small_models import small_model, toy_tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import CheckpointError, random_model
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.method import Method, read_method
@@ -92,12 +90,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def make() -> Transformer:
-    config = TransformerConfig(
-        architecture="dream", d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ffn=24,
-        vocab_size=16, max_length=32, rope_theta=1e4, norm_eps=1e-6, mask_token_id=15,
-        eos_token_id=14, pad_token_id=14,
-    )  # fmt: skip
-    return random_model(config, seed=0)
+    return small_model("dream", d_model=16, d_ffn=24, vocab_size=16)
 
 
 def calibration() -> list[TokenBatch]:
@@ -185,10 +178,8 @@ def test_a_saved_model_takes_steps_from_the_users_configuration_alone(
     outside()
     method, model = read_method(MINE), make()
     quantize(model, method, QUANT, calibration=calibration())
-    words = WordLevel({f"w{n}": n for n in range(16)}, unk_token="w0")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token="w14")
     folder = tmp_path / "saved"
-    save_quantized(model, folder, method=method, quant=QUANT, tokenizer=tokenizer)
+    save_quantized(model, folder, method=method, quant=QUANT, tokenizer=toy_tokenizer(16))
     saved = read_saved(folder, method)
     assert saved.layout.method is method and saved.from_outside == ("method",)
     loaded = load_quantized(saved, device=torch.device("cpu"), packed=False)
@@ -232,7 +223,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_method_is_refused(fault: str) -> None:
+def test_sections_that_are_no_method_are_refused(fault: str) -> None:
     section, named = FAULTS[fault]
     with pytest.raises(ConfigError, match=named):
         read_method(section)

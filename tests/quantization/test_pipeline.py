@@ -1,16 +1,16 @@
 """Methods on whole models: what feeds what, what resumes, what is refused, pairs of switches."""
 
-import copy
+import json
 from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
 import pytest
 import torch
+from small_models import calibration, small_model
 from torch import Tensor
 
-from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Architecture, Transformer
 from dllmquant_exp.quantization import pipeline
 from dllmquant_exp.quantization.attention import QuantizedAttention
 from dllmquant_exp.quantization.awq import Awq
@@ -61,29 +61,12 @@ IAAQ = {
 }
 SWITCHES = {
     "method": METHODS, "weights": WEIGHTS, "activations": ACTIVATIONS, "attention": ATTENTION,
-    "iaaq": IAAQ, "token weights": {"ones": False, "cgq": True},
+    "iaaq": IAAQ, "token weights": {"ones": False, "cgq": True}, "model": {"llada": 0, "dream": 0},
 }  # fmt: skip
 
 
-def make(architecture: Architecture, seed: int = 0) -> Transformer:
-    config = TransformerConfig(
-        architecture=architecture, d_model=32, n_layers=2, n_heads=4,
-        n_kv_heads=4 if architecture == "llada" else 2, d_ffn=48, vocab_size=61, max_length=64,
-        rope_theta=1e4, norm_eps=1e-6, mask_token_id=60, eos_token_id=58, pad_token_id=58,
-    )  # fmt: skip
-    return random_model(config, seed=seed).double()
-
-
-def calibration(cgq: bool = False, seed: int = 5) -> list[TokenBatch]:
-    """Two padded batches; weights of 1, or of 0.5 to 3 as CGQ might give."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for lengths in ((12, 9, 12, 5), (8, 8, 3)):
-        keep = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        tokens = torch.randint(58, keep.shape, generator=generator).masked_fill(~keep, 58)
-        weights = torch.rand(keep.shape, generator=generator) * 2.5 + 0.5 if cgq else 1.0
-        found.append(TokenBatch(tokens, keep, keep * weights))
-    return found
+def make(architecture: Architecture) -> Transformer:
+    return small_model(architecture, torch.float64)
 
 
 @torch.no_grad()
@@ -116,12 +99,9 @@ def covering() -> list[dict[str, str]]:
     return chosen
 
 
-@pytest.mark.parametrize("architecture", ["llada", "dream"])
 @pytest.mark.parametrize("choice", covering(), ids=lambda c: "-".join(c.values()))
-def test_every_pair_of_switches_runs_on_both_architectures(
-    architecture: Architecture, choice: dict[str, str]
-) -> None:
-    model = make(architecture)
+def test_every_pair_of_switches_runs(choice: dict[str, Any]) -> None:
+    model = make(choice["model"])
     before = logits(model)
     settings = QuantSettings(
         **{"weight_bits": 8, "activation_bits": 8}
@@ -174,7 +154,8 @@ def test_gptq_sees_what_the_layers_before_it_really_give(architecture: Architect
                 hook.remove()
                 for name in group:
                     weight = block.get_submodule(name).weight
-                    weight.copy_(gptq(weight, 2 * H / count, settings.weight, GPTQ).weight)
+                    (found,) = gptq([weight], 2 * H / count, settings.weight, GPTQ)
+                    weight.copy_(found.weight.values(weight.dtype))
     for mine, theirs in zip(model.blocks, by_hand.blocks, strict=True):
         for name in pipeline.BLOCK_LINEARS:
             got, wanted = mine.get_submodule(name).weight, theirs.get_submodule(name).weight
@@ -182,42 +163,35 @@ def test_gptq_sees_what_the_layers_before_it_really_give(architecture: Architect
 
 
 def test_gptq_and_awq_hurt_less_than_rounding_to_nearest() -> None:
+    def outputs(model: Transformer) -> Tensor:
+        return torch.cat([model(b.tokens, b.attention_mask)[b.attention_mask]
+                          for b in calibration()]).detach()  # fmt: skip
+
     settings = QuantSettings(weight_bits=3, activation_bits=16)
     errors = {}
     for name in ("rtn", "gptq", "awq_gptq", "quarot"):
         model = make("llada")
-        before = torch.cat([model(b.tokens, b.attention_mask)[b.attention_mask]
-                            for b in calibration()])  # fmt: skip
+        before = outputs(model)
         quantize(model, METHODS[name], settings, calibration=calibration())
-        after = torch.cat([model(b.tokens, b.attention_mask)[b.attention_mask]
-                           for b in calibration()])  # fmt: skip
-        errors[name] = float((after - before).detach().square().mean())
+        errors[name] = float((outputs(model) - before).square().mean())
     assert all(errors[name] < errors["rtn"] for name in ("gptq", "awq_gptq", "quarot")), errors
 
 
-def test_the_weights_of_tokens_reach_every_layer() -> None:
-    batches = calibration(cgq=True)
-    counted = torch.cat([b.weights[b.attention_mask] for b in batches])
-    report = quantize(make("dream"), METHODS["quarot"], QuantSettings(), calibration=batches)
-    assert report.block_linears == 14
-    for layer in report.layers:
-        assert layer.rounding is not None
-        assert layer.rounding["tokens"] == len(counted)
-        assert layer.rounding["mean_token_weight"] == pytest.approx(float(counted.mean()), rel=1e-6)
-
-
-def test_weights_of_one_are_plain_gptq_bit_for_bit_and_others_are_not() -> None:
+def test_the_weights_of_tokens_reach_every_layer_and_ones_are_plain_gptq() -> None:
     def weights(batches: list[TokenBatch]) -> list[Tensor]:
         model = make("llada")
-        quantize(model, METHODS["gptq"], QuantSettings(), calibration=batches)
+        report = quantize(model, METHODS["quarot"], QuantSettings(), calibration=batches)
+        counted = torch.cat([b.weights[b.attention_mask] for b in batches])
+        for layer in report.layers:
+            assert layer.rounding is not None
+            assert layer.rounding["tokens"] == len(counted)
+            mean = layer.rounding["mean_token_weight"]
+            assert mean == pytest.approx(float(counted.mean()), rel=1e-6)
         return [model.blocks[1].get_submodule(name).weight for name in pipeline.BLOCK_LINEARS]
 
-    plain = weights(calibration())
-    ones = weights([replace(b, weights=torch.ones_like(b.weights) * b.attention_mask)
-                    for b in calibration()])  # fmt: skip
-    assert all(torch.equal(a, b) for a, b in zip(plain, ones, strict=True))
-    cgq = weights(calibration(cgq=True))
-    assert not all(torch.equal(a, b) for a, b in zip(plain, cgq, strict=True))
+    plain, cgq = weights(calibration()), weights(calibration(cgq=True))
+    assert all(map(torch.equal, plain, weights(calibration())))
+    assert not any(map(torch.equal, plain, cgq))
 
 
 @pytest.mark.parametrize("method", ["awq", "quarot"])
@@ -285,7 +259,7 @@ def test_static_ranges_are_those_of_the_calibration_inputs() -> None:
         ("quarot_rtn", {}, None, False),
     ],
 )
-def test_what_needs_calibration(
+def test_calibration_is_needed_where_something_reads_it(
     method: str, changes: dict[str, Any], iaaq: Iaaq | None, needed: bool
 ) -> None:
     settings = QuantSettings(**changes)
@@ -297,14 +271,11 @@ def test_what_needs_calibration(
         quantize(make("llada"), METHODS[method], settings, iaaq=iaaq)
 
 
-def test_calibration_without_a_token_that_counts_is_refused() -> None:
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_inputs_that_do_not_count_or_are_not_finite_are_named(method: str) -> None:
     empty = [replace(b, weights=torch.zeros_like(b.weights)) for b in calibration()]
     with pytest.raises(QuantizationError, match="no token that counts"):
-        quantize(make("llada"), METHODS["gptq"], QuantSettings(), calibration=empty)
-
-
-@pytest.mark.parametrize("method", ["awq", "gptq"])
-def test_inputs_that_are_not_finite_are_named(method: str) -> None:
+        quantize(make("llada"), METHODS[method], QuantSettings(), calibration=empty)
     model = make("llada")
     with torch.no_grad():
         model.embedding.weight[calibration()[0].tokens[0, 0]] = torch.inf
@@ -345,9 +316,7 @@ def test_steps_in_an_order_that_cannot_be_are_refused(steps: dict[str, Step], me
 
 
 def test_a_report_is_json() -> None:
-    import json
-
-    model = copy.deepcopy(make("dream"))
+    model = make("dream")
     report = quantize(model, METHODS["awq_gptq"], QuantSettings(), calibration=calibration())
     found = json.loads(json.dumps(report.to_dict()))
     assert len(found["steps"]["awq"]) == 2

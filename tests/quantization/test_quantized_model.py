@@ -2,93 +2,48 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from small_models import padded_tokens, small_model
 
-from dllmquant_exp.errors import Refusal
-from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.models.embedded import world
-from dllmquant_exp.models.transformer import TransformerConfig
 from dllmquant_exp.quantization.awq import Awq
-from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.linear import QuantizedLinear
-from dllmquant_exp.quantization.method import Method, read_method
+from dllmquant_exp.quantization.method import Method
 from dllmquant_exp.quantization.nearest import Nearest
-from dllmquant_exp.quantization.pipeline import quantize
-from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
+from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, quantize
+from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
-from dllmquant_exp.quantization.rotation import Rotation
 
-FP, RTN = Method("fp"), Method("rtn", {"round": Nearest()})
-
-ARCHITECTURES = ("llada", "dream")
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+RTN = Method("rtn", {"round": Nearest()})
+NOTHING = QuantSettings(weight_bits=16, activation_bits=16)
 LAYERS = 3
+TOKENS, MASK = padded_tokens()
 
 
-def make(architecture, dtype=torch.float64, seed=0):
-    config = TransformerConfig(
-        architecture=architecture,
-        d_model=32,
-        n_layers=LAYERS,
-        n_heads=4,
-        n_kv_heads=4 if architecture == "llada" else 2,
-        d_ffn=48,
-        vocab_size=61,
-        max_length=64,
-        rope_theta=1e4,
-        norm_eps=1e-6,
-        mask_token_id=60,
-        eos_token_id=58,
-        pad_token_id=58,
-    )
-    return random_model(config, seed=seed).to(dtype)
-
-
-def batch(lengths=(9, 4, 6)):
-    generator = torch.Generator().manual_seed(5)
-    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    tokens = torch.randint(61, mask.shape, generator=generator)
-    return torch.where(mask, tokens, 58), mask
-
-
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=["llada", "dream"])
 def model(request):
-    return make(request.param)
+    return small_model(request.param, torch.float64, n_layers=LAYERS)
 
 
 def test_seven_linears_per_block_and_nothing_else(model):
     original = copy.deepcopy(model)
     report = quantize(model, RTN, QuantSettings())
-    expected = [f"blocks.{n}.{name}" for n in range(LAYERS) for name in LINEARS]
+    expected = [f"blocks.{n}.{name}" for n in range(LAYERS) for name in BLOCK_LINEARS]
+    assert len(expected) == 7 * LAYERS == report.block_linears
     quantized = [n for n, m in model.named_modules() if isinstance(m, QuantizedLinear)]
     assert sorted(quantized) == sorted(expected)
     assert [layer.name for layer in report.layers] == expected
-    assert report.block_linears == 7 * LAYERS
     linears = [n for n, m in original.named_modules() if isinstance(m, torch.nn.Linear)]
     assert set(linears) - set(expected) == {"head"}
-    left = dict(model.named_parameters())
-    untouched = {n: p for n, p in original.named_parameters() if "_proj." not in n}
-    assert left.keys() == untouched.keys()
-    assert {"embedding.weight", "head.weight", "final_norm.weight"} <= left.keys()
-    assert all(torch.equal(left[name], untouched[name]) for name in left)
-
-
-def test_biases_are_kept(model):
-    original = copy.deepcopy(model)
-    quantize(model, RTN, QuantSettings())
-    for before, after in zip(original.blocks, model.blocks, strict=True):
-        for name in LINEARS:
-            bias = before.get_submodule(name).bias
-            assert (bias is None) == (
-                model.config.architecture == "llada" or name not in LINEARS[:3]
-            )
-            if bias is not None:
-                assert torch.equal(after.get_submodule(name).bias, bias)
+    left = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, parameter in original.named_parameters():  # norms, ends, and biases
+        if not name.endswith("_proj.weight"):
+            assert torch.equal(left[name], parameter), name
+    biases = {name.split(".")[2] for name in left if name.endswith(".bias")}
+    dream = model.config.architecture == "dream"
+    assert biases == ({"q_proj", "k_proj", "v_proj"} if dream else set())
 
 
 def integer_linear(x, weight, bias, weight_bits, activation_bits):
@@ -107,23 +62,17 @@ def integer_linear(x, weight, bias, weight_bits, activation_bits):
 
 
 @pytest.mark.parametrize("bits", [(4, 4), (8, 8), (3, 3), (4, 8)])
-def test_every_linear_is_the_integer_product(model, bits):
-    original = copy.deepcopy(model)
+def test_every_linear_is_the_integer_product(bits):
+    model = small_model("dream", torch.float64)
+    original, calls = copy.deepcopy(model), {}
     quantize(model, RTN, QuantSettings(weight_bits=bits[0], activation_bits=bits[1]))
-    calls = {}
-
-    def record(name):
-        def hook(module, args, output):
-            calls[name] = (args[0], output)
-
-        return hook
-
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear):
-            module.register_forward_hook(record(name))
-    tokens, mask = batch()
-    model(tokens, mask)
-    assert len(calls) == 7 * LAYERS
+            module.register_forward_hook(
+                lambda _, args, output, name=name: calls.update({name: (args[0], output)})
+            )
+    model(TOKENS, MASK)
+    assert len(calls) == 14
     for name, (x, output) in calls.items():
         full = original.get_submodule(name)
         weight, bias = full.weight.detach(), None if full.bias is None else full.bias.detach()
@@ -133,76 +82,62 @@ def test_every_linear_is_the_integer_product(model, bits):
 
 
 def test_quantized_logits_differ_less_with_more_bits(model):
-    tokens, mask = batch()
-    exact = model(tokens, mask, mask)
+    exact = model(TOKENS, MASK, MASK)
     errors = []
     for bits in (3, 4, 6, 8):
         quantized = copy.deepcopy(model)
         quantize(quantized, RTN, QuantSettings(weight_bits=bits, activation_bits=bits))
-        errors.append(float((quantized(tokens, mask, mask) - exact).norm() / exact.norm()))
+        errors.append(float((quantized(TOKENS, MASK, MASK) - exact).norm() / exact.norm()))
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0.3
     assert errors[-1] < 0.05
 
 
-def test_weight_only_leaves_the_inputs_alone(model):
-    reference = copy.deepcopy(model)
+def test_weights_or_activations_alone_leave_the_others_alone(model):
+    original, by_hand = copy.deepcopy(model), copy.deepcopy(model)
+    activations_only = copy.deepcopy(model)
     report = quantize(model, RTN, QuantSettings(activation_bits=16))
-    for n, name in ((n, name) for n in range(LAYERS) for name in LINEARS):
-        layer = model.blocks[n].get_submodule(name)
-        assert layer.activation is None
-        reference.blocks[n].get_submodule(name).weight.copy_(layer.weight)
-    tokens, mask = batch()
-    torch.testing.assert_close(model(tokens, mask), reference(tokens, mask), rtol=1e-10, atol=1e-10)
     assert {(r.weight_bits, r.activation_bits) for r in report.layers} == {(4, 16)}
-
-
-def test_activations_only_leave_the_weights_alone(model):
-    original = copy.deepcopy(model)
-    report = quantize(model, RTN, QuantSettings(weight_bits=16))
+    for block, same in zip(model.blocks, by_hand.blocks, strict=True):
+        for name in BLOCK_LINEARS:
+            same.get_submodule(name).weight.data = block.get_submodule(name).weight
+    torch.testing.assert_close(model(TOKENS, MASK), by_hand(TOKENS, MASK), rtol=1e-10, atol=1e-10)
+    report = quantize(activations_only, RTN, QuantSettings(weight_bits=16))
     assert report.mean_relative_weight_error == 0
-    for name in LINEARS:
-        full = original.blocks[0].get_submodule(name)
-        assert torch.equal(model.blocks[0].get_submodule(name).weight, full.weight)
-    tokens, mask = batch()
-    assert not torch.allclose(model(tokens, mask), original(tokens, mask))
+    for name in BLOCK_LINEARS:
+        weights = [m.blocks[0].get_submodule(name).weight for m in (activations_only, original)]
+        assert torch.equal(*weights)
+    assert not torch.allclose(activations_only(TOKENS, MASK), original(TOKENS, MASK))
 
 
-@pytest.mark.parametrize("arguments", [(FP, QuantSettings()), (FP, None)])
-def test_fp_touches_nothing(model, arguments):
-    original = copy.deepcopy(model)
-    report = quantize(model, *arguments)
-    assert (report.layers, report.block_linears, report.settings) == ((), 0, None)
-    tokens, mask = batch()
-    assert torch.equal(model(tokens, mask), original(tokens, mask))
-    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
-
-
-def test_sixteen_bits_everywhere_touch_nothing(model):
-    report = quantize(model, RTN, QuantSettings(weight_bits=16, activation_bits=16))
-    assert report.layers == ()
+@pytest.mark.parametrize("method", [Method("fp"), RTN])
+def test_nothing_to_quantize_touches_nothing(model, method):
+    exact = model(TOKENS, MASK)
+    report = quantize(model, method, NOTHING if method is RTN else None)
+    assert (report.layers, report.block_linears) == ((), 0)
     assert report.mean_relative_weight_error is None
+    assert torch.equal(model(TOKENS, MASK), exact)
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
 
 
 @pytest.mark.parametrize("end", ["embedding", "head"])
 def test_embedding_and_head_have_bits_of_their_own(model, end):
     original = copy.deepcopy(model)
-    report = quantize(
-        model, RTN, QuantSettings(weight_bits=16, activation_bits=16, **{f"{end}_bits": 8})
-    )
-    assert [layer.name for layer in report.layers] == [end]
-    assert report.layers[0].weight_bits == 8
-    assert report.block_linears == 0
+    settings = QuantSettings(weight_bits=16, activation_bits=16, **{f"{end}_bits": 8})
+    (layer,) = quantize(model, RTN, settings).layers
+    assert (layer.name, layer.weight_bits, layer.activation_bits) == (end, 8, 16)
+    found = dict(model.named_parameters())
     for name, parameter in original.named_parameters():
-        owner, _, leaf = name.rpartition(".")
-        changed = getattr(model.get_submodule(owner), leaf)
         if name != f"{end}.weight":
-            assert torch.equal(changed, parameter)
+            assert torch.equal(found[name], parameter)
             continue
         assert model.get_submodule(end).numbers.dtype == torch.int8
         scale = 2 * parameter.abs().amax(1, keepdim=True) / 255
         expected = (parameter / scale).round().clamp(-128, 127) * scale
-        torch.testing.assert_close(changed, expected, rtol=1e-12, atol=0)
+        actual = model.get_submodule(end).weight
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=0)
+    with pytest.raises(QuantizationError, match="quantized already"):
+        quantize(model, RTN, settings)
 
 
 def test_reported_errors_are_those_of_the_weights(model):
@@ -234,22 +169,23 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_an_answer_does_not_depend_on_its_batch(model, kind):
+def test_an_answer_does_not_depend_on_its_batch_or_on_earlier_ones(model, kind):
     quantize(model, RTN, SETTINGS[kind])
-    tokens, mask = batch()
-    logits = model(tokens, mask)
-    for row, kept, together in zip(tokens, mask, logits, strict=True):
+    twin = copy.deepcopy(model)
+    logits, unpadded = model(TOKENS, MASK), model(TOKENS)
+    for row, kept, together in zip(TOKENS, MASK, logits, strict=True):
         alone = model(row[kept][None])[0]
         torch.testing.assert_close(together[kept], alone, rtol=0, atol=1e-10)
+    assert torch.equal(model(TOKENS), unpadded)  # padding of the calls before is forgotten
+    assert torch.equal(twin(TOKENS, MASK), logits)  # and a copy has its own
 
 
 def test_settings_reach_the_layers():
-    tokens, mask = batch()
     outputs = []
     for settings in SETTINGS.values():
-        model = make("llada")
+        model = small_model("llada", torch.float64)
         quantize(model, RTN, settings)
-        outputs.append(model(tokens, mask, mask))
+        outputs.append(model(TOKENS, MASK, MASK))
     changes = (
         {"weight_grid": "restricted"},
         {"weight_clip_ratio": 0.8},
@@ -260,37 +196,18 @@ def test_settings_reach_the_layers():
         {"embedding_bits": 8},
     )
     for change in changes:
-        model = make("llada")
+        model = small_model("llada", torch.float64)
         quantize(model, RTN, QuantSettings(**change))
-        outputs.append(model(tokens, mask, mask))
+        outputs.append(model(TOKENS, MASK, MASK))
     for i, first in enumerate(outputs):
         assert not any(torch.allclose(first, second) for second in outputs[:i])
 
 
-def test_padding_is_forgotten_when_a_batch_has_none(model):
-    quantize(model, RTN, QuantSettings(activation_granularity="per_tensor"))
-    tokens, mask = batch()
-    before = model(tokens)
-    model(tokens, mask)
-    assert torch.equal(model(tokens), before)
-
-
-def test_copies_do_not_share_their_padding(model):
-    quantize(model, RTN, QuantSettings(activation_granularity="per_tensor"))
-    twin = copy.deepcopy(model)
-    tokens, mask = batch()
-    expected = model(tokens, mask)
-    model(tokens)
-    assert torch.equal(twin(tokens, mask), expected)
-    assert twin.blocks[0].q_proj.padding is not model.blocks[0].q_proj.padding
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_types(dtype):
-    model = make("dream", dtype)
+    model = small_model("dream", dtype)
     quantize(model, RTN, QuantSettings())
-    tokens, mask = batch()
-    logits = model(tokens, mask)
+    logits = model(TOKENS, MASK)
     assert logits.dtype == dtype
     assert bool(logits.isfinite().all())
     assert model.blocks[0].down_proj.weight.dtype == dtype
@@ -304,126 +221,21 @@ def test_narrow_types(dtype):
             QuantSettings(),
             "'awq' needs calibration states",
         ),
-        (RTN, None, "needs quantization settings"),
         (
             RTN,
             QuantSettings(weight_granularity="per_group", group_size=32),
-            r"group_size = 32 does not divide the 48 inputs of blocks\.0\.down_proj",
+            r"group_size = 32 does not divide the 48 inputs of down_proj",
         ),
     ],
 )
 def test_errors_leave_the_model_alone(model, method, settings, named):
-    original = copy.deepcopy(model)
+    exact = model(TOKENS, MASK)
     with pytest.raises(QuantizationError, match=named):
         quantize(model, method, settings)
-    tokens, mask = batch()
-    assert torch.equal(model(tokens, mask), original(tokens, mask))
+    assert torch.equal(model(TOKENS, MASK), exact)
 
 
 def test_a_model_is_not_quantized_twice(model):
     quantize(model, RTN, QuantSettings())
     with pytest.raises(QuantizationError, match="quantized already"):
         quantize(model, RTN, QuantSettings())
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"weight_bits": 9}, "weight_bits = 9 is not one of"),
-        ({"activation_bits": True}, "activation_bits = True"),
-        ({"head_bits": 1}, "head_bits = 1"),
-        ({"embedding_bits": 32}, "embedding_bits = 32"),
-        ({"weight_granularity": "per_token"}, "weight_granularity = 'per_token' is not one of"),
-        ({"activation_granularity": "per_channel"}, "activation_granularity = 'per_channel'"),
-        ({"weight_grid": "max"}, "weight_grid = 'max'"),
-        ({"weight_clip_ratio": 0}, "weight_clip_ratio = 0"),
-        ({"activation_clip_ratio": 2.0}, "activation_clip_ratio = 2.0"),
-        ({"weight_granularity": "per_group"}, "group_size = None does not fit"),
-        ({"group_size": 128}, "group_size = 128 does not fit"),
-    ],
-)
-def test_impossible_settings_are_named(change, named):
-    with pytest.raises(Refusal, match=named):
-        QuantSettings(**change)
-
-
-# The presets
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-BITS = {"w4a4": (4, 4), "w8a8": (8, 8), "w4a16": (4, 16), "w3a3": (3, 3)}
-
-
-@pytest.mark.parametrize("name", BITS)
-def test_quant_presets(name):
-    preset = yaml.safe_load((CONF / "quant" / f"{name}.yaml").read_text())
-    assert preset.pop("name") == name
-    if preset["attention"] is not None:
-        preset["attention"] = AttentionSettings(**preset["attention"])
-    settings = QuantSettings(**preset)
-    assert set(preset) == set(vars(settings))
-    assert (settings.weight_bits, settings.activation_bits) == BITS[name]
-    bits = {"weight_bits": None, "activation_bits": None, "attention": None}
-    defaults = vars(QuantSettings(weight_clip_search=2.4))
-    assert vars(settings) | bits == defaults | bits
-    activation_bits, attention = settings.activation_bits, settings.attention
-    if activation_bits == 16:
-        assert attention is None
-    else:
-        assert attention is not None
-        assert (attention.p_bits, attention.v_bits) == (activation_bits, activation_bits)
-
-
-def test_method_presets_are_what_their_names_say():
-    def preset(name):
-        section = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
-        return read_method(section)
-
-    names = {path.stem for path in (CONF / "method").glob("*.yaml")}
-    assert names == {"fp", "rtn", "awq", "gptq", "awq_gptq", "quarot", "quarot_rtn"}
-    made = {name: preset(name) for name in names}
-    assert all(method.name == name for name, method in made.items())
-    assert not made["fp"].quantizes and made["rtn"].quantizes
-    assert {n: tuple(map(type, m.steps.values())) for n, m in made.items()} == {
-        "fp": (),
-        "rtn": (Nearest,),
-        "awq": (Awq, Nearest),
-        "gptq": (Gptq,),
-        "awq_gptq": (Awq, Gptq),
-        "quarot": (Rotation, Gptq),
-        "quarot_rtn": (Rotation, Nearest),
-    }
-    assert {n for n, m in made.items() if m.online} == {"quarot", "quarot_rtn"}
-    assert {n for n, m in made.items() if m.calibrates(QuantSettings())} == {
-        "awq", "gptq", "awq_gptq", "quarot",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "architecture", "checkpoint", "settings"),
-    [
-        ("micro_llada", "llada", "embedded:micro_llada", "micro"),
-        ("micro_llada_plain", "llada", "embedded:micro_llada", "micro"),
-        ("micro_llada_1_5", "llada", "embedded:micro_llada_1_5", "micro"),
-        ("micro_dream", "dream", "embedded:micro_dream", "micro_dream"),
-        ("llada_8b", "llada", "GSAI-ML/LLaDA-8B-Base", "llada_base"),
-        ("llada_8b_instruct", "llada", "GSAI-ML/LLaDA-8B-Instruct", "llada_instruct"),
-        ("llada_1_5", "llada", "GSAI-ML/LLaDA-1.5", "llada_1_5"),
-        ("dream_7b", "dream", "Dream-org/Dream-v0-Base-7B", "dream_base"),
-        ("dream_7b_instruct", "dream", "Dream-org/Dream-v0-Instruct-7B", "dream_instruct"),
-    ],
-)
-def test_model_presets(name, architecture, checkpoint, settings):
-    preset = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
-    embedded = checkpoint.startswith("embedded:")
-    calibration = preset.pop("calibration")
-    assert set(calibration) == {"texts", "length", "gen_length", "steps", "control_samples"}
-    assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
-    assert (preset.pop("outliers") is not None) == (embedded and name != "micro_llada_plain")
-    assert preset == {
-        "name": name,
-        "architecture": architecture,
-        "checkpoint": checkpoint,
-        "revision": None,
-        "settings": settings,
-        "embedded": embedded,
-    }

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
+from small_models import small_model, toy_tokenizer
 
-from dllmquant_exp.models.checkpoints import random_model
-from dllmquant_exp.models.transformer import Transformer, TransformerConfig
+from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.iaaq import Iaaq
@@ -59,34 +56,23 @@ CASES: dict[str, tuple[Method, QuantSettings, Iaaq | None, torch.dtype]] = {
 def write(case: str) -> None:
     """Writes a case's folder of the present version, and beside it what it says."""
     method, quant, iaaq, dtype = CASES[case]
-    config = TransformerConfig(
-        architecture="dream", d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ffn=24,
-        vocab_size=16, max_length=32, rope_theta=1e4, norm_eps=1e-6, mask_token_id=15,
-        eos_token_id=14, pad_token_id=14,
-    )  # fmt: skip
-    model = random_model(config, seed=0).to(dtype)
+    model = small_model("dream", dtype, d_model=16, d_ffn=24, vocab_size=16)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(16, (8, 12), generator=generator)
     batch = TokenBatch(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.ones(8, 12))
     needed = needs_calibration(method, quant, iaaq)
     quantize(model, method, quant, calibration=[batch] if needed else [], iaaq=iaaq)
-    words = WordLevel({f"w{n}": n for n in range(16)}, unk_token="w0")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), eos_token="w14")
     save_quantized(
         model, HERE / f"saved_v{FORMAT_VERSION}_{case}", method=method, quant=quant, iaaq=iaaq,
-        made={"by": "the test"}, tokenizer=tokenizer,
+        made={"by": "the test"}, tokenizer=toy_tokenizer(16),
         max_shard_bytes=2000 if case == "numbers" else 10**6,
     )  # fmt: skip
-    write_facts(case, model)
-
-
-def write_facts(case: str, model: Transformer) -> None:
     facts = {"weights": digest(model), "logits": model(TOKENS, MASK)[MASK].tolist()}
     (HERE / f"saved_v{FORMAT_VERSION}_{case}.json").write_text(json.dumps(facts) + "\n")
 
 
 def digest(model: Transformer) -> str:
-    """Of every value that the model multiplies or adds: weights, biases, norms, ranges, alphas."""
+    """Hash of every value that the model multiplies or adds."""
     found = hashlib.sha256()
     for name, module in model.named_modules():
         for leaf in ("weight", "bias", "activation_scale", "activation_zero", "choice"):

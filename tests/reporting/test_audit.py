@@ -20,9 +20,10 @@ from dllmquant_exp.reporting.paper.audit import (
     HEADINGS,
     Finding,
     audit,
+    audit_document,
     audit_frame,
-    audit_markdown,
 )
+from dllmquant_exp.reporting.render import to_markdown
 
 QUOTED = {f'"{quote}"' for quote in paper_quotes().values()}
 # Digits that count nothing in the tables: places, names, widths, the letters of a formula.
@@ -98,12 +99,12 @@ def test_the_most_severe_come_first_and_all_are_rendered() -> None:
     findings = audit()
     ranks = [list(HEADINGS).index(finding.severity) for finding in findings]
     assert ranks == sorted(ranks)
-    text = audit_markdown(findings)
+    text = to_markdown(audit_document())
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == len(findings) + len(HEADINGS)  # one head per section
     assert all(line.replace(r"\|", "").count("|") == 6 for line in rows)
     assert r"rt ← \|yt\|unmasked/\|yt\|total" in text
-    frame = audit_frame(findings)
+    frame = audit_frame()
     assert frame.columns.tolist() == ["severity", "where", "sentence", "printed", "expected", "gap"]
     assert frame["where"].tolist() == [finding.where for finding in findings]
 
@@ -114,14 +115,3 @@ def test_quotations_and_cases_are_filled_in() -> None:
             assert text in QUOTED or '"' not in text
         assert finding.where and finding.sentence
         assert not re.search(r"\{\w+\}", finding.where + finding.sentence)
-
-
-def test_a_pair_is_stated_only_where_there_is_one() -> None:
-    def stated(printed: str, expected: str) -> str:
-        return Finding("note", "", "", printed, expected).stated
-
-    assert stated("1.71", "1.45") == "printed 1.71, expected 1.45"
-    assert stated('"over 1.6"', "1.56") == 'says "over 1.6"; the numbers give 1.56'
-    assert stated('"a"', '"b"') == 'says "a", elsewhere "b"'
-    assert stated('"a"', "") == 'says "a"'
-    assert stated("69.5", "") == stated("", "") == ""

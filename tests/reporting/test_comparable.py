@@ -1,4 +1,4 @@
-"""What of a sweep is compared with what, and that everything left out is named."""
+"""Results of a sweep that are compared with each other; everything left out is named."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +7,14 @@ import pytest
 
 from dllmquant_exp.reporting.comparable import ModelResults, bits_text, model_results
 from dllmquant_exp.reporting.frame import Cell, to_frame
-from dllmquant_exp.reporting.tables.sweep_table import build_tables
+from dllmquant_exp.reporting.samples import Sample
+from dllmquant_exp.reporting.tables.sweep_table import sweep_sections
 
 Made = Callable[..., Cell]
+
+
+def entry(results: ModelResults, row: str, label: str = "PIQA") -> Sample:
+    return results.variant(row).samples([label])[0]
 
 
 def only(cells: list[Cell]) -> ModelResults:
@@ -35,9 +40,8 @@ def test_models_rows_and_columns(made: Made) -> None:
     assert (first.model, second.model) == ("a", "b")
     assert set(first.rows) == {"fp", "awq"} and first.tasks == {"PIQA": "piqa"}
     assert first.title == "a (embedded stand-in), W4A4" and first.is_w4a4
-    assert first.variant("awq").entry("PIQA").n == 2
-    assert first.variant("awq").entry("Hum.").state == "missing"
-    assert first.variant("quarot").entry("PIQA").state == "missing"
+    assert len(entry(first, "awq").items) == 2
+    assert entry(first, "awq", "Hum.").state == entry(first, "quarot").state == "missing"
 
 
 def test_checkpoints_are_those_of_the_results_that_say_theirs(made: Made) -> None:
@@ -69,12 +73,12 @@ def test_other_weights_of_the_same_name_are_left_out(made: Made) -> None:
         made("awq", "piqa", None, seed=3),
     ]
     results = only(cells)
-    entry = results.variant("awq").entry("PIQA")
-    assert [cell.seed for cell in (*entry.cells, *entry.failed)] == [0, 1, 3]
+    kept = entry(results, "awq")
+    assert [cell.seed for cell in (*kept.cells, *kept.failed)] == [0, 1, 3]
     note = "left out: 1 results of another checkpoint (sha256:2b2b2b2b; shown: sha256:1a1a1a1a)."
     assert note in results.notes
-    (table,) = build_tables(to_frame(cells))
-    assert note in table.notes and [c.seed for c in table.rows[0].entries["piqa"].cells] == [0, 1]
+    (table,) = sweep_sections(to_frame(cells))
+    assert note in table.notes and table.lines["seeds"].tolist() == ["0 1"]
     newer = cells[2]._replace(finished_at="2026-02-01")
     assert [c.seed for c in only([cells[0], newer]).cells] == [2], "the newest of equally many"
 
@@ -96,15 +100,16 @@ def test_full_precision_belongs_to_the_bits_that_are_kept(made: Made) -> None:
     assert not only([cells[0], made("quarot", "piqa", [0], change=eight)]).is_w4a4
 
 
-def test_an_open_attention_is_not_w4a4(made: Made) -> None:
-    results = only([made("quarot", "piqa", [1], change=setting("quant.attention", None))])
-    assert not results.is_w4a4
-    assert results.title.endswith("W4A4, P not quantized, V not quantized, K not quantized")
-
-
 @pytest.mark.parametrize(
     ("bits", "text"),
-    [((4, 4, 4, 4, 16, 16, 16), "W4A4"), ((8, 8, 4, 4, 16, 4, 16), "W8A8, head 4 bits")],
+    [
+        ((4, 4, 4, 4, 16, 16, 16), "W4A4"),
+        ((8, 8, 4, 4, 16, 4, 16), "W8A8, head 4 bits"),
+        (
+            (4, 4, None, None, None, 16, 16),
+            "W4A4, P not quantized, V not quantized, K not quantized",
+        ),
+    ],
 )
 def test_bits_in_words(bits: tuple[int, ...], text: str) -> None:
     assert bits_text(bits) == text
@@ -119,8 +124,8 @@ def test_a_control_is_a_variant_behind_its_row(made: Made) -> None:
     ]
     usual, other = only(cells).rows["awq"]
     assert (usual.difference, other.difference) == ("", "calibration.samples=512")
-    assert usual.entry("PIQA").score.estimate.value == 1  # type: ignore[union-attr]
-    assert other.entry("PIQA").score.estimate.value == 0  # type: ignore[union-attr]
+    assert usual.by_column["PIQA"].scores.tolist() == [[1]]
+    assert other.by_column["PIQA"].scores.tolist() == [[0]]
 
 
 def test_the_newest_of_several_results_is_shown(made: Made) -> None:
@@ -128,7 +133,7 @@ def test_the_newest_of_several_results_is_shown(made: Made) -> None:
     newer = made("awq", "piqa", [1], change=setting("calibration.note", None))
     results = only([newer, older])  # a setting that older results lack makes no variant
     (variant,) = results.rows["awq"]
-    assert variant.entry("PIQA").score.estimate.value == 1  # type: ignore[union-attr]
+    assert variant.by_column["PIQA"].scores.tolist() == [[1]]
     assert "1 cells have several results; the newest are shown." in results.notes
 
 
@@ -136,7 +141,7 @@ def test_equal_settings_under_two_names_are_one_row(made: Made) -> None:
     cells = [made("awq", "piqa", [1]), made("awq", "piqa", [0], finished_at="2025-01-01")]
     cells = [cells[0], cells[1]._replace(quant="w4a4_by_another_name")]
     (variant,) = only(cells).rows["awq"]
-    assert variant.entry("PIQA").sample.seeds == (0,)  # type: ignore[union-attr]
+    assert variant.by_column["PIQA"].seeds == (0,)
 
 
 def test_one_task_stands_for_a_column(made: Made) -> None:

@@ -1,4 +1,4 @@
-"""What the tables need of a result file is read, or the file is named."""
+"""Fields of a result file that tables need are read, or the file is named."""
 
 from pathlib import Path
 from typing import Any
@@ -57,21 +57,27 @@ def test_the_commit_that_made_it(tmp_path: Path, source: dict[str, Any], commit:
         ('{"schema_version": 1', "not a readable result file"),
         ("[1]", "holds list"),
         ('{"schema_version": 7}', "schema_version is 7"),
-        ({"schema_version": SCHEMA_VERSION, "status": "finished"}, "'cell' is missing"),
+        ({"schema_version": SCHEMA_VERSION, "status": "finished"}, "field cell.model is missing"),
         ('{"loss": 0.1}', "schema_version is None"),
-        (content(config={}), "'model' is missing"),
-        (content(config={"model": {"checkpoint": 3}}), "'checkpoint' is missing or of"),
-        (content(config={**CONFIG, "model": None}), "'model' is missing or of"),
-        (content(config={"model": {"checkpoint": "m"}}), "'method' is missing"),
-        (content(config={**CONFIG, "method": "rtn"}), "'method' is missing or of a"),
+        (content(config={}), "field config.model.checkpoint is missing"),
+        (
+            content(config={"model": {"checkpoint": 3}}),
+            "field config.model.checkpoint is",
+        ),
+        (
+            content(config={**CONFIG, "model": None}),
+            "field config.model.checkpoint is",
+        ),
+        (content(config={"model": {"checkpoint": "m"}}), "field config.method is missing"),
+        (content(config={**CONFIG, "method": "rtn"}), "field config.method is missing or of a"),
         (content(config={**CONFIG, "quant": {}}), "'weight_bits' is missing"),
-        (content(row=None), "'row' is missing or of a wrong kind"),
-        (content(config_hash=None), "'config_hash' is missing or of a wrong kind"),
+        (content(row=None), "field row.name is missing or of a wrong kind"),
+        (content(config_hash=None), "field config_hash is missing or of a wrong kind"),
         (content(status="done"), "status is 'done', neither"),
-        (content(cell={**CELL, "seed": "0"}), "'seed' is missing or of a wrong kind"),
-        (content(cell={**CELL, "label": 3}), "'label' is missing or of a wrong kind"),
+        (content(cell={**CELL, "seed": "0"}), "field cell.seed is missing or of a wrong kind"),
+        (content(cell={**CELL, "label": 3}), "field cell.label is missing or of a wrong kind"),
         (content(cell={**CELL, "name": "other"}), "is the result of other"),
-        (content(timing={"finished_at": 3}), "'finished_at' is missing or of a wrong"),
+        (content(timing={"finished_at": 3}), "field timing.finished_at is missing or of a wrong"),
         (content(items=[]), "is finished and has no items"),
         (content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}]), "is 1.5, not"),
         (content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}]), "could not"),
@@ -103,12 +109,6 @@ def test_an_unknown_sweep_names_the_known_ones(tmp_path: Path) -> None:
     write_result(tmp_path / "first" / "cell", content())
     with pytest.raises(ResultError, match=r"no sweep 'frist' .*first"):
         read_sweep(tmp_path, "frist")
-
-
-def test_a_recorded_row_counts(tmp_path: Path) -> None:
-    own = {"name": "mine", "label": "My row"}
-    found = read_result(write_result(tmp_path, content(row=own)))
-    assert (found.row, found.row_label) == ("mine", "My row")
 
 
 def test_items_are_sorted_and_equal_ones_shared(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from dllmquant_exp.__main__ import config_folder
 from dllmquant_exp.config.experiment import resolve, to_mapping
 from dllmquant_exp.reporting.comparable import has_usual_size, usual_samples
 from dllmquant_exp.reporting.frame import bits_of
-from dllmquant_exp.reporting.paper import paper_rows
 
 SAMPLES = usual_samples(config_folder())
 OPTIONS = sorted(path.stem for path in (config_folder() / "row").glob("*.yaml"))
@@ -27,11 +26,6 @@ def composed(*words: str) -> dict[str, Any]:
     words = (*words, "task=micro_arc")
     experiment = resolve(to_mapping(compose("config", list(words))), words)
     return experiment.cell_config(experiment.tasks[0])
-
-
-def test_the_papers_rows_are_options() -> None:
-    for table in (1, 2, 3, 5, 6):
-        assert set(paper_rows(table)) <= set(OPTIONS)
 
 
 @pytest.mark.parametrize("row", OPTIONS)

@@ -14,22 +14,25 @@ from dllmquant_exp.reporting.render import (
     Grid,
     Section,
     check_formats,
+    grid,
     points,
     show,
-    to_html,
     to_latex,
     to_markdown,
-    write_cells,
     write_document,
 )
 from dllmquant_exp.store.results import ResultError
 
-GRID = Grid(
+GRID = grid(
     "scores",
     ("Hum.", "GSM8K", "Avg."),
-    (("AWQ", ("1.0 ±2", "3.0 ±4", "-")), ("Qua|Rot", ("5.0", "failed", "7.0"))),
-    (("items", ("10", "20", "30")),),
-    frozenset({(0, 1), (1, 2)}),
+    (
+        ("AWQ", ("1.0 ±2", "3.0 ±4", "-")),
+        ("Qua|Rot", ("5.0", "failed", "7.0")),
+        ("items", ("10", "20", "30")),
+    ),
+    footer=1,
+    best=frozenset({(0, 1), (1, 2)}),
 )
 
 
@@ -52,10 +55,16 @@ def test_points(limits: tuple[float, float, float], sign: bool, text: str) -> No
     assert points(*limits, sign=sign) == text
 
 
+def document(grid: Grid, title: str = "s", notes: tuple[str, ...] = ()) -> Document:
+    return Document("d", "T", "C", (Section(title, {"g": grid}, notes),))
+
+
 def printed(grid: Grid, width: int = 80, **settings: int) -> list[str]:
     out = io.StringIO()
-    show([grid], ["a note"], Console(file=out, width=width), **settings)
-    return [line.rstrip() for line in out.getvalue().splitlines()]
+    show(document(grid, notes=("a note",)), Console(file=out, width=width), **settings)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert lines[:3] == ["T. C", "", "s"] and lines[-1] == ""
+    return lines[3:-1]
 
 
 def test_intervals_stand_under_their_values() -> None:
@@ -68,7 +77,7 @@ def test_intervals_stand_under_their_values() -> None:
 
 def test_two_distances_stand_under_their_value_starred_or_not() -> None:
     for value in ("98.0", "-95.0*"):
-        lines = printed(Grid("t", ("PIQA",), (("AWQ", (f"{value} -5.0 +35.0",)),)))
+        lines = printed(grid("t", ("PIQA",), [("AWQ", (f"{value} -5.0 +35.0",))]))
         row = next(i for i, line in enumerate(lines) if "AWQ" in line)
         assert [line.split() for line in lines[row : row + 3]] == [
             ["AWQ", value], ["-5.0"], ["+35.0"]
@@ -77,33 +86,32 @@ def test_two_distances_stand_under_their_value_starred_or_not() -> None:
 
 def test_long_names_go_on_below_and_sentences_too() -> None:
     sentence = "rows that were calibrated on as many samples as this one"
-    grid = Grid("t", ("needs",), (("AWQ + TMAS + CGQ + IA-AQ", (sentence,)),))
-    lines = printed(grid, name_width=14)
+    part = grid("t", ("needs",), [("AWQ + TMAS + CGQ + IA-AQ", (sentence,))])
+    lines = printed(part, name_width=14)
     assert max(map(len, lines)) < 60
     assert any(line.split()[:3] == ["AWQ", "+", "TMAS"] for line in lines)
     assert " ".join(" ".join(lines).split()).count("this one") == 1
 
 
 def test_brackets_are_text_and_not_markup() -> None:
-    grid = Grid("t", ("x",), (("proportions=[0.3, 0.2] [red]", ("[bold]",)),))
-    text = "\n".join(printed(grid, name_width=60))
+    part = grid("t", ("x",), [("proportions=[0.3, 0.2] [red]", ("[bold]",))])
+    text = "\n".join(printed(part, name_width=60))
     assert "proportions=[0.3, 0.2] [red]" in text and "[bold]" in text
 
 
-WRITTEN = Grid(
+WRITTEN = grid(
     "score in %",
     ("Hum.", "GSM8K"),
-    (("FP", ("94.6 ±2.0", "86.0 ±3.0")), ("a_b|c <i>", ("-1.3* ±0.4", "-"))),
-    (("items", ("500", "500")),),
-    frozenset({(1, 0)}),
+    (
+        ("FP", ("94.6 ±2.0", "86.0 ±3.0")),
+        ("a_b|c <i>", ("-1.3* ±0.4", "-")),
+        ("items", ("500", "500")),
+    ),
+    footer=1,
+    best=frozenset({(1, 0)}),
 )
-DOCUMENT = Document(
-    "table3",
-    "Table 3",
-    "Parts & wholes.",
-    (Section("micro_llada, W4A4", (WRITTEN,), ("50% of <b>.",)),),
-    pd.DataFrame({"Hum.": ["94.6"]}, index=pd.Index(["FP"], name="row")),
-)
+SECTION = Section("micro_llada, W4A4", {"score": WRITTEN}, ("50% of <b>.",))
+DOCUMENT = Document("table3", "Table 3", "Parts & wholes.", (SECTION,))
 MARKDOWN = r"""# Table 3
 
 Parts & wholes.
@@ -153,46 +161,42 @@ def test_latex_word_for_word() -> None:
 
 def test_minus_signs_and_hyphens_in_latex() -> None:
     texts = ("-0.3 (-1.6 to +1.1)", "0.0 -0.5 +2.5", "Tables 1-6, IA-AQ", "-")
-    section = Section("s", (Grid("g", tuple("abcd"), (("r", texts),)),))
-    text = to_latex(Document("d", "T", "C", (section,), pd.DataFrame()))
+    text = to_latex(document(grid("g", "abcd", [("r", texts)])))
     row = r"r & $-$0.3 ($-$1.6 to +1.1) & 0.0 $-$0.5 +2.5 & Tables 1-6, IA-AQ & --"
     assert row in " ".join(text.split())
 
 
-def test_html_shows_the_same_numbers_and_no_markup_of_ours() -> None:
-    text = to_html(DOCUMENT)
-    (frame,) = pd.read_html(io.StringIO(text), index_col=0)
-    assert frame.loc["FP", "Hum."] == "94.6 ±2.0"
-    assert frame.loc["a_b|c <i>", "Hum."] == "-1.3* ±0.4"
-    assert "<b>-1.3* ±0.4</b>" in text and "<li>50% of &lt;b&gt;.</li>" in text
-    assert "<i>" not in text and text.startswith("<!doctype html>")
-
-
 def test_sentences_are_paragraphs_in_latex_and_stand_left_in_markdown() -> None:
     sentence = "calibrated on as many samples or tokens"
-    grid = Grid("t", ("needs",), ((sentence, (sentence,)),))
-    document = Document("c", "C", "", (Section("m", (grid,)),), pd.DataFrame())
-    assert r"\begin{tabular}{p{0.3\linewidth}p{0.3\linewidth}}" in to_latex(document)
-    named = Grid("t", ("Hum.",), (("RTN + Random calib\ncalibration.samples=512", ("1.0",)),))
-    control = Document("c", "C", "", (Section("m", (named,)),), pd.DataFrame())
-    assert "{lr}" in to_latex(control), "a setting in a line of its own is no sentence"
-    (rule,) = (line for line in to_markdown(document).splitlines() if line.startswith("|:"))
+    prose = document(grid("t", ("needs",), [(sentence, (sentence,))]))
+    assert r"\begin{tabular}{p{0.3\linewidth}p{0.3\linewidth}}" in to_latex(prose)
+    named = grid("t", ("Hum.",), [("RTN + Random calib\ncalibration.samples=512", ("1.0",))])
+    assert "{lr}" in to_latex(document(named)), "a setting in a line of its own is no sentence"
+    (rule,) = (line for line in to_markdown(prose).splitlines() if line.startswith("|:"))
     assert rule.count("|:-") == 2
+
+
+def test_pages_hold_the_texts_and_long_forms_the_numbers() -> None:
+    page = DOCUMENT.frame
+    assert page.loc[("micro_llada, W4A4", "score", "FP")].tolist() == ["94.6 ±2.0", "86.0 ±3.0"]
+    numbers = [pd.DataFrame({"model": [name], "score": [88.75]}) for name in ("a", "ü")]
+    sections = tuple(Section("s", {}, (), lines) for lines in numbers)
+    long = Document("claims", "", "", sections, long=True)
+    assert long.frame["score"].to_dict() == {"a": 88.75, "ü": 88.75}
+    empty = Document("table1", "", "", (), columns=["row", "score"])
+    assert list(empty.page.index.names) == ["model", "part", "row"]
+    assert list(empty.lines.columns) == ["row", "score"]
 
 
 def test_files_by_format(tmp_path: Path) -> None:
     written = write_document(DOCUMENT, tmp_path / "new", ["csv", "markdown"])
     assert [path.name for path in written] == ["table3.csv", "table3.md"]
-    assert written[0].read_text() == "row,Hum.\nFP,94.6\n"
+    lines = written[0].read_text().splitlines()
+    assert lines[:2] == [
+        "model,part,row,Hum.,GSM8K", '"micro_llada, W4A4",score,FP,94.6 ±2.0,86.0 ±3.0',
+    ]  # fmt: skip
     assert written[1].read_text() == MARKDOWN
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["table3.csv", "table3.md"]
-
-
-def test_cells_come_back_from_csv_and_parquet(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"score": [88.75, None], "best": [True, False], "row": ["fp", "ü"]})
-    csv, parquet = write_cells(frame, tmp_path, "cells")
-    pd.testing.assert_frame_equal(pd.read_csv(csv), frame, check_dtype=False)
-    pd.testing.assert_frame_equal(pd.read_parquet(parquet), frame)
 
 
 def test_formats() -> None:

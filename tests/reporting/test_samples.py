@@ -1,53 +1,60 @@
 """Samples over seeds: what is averaged, what is paired with what, and what is left out."""
 
 from collections.abc import Callable
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from dllmquant_exp.reporting.frame import Cell
-from dllmquant_exp.reporting.samples import Sample, average, difference, entry, p_value
+from dllmquant_exp.reporting.samples import (
+    MISSING,
+    Sample,
+    average,
+    difference,
+    p_value,
+    sample_of,
+)
 from dllmquant_exp.reporting.statistics.intervals import wilson
 from dllmquant_exp.reporting.statistics.paired import average_over_seeds, stratified_test
 
 Made = Callable[..., Cell]
 
 
-def sample(*runs: list[float], seeds: tuple[int, ...] | None = None, **changes: object) -> Sample:
+def sample(*runs: list[float], seeds: tuple[int, ...] | None = None, **changes: Any) -> Sample:
     items = tuple(("t", str(i)) for i in range(len(runs[0])))
     own = seeds or tuple(range(len(runs)))
-    values = {"scores": np.array(runs), "seeds": own, "items": items, "calibrated": True}
-    return Sample(**{**values, **changes})  # type: ignore[arg-type]
+    return Sample(**{"scores": np.array(runs), "seeds": own, "items": items, "calibrated": True,
+                     **changes})  # fmt: skip
 
 
 def test_runs_become_rows_by_seed_and_items_columns_by_name(made: Made) -> None:
     second, first = made("awq", "piqa", [1, 0], seed=1), made("awq", "piqa", [1, 1], seed=0)
-    found, notes = entry([second, first])
-    assert found.sample is not None and found.score is not None and notes == []
-    assert found.sample.scores.tolist() == [[1, 1], [1, 0]]
-    assert found.sample.seeds == (0, 1) and found.sample.calibrated and found.n == 2
-    assert found.score.estimate.value == 0.75
-    assert not entry([made("fp", "piqa", [1])])[0].sample.calibrated  # type: ignore[union-attr]
+    found = sample_of([second, first])
+    assert found.scores.tolist() == [[1, 1], [1, 0]] and found.cells == (first, second)
+    assert found.seeds == (0, 1) and found.calibrated and found.state == "finished"
+    assert found.score is not None and found.score.estimate.value == 0.75
+    assert not sample_of([made("fp", "piqa", [1])]).calibrated
 
 
 def test_one_run_has_the_interval_of_its_result_file(made: Made) -> None:
-    found, _ = entry([made("awq", "piqa", [1, 1, 1, 0])])
-    limits, expected = found.score.estimate, wilson(3, 4)  # type: ignore[union-attr]
-    assert (limits.low, limits.high) == pytest.approx((expected.low, expected.high))
+    score = sample_of([made("awq", "piqa", [1, 1, 1, 0])]).score
+    assert score is not None
+    assert astuple(score.estimate) == pytest.approx(astuple(wilson(3, 4)))
 
 
 def test_failed_seeds_are_named_beside_the_finished_ones(made: Made) -> None:
-    found, notes = entry([made("awq", "piqa", [1, 0]), made("awq", "piqa", None, seed=1)])
-    assert found.state == "finished" and [cell.seed for cell in found.failed] == [1]
-    assert notes == ["failed: awq, piqa, seed 1: ValueError: it broke"]
-    assert entry([])[0].state == "missing"
+    found = sample_of([made("awq", "piqa", [1, 0]), made("awq", "piqa", None, seed=1)])
+    assert found.state == "finished" and found.failures == [(1, "ValueError: it broke")]
+    assert MISSING.state == "missing" and MISSING.score is None
 
 
 def test_seeds_that_saw_other_items_make_no_average(made: Made) -> None:
-    found, notes = entry([made("awq", "piqa", [1]), made("awq", "piqa", [1], seed=1, first=5)])
-    assert found.state == "failed" and found.sample is None
-    assert notes == ["awq, piqa: the seeds saw different items."]
+    found = sample_of([made("awq", "piqa", [1]), made("awq", "piqa", [1], seed=1, first=5)])
+    assert found.state == "failed" and found.scores.size == 0
+    assert found.failures == [(seed, "its seeds saw different items") for seed in (0, 1)]
 
 
 def test_an_average_takes_the_seeds_that_every_task_has() -> None:
@@ -56,7 +63,7 @@ def test_an_average_takes_the_seeds_that_every_task_has() -> None:
     assert found is not None and found.seeds == 2
     # Seeds 1 and 2: means (1 + 0) / 2 and (1 + 0) / 2.
     assert found.estimate.value == pytest.approx(0.5)
-    assert average([first, None]) is None and average([]) is None
+    assert average([first, MISSING]) is None and average([]) is None
     assert average([first, sample([1, 1], seeds=(7,))]) is None
 
 
@@ -76,9 +83,8 @@ def test_only_what_calibrates_nothing_stands_for_seeds_it_lacks() -> None:
     twice = sample([1, 0, 1, 0], [0, 0, 0, 0], calibrated=False)
     assert difference([ours], [twice]) == difference([ours], [plain]), "its first run stands in"
     calibrated = sample([1, 0, 1, 0])
-    assert difference([ours], [calibrated]) == average_over_seeds(
-        [ours.scores[:1]], [calibrated.scores]
-    )
+    first = average_over_seeds([ours.scores[:1]], [calibrated.scores])
+    assert difference([ours], [calibrated]) == first
     assert difference([ours], [sample([1, 0, 1, 0], seeds=(9,))]) is None
 
 
@@ -87,7 +93,7 @@ def test_other_items_are_not_compared() -> None:
     other = sample([1, 0], items=(("t", "0"), ("t", "9")))
     assert difference([first], [other]) is None
     assert p_value([first], [other]) == 1
-    assert difference([first, None], [first, first]) is None
+    assert difference([first, MISSING], [first, first]) is None
 
 
 def test_p_of_one_task_is_the_binomial_test_of_changed_items() -> None:

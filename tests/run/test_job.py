@@ -15,7 +15,7 @@ from dllmquant_exp.evaluation import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.reporting.statistics.intervals import wilson
-from dllmquant_exp.run import finished
+from dllmquant_exp.run import cell as cells
 from dllmquant_exp.run import job as module
 from dllmquant_exp.run import prepare as preparation
 from dllmquant_exp.run.job import Outcome, run
@@ -111,25 +111,17 @@ def test_what_wandb_recorded_offline_is_what_the_result_file_says(
 
 
 def test_the_same_seed_gives_the_same_file_apart_from_times(make: Any, tmp_path: Path) -> None:
-    first = run(make(), keep_going=False)
-    second = run(make(runs_dir=str(tmp_path / "again")), keep_going=False)
+    first = run(make("fp"), keep_going=False)  # which touches no layer
+    second = run(make("fp", runs_dir=str(tmp_path / "again")), keep_going=False)
     for one, other in zip(first, second, strict=True):
         left, right = result(one), result(other)
         assert left.pop("timing") != right.pop("timing")
         assert left == right
+        assert left["quantization"]["layers"] == []
+        assert left["config"]["quant"] is None and left["cell"]["quant"] is None
 
 
-def test_a_second_call_redoes_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = run(make(), keep_going=False)
-    before = [(o.folder / "result.json").stat().st_mtime_ns for o in outcomes]
-    forbid(monkeypatch, preparation, "load_model")
-    forbid(monkeypatch, module, "evaluate_task")
-    again = run(make(), keep_going=False)
-    assert [o.status for o in again] == ["skipped", "skipped"]
-    assert [(o.folder / "result.json").stat().st_mtime_ns for o in again] == before
-
-
-def test_only_the_unfinished_cell_runs_and_the_model_is_loaded_once(
+def test_a_second_call_runs_what_is_left_and_loads_the_model_once(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads, load = [], preparation.load_model
@@ -137,11 +129,13 @@ def test_only_the_unfinished_cell_runs_and_the_model_is_loaded_once(
         preparation, "load_model", lambda *a, **k: (loads.append(a), load(*a, **k))[1]
     )
     outcomes = run(make(), keep_going=False)
-    assert len(loads) == 1
+    before = [(o.folder / "result.json").stat().st_mtime_ns for o in outcomes]
+    again = run(make(), keep_going=False)
+    assert [o.status for o in again] == ["skipped", "skipped"] and len(loads) == 1
+    assert [(o.folder / "result.json").stat().st_mtime_ns for o in again] == before
     (outcomes[1].folder / "result.json").unlink()
     again = run(make(), keep_going=False)
-    assert [o.status for o in again] == ["skipped", "finished"]
-    assert len(loads) == 2
+    assert [o.status for o in again] == ["skipped", "finished"] and len(loads) == 2
 
 
 def test_a_changed_checkpoint_runs_again(make: Any, tmp_path: Path) -> None:
@@ -159,12 +153,6 @@ def test_a_changed_checkpoint_runs_again(make: Any, tmp_path: Path) -> None:
     outcomes = job(2)
     assert [o.status for o in outcomes] == ["finished", "finished"]
     assert result(outcomes[0])["checkpoint_digest"] != first["checkpoint_digest"]
-
-
-def test_full_precision_touches_no_layer(make: Any) -> None:
-    value = result(run(make("fp"), keep_going=False)[0])
-    assert value["quantization"]["layers"] == []
-    assert value["config"]["quant"] is None and value["cell"]["quant"] is None
 
 
 def test_a_failed_cell_is_recorded_and_the_next_one_runs(
@@ -282,9 +270,12 @@ def quick(method: str) -> dict[str, Any]:
     return {"method": method, "quant": {**option("quant", "w4a4"), "weight_clip_search": None}}
 
 
-def test_a_calibrated_cell_says_what_it_was_calibrated_on(make: Any) -> None:
-    outcomes = run(make(**quick("quarot"), **COMPONENTS), keep_going=False)
-    for value in map(result, outcomes):
+def test_calibrated_cells_say_on_what_and_share_sets_and_rounded_weights(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make(**quick("quarot"), **COMPONENTS)
+    whole, *_ = values = [result(outcome) for outcome in run(experiment, keep_going=False)]
+    for value in values:
         calibration = value["calibration"]
         assert value["cell"]["method"] == "quarot+tmas+cgq+iaaq"
         assert value["calibration_digest"] == calibration["digest"]
@@ -293,13 +284,6 @@ def test_a_calibrated_cell_says_what_it_was_calibrated_on(make: Any) -> None:
         layers = value["quantization"]["layers"]
         assert len(layers) == 14 and all(layer["rounding"] is not None for layer in layers)
         assert value["quantization"]["steps"]["rotation"][0]["seed"] == 0
-
-
-def test_cells_share_calibration_sets_and_rounded_weights(
-    make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiment = make(**quick("quarot"), **COMPONENTS)
-    whole = result(run(experiment, keep_going=False)[0])
     cache = Path(experiment.common.runs_dir) / ".cache"
     (stored,) = (cache / "calibration").glob("*.safetensors")
     assert stored.name.startswith("tmas-")
@@ -393,19 +377,19 @@ def test_a_speed_cell_is_measured_once_and_holds_no_score(
     assert value["speed"]["weights"] == "of the checkpoint"
     assert value["config"]["task"]["speed"]["rounds"] == 2
     assert value["hardware"]["threads"] == 1 and value["hardware"]["cpu"]
-    cell = read_result(outcome.folder / "result.json")
-    assert cell.score is None and cell.speed == value["speed"]
+    read = read_result(outcome.folder / "result.json")
+    assert read.score is None and read.speed == value["speed"]
     forbid(monkeypatch, module, "measure_speed_cell")
     (again,) = run(make("quarot", **words), keep_going=False)
     assert again.status == "skipped"
     # What was measured with another processor or other kernels is measured again.
-    experiment, here = make("quarot", **words), finished.abilities()
+    (cell,), here = cells.cells_of(make("quarot", **words)), cells.abilities()
     for name in here:
         with monkeypatch.context() as patch:
-            patch.setattr(finished, "abilities", lambda own=name: {**here, own: "another"})
-            assert not finished.is_finished(experiment, experiment.tasks[0], None), name
+            patch.setattr(cells, "abilities", lambda own=name: {**here, own: "another"})
+            assert not cell.is_finished(None), name
     with monkeypatch.context() as patch:
         other = {**value["hardware"], "cpu": "another"}
-        patch.setattr(finished.provenance, "hardware", lambda device: other)
-        assert not finished.is_finished(experiment, experiment.tasks[0], None)
-    assert finished._differences(value, 3) == [("threads", 1, 3)]
+        patch.setattr(cells.provenance, "hardware", lambda device: other)
+        assert not cell.is_finished(None)
+    assert cells.changed_conditions(value, 3) == [("threads", 1, 3)]

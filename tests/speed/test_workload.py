@@ -48,10 +48,3 @@ def test_every_response_has_its_full_length(workload):
     model = low_bits.low_model(made, torch.float32)
     found = generate(model, made.prompts(), made.decoding, seeds=[0, 1], batch_size=2)
     assert found.forwards == 2 * 4
-
-
-def test_what_cannot_be_packed_is_refused(workload):
-    grouped = QuantSettings(weight_granularity="per_group", group_size=16)
-    for quant in (grouped, QuantSettings(weight_bits=8), QuantSettings(activation_bits=16)):
-        with pytest.raises(SpeedError, match="weights of at most 4 bits"):
-            workload(quant=quant)

@@ -4,16 +4,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import yaml
 
-from dllmquant_exp.reporting.claims import Measured
+from dllmquant_exp.reporting.claims import (
+    AT_CHANCE,
+    Claim,
+    Found,
+    Measured,
+    Unmeasured,
+    claims_data,
+)
 from dllmquant_exp.reporting.comparable import ModelResults, Variant
-from dllmquant_exp.reporting.samples import Sample, difference, shared_seeds
+from dllmquant_exp.reporting.samples import MISSING, Sample, difference, shared_seeds
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.store.schema import read
 
@@ -21,76 +25,60 @@ NEARLY_EQUAL = 0.02  # of states: TMAS's quotas, each rounded up, make 520 of 51
 FLOOR = 0.02  # above chance, on average: rows that score less decide nothing
 
 
-@cache
-def claims_data() -> dict[str, Any]:
-    """The content of claims.yaml."""
-    text = files(__package__).joinpath("claims.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
-    return data
-
-
-@dataclass(frozen=True)
-class Claim:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Claim):
     """The mean of `better` less the mean of `worse`, averaged over tasks, exceeds `above`.
 
     With `less`, the same average over those tasks is subtracted. With `equal_size`, the rows are
     compared where both have as many calibration states.
     """
 
-    name: str
-    sentence: str
+    kind = "scores"
     better: tuple[str, ...]  # rows of conf/row
     worse: tuple[str, ...]
     tasks: tuple[str, ...] = PAPER_COLUMNS
     less: tuple[str, ...] = ()
-    above: float = 0.0
     equal_size: bool = False
+
+    @property
+    def family(self) -> str:
+        return "size" if self.equal_size else self.kind
+
+    def measure(self, results: ModelResults) -> Found:
+        better = [results.variant(row) for row in self.better]
+        worse = [results.variant(row) for row in self.worse]
+        if self.equal_size:
+            pair = _equal_size(results, self.better[0], self.worse[0])
+            if pair is None:
+                needed = f"row={self.better[0]} and row={self.worse[0]}"
+                return Unmeasured(f"{needed} calibrated on as many states (a control)")
+            better, worse = [pair[0]], [pair[1]]
+        labels, rows = (*self.tasks, *self.less), [*better, *worse]
+        needs = missing_cells(rows, labels) or _unlike(rows)
+        if needs:
+            return Unmeasured(needs)
+        scores = [np.mean([s.scores.mean() for s in row.samples(labels)]) for row in rows]
+        chance = [results.chance.get(label, math.nan) for label in labels]
+        if max(scores) <= np.mean(chance) + FLOOR:
+            shown = ", ".join(f"{100 * score:.1f}%" for score in scores)
+            return Unmeasured(f"rows above chance: these score {shown}", AT_CHANCE)
+        # The average over the tasks, less the average over the others.
+        weights = [1 / len(self.tasks)] * len(self.tasks)
+        weights += [-1 / len(self.less)] * len(self.less) if self.less else []
+        own, other = ([_mean(side, label) for label in labels] for side in (better, worse))
+        found = difference(own, other, weights)
+        if found is None:
+            return Unmeasured("the same items and seeds in all of its rows")
+        n = sum(len(sample.items) for sample in better[0].samples(labels))
+        names = [_names(side, sizes=self.equal_size) for side in (better, worse)]
+        return Measured(found, n, " - ".join(names), seeds=found.seeds)
 
 
 @cache
-def score_claims() -> tuple[Claim, ...]:
+def score_claims() -> tuple[Comparison, ...]:
     """Steps, then the other comparisons."""
     entries = (*claims_data()["steps"], *claims_data()["comparisons"])
-    return tuple(read(Claim, entry, f"claims.yaml: {entry['name']}") for entry in entries)
-
-
-@dataclass(frozen=True)
-class AtChance:
-    """Rows of a claim that all score at chance: their difference decides nothing."""
-
-    scores: tuple[float, ...]  # averages of the rows, fractions
-
-    def __str__(self) -> str:
-        return f"rows above chance: these score {', '.join(f'{100 * s:.1f}%' for s in self.scores)}"
-
-
-def measure_scores(claim: Claim, results: ModelResults) -> Measured | AtChance | str:
-    """The claim's effect, or what it needs."""
-    better = [results.variant(row) for row in claim.better]
-    worse = [results.variant(row) for row in claim.worse]
-    if claim.equal_size:
-        pair = _equal_size(results, claim.better[0], claim.worse[0])
-        if pair is None:
-            needed = f"row={claim.better[0]} and row={claim.worse[0]}"
-            return f"{needed} calibrated on as many states (a control)"
-        better, worse = [pair[0]], [pair[1]]
-    labels, rows = (*claim.tasks, *claim.less), [*better, *worse]
-    unfit = missing_cells(rows, labels) or _unlike(rows) or _at_chance(rows, labels, results)
-    if unfit:
-        return unfit
-    # The average over the tasks, less the average over the others.
-    weights = [1 / len(claim.tasks)] * len(claim.tasks)
-    weights += [-1 / len(claim.less)] * len(claim.less) if claim.less else []
-    own, other = (
-        [_mean([variant.entry(label).sample for variant in side]) for label in labels]
-        for side in (better, worse)
-    )
-    found = difference(own, other, weights)
-    if found is None:
-        return "the same items and seeds in all of its rows"
-    n = sum(better[0].entry(label).n for label in labels)
-    names = [_names(variants, sizes=claim.equal_size) for variants in (better, worse)]
-    return Measured(found, n, " - ".join(names))
+    return tuple(read(Comparison, entry, f"claims.yaml: {entry['name']}") for entry in entries)
 
 
 def _names(variants: Sequence[Variant], *, sizes: bool) -> str:
@@ -107,7 +95,8 @@ def missing_cells(variants: Iterable[Variant], labels: Sequence[str]) -> str:
     """Cells that are not there, as `row=awq_tmas (Hum., GSM8K)`."""
     lacking = []
     for variant in variants:
-        absent = [label for label in labels if variant.entry(label).sample is None]
+        pairs = zip(labels, variant.samples(labels), strict=True)
+        absent = [label for label, sample in pairs if not sample.seeds]
         if absent:
             nine = len(absent) == len(PAPER_COLUMNS)
             where = "nine tasks" if nine else ", ".join(absent)
@@ -136,27 +125,16 @@ def _of_a_row(key: str, a: Variant, b: Variant) -> bool:
     return own or (other_method and key.startswith("method."))
 
 
-def _at_chance(
-    variants: Sequence[Variant], labels: Sequence[str], results: ModelResults
-) -> AtChance | None:
-    chance = [results.chance.get(label) for label in labels]
-    known = [value for value in chance if value is not None]
-    samples = [[v.entry(label).sample for label in labels] for v in variants]
-    scores = [float(np.mean([s.scores.mean() for s in own if s is not None])) for own in samples]
-    above = len(known) < len(chance) or max(scores) > float(np.mean(known)) + FLOOR
-    return None if above else AtChance(tuple(scores))
-
-
-def _mean(samples: Sequence[Sample | None]) -> Sample | None:
-    """Item by item over rows, on the seeds that all of them have; None where items differ."""
-    present = [sample for sample in samples if sample is not None]
-    if len(present) == 1:
-        return present[0]
-    seeds = shared_seeds(present)
-    if not seeds or any(sample.items != present[0].items for sample in present):
-        return None
-    scores = np.mean([sample.at(seeds) for sample in present], axis=0)
-    return Sample(scores, tuple(seeds), present[0].items, any(s.calibrated for s in present))
+def _mean(variants: Sequence[Variant], label: str) -> Sample:
+    """Item by item over rows, on the seeds that all of them have; empty where items differ."""
+    samples = [sample for variant in variants for sample in variant.samples([label])]
+    if len(samples) == 1:
+        return samples[0]
+    seeds, items = shared_seeds(samples), samples[0].items
+    if not seeds or any(sample.items != items for sample in samples):
+        return MISSING
+    scores = np.mean([sample.at(seeds) for sample in samples], axis=0)
+    return Sample(scores, tuple(seeds), items, any(sample.calibrated for sample in samples))
 
 
 def _equal_size(results: ModelResults, first: str, second: str) -> tuple[Variant, Variant] | None:

@@ -9,36 +9,51 @@ Interval and p-value come from one estimate (statistics.average_over_seeds) and 
 and, with several of them, other seeds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dllmquant_exp.reporting.claims import Measured
-from dllmquant_exp.reporting.claims.scores import (
-    AtChance,
+import pandas as pd
+
+from dllmquant_exp.reporting.claims import (
+    AT_CHANCE,
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    UNMEASURED,
+    Claim,
+    Evidence,
+    Found,
+    Unmeasured,
     claims_data,
-    measure_scores,
-    missing_cells,
-    score_claims,
 )
+from dllmquant_exp.reporting.claims.figures import figure_claims
+from dllmquant_exp.reporting.claims.scores import missing_cells, score_claims
+from dllmquant_exp.reporting.claims.speed import speed_claims
 from dllmquant_exp.reporting.comparable import ModelResults
-from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS, NoEvent, measure
-from dllmquant_exp.reporting.figures.recordings import FigureData
+from dllmquant_exp.reporting.render import Document, Grid, Section, grid, signed
 from dllmquant_exp.reporting.samples import difference, p_value
-from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS, measure_speed_claim
-from dllmquant_exp.reporting.speed.results import SpeedBlock
 from dllmquant_exp.reporting.statistics import ALPHA, holm
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-UNMEASURED, AT_CHANCE, NO_EVENT = "not measured", "at chance", "no event"
-Found = Measured | AtChance | NoEvent | str  # a text says what is needed
-WITHOUT_EFFECT: Mapping[type, str] = {str: UNMEASURED, AtChance: AT_CHANCE, NoEvent: NO_EVENT}
+TITLE = "The paper's claims"
+CAPTION = (
+    "Effects in points (or in the unit that is named) with 95% intervals, from the same items in "
+    "both rows; figures' effects are over prompts (and seeds), speed's over rounds. A claim holds, "
+    "or does not, where p stays below 0.05 after Holm's correction over the claims of one model "
+    "and kind: scores, scores with as many calibration states, figures, speed (and, in the count "
+    "of tasks, over its comparisons). Detectable: how far from the claim's threshold an effect "
+    "must lie to be found in 80 of 100 repetitions with so many items and seeds, by its 95% "
+    "interval alone; in brackets, as the first of its kind that Holm tests. For the count of tasks "
+    "it is a difference on one task, in points; for speed a factor on the threshold; for a sum the "
+    "largest of its parts', each tested by itself."
+)
 # A verdict is a line of these columns. Points are in percent; p_holm is p after Holm's correction;
 # detectable is by this test alone, and detectable_holm as the first of its family.
-COLUMNS = (
+COLUMNS = [
     "claim", "sentence", "verdict", "comparison", "unit", "effect", "low", "high", "threshold", "p",
     "p_holm", "n", "seeds", "detectable", "detectable_holm", "covers", "needs",
-)  # fmt: skip
+]  # fmt: skip
+LIMITS, DETECTABLE = ("effect", "low", "high"), ("detectable", "detectable_holm")
+NUMBERS = (*LIMITS, "threshold", "p", "p_holm", *DETECTABLE)
 Verdict = dict[str, Any]
 EMPTY: Verdict = {
     **dict.fromkeys(COLUMNS), "comparison": "", "unit": "", "covers": "", "needs": "",
@@ -46,119 +61,79 @@ EMPTY: Verdict = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Question:
-    """A claim with its measurement, whatever it is about.
-
-    Attributes:
-        family: claims of one family share Holm's correction; empty: counted, without chance in it.
-        unit: points, ratio, share or times.
-        below: whether the claim is that the effect lies below the threshold.
-        seeds: None takes the measurement's.
-    """
-
-    name: str
-    sentence: str
-    found: Found
-    threshold: float
-    family: str
-    unit: str = "points"
-    below: bool = False
-    seeds: int | None = None
-
-    @property
-    def p(self) -> float:
-        if not isinstance(self.found, Measured):
-            return 1.0
-        own = self.found.p
-        return self.found.found.p_beyond(self.threshold) if own is None else own
+def claims_document(sections: Iterable[Section]) -> Document:
+    columns = ["model", *COLUMNS]
+    return Document("claims", TITLE, CAPTION, tuple(sections), long=True, columns=columns)
 
 
-def verdicts(
-    results: ModelResults, figures: Sequence[FigureData] = (), speed: SpeedBlock | None = None
-) -> list[Verdict]:
-    """Every claim about one model, in the paper's order.
+def claims_section(title: str, evidence: Evidence, notes: Sequence[str]) -> Section:
+    """The verdicts on one model's claims, with a fault that names what is not measured."""
+    found = verdicts(evidence)
+    lines = pd.DataFrame(found, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, float))
+    lines.insert(0, "model", title)
+    needs = [line["needs"] for line in found if line["verdict"] == UNMEASURED]
+    single = dict.fromkeys(part for text in needs for part in text.split("; "))
+    which = "; ".join(single)
+    faults = [f"not measured: {title}: {len(needs)} claims, which need {which}"] if needs else []
+    return Section(title, _grids(found), tuple(notes), lines, tuple(faults))
+
+
+def verdicts(evidence: Evidence) -> list[Verdict]:
+    """Every claim about one model, in the paper's order; without scores those about speed alone.
 
     Args:
-        figures: recordings of this model.
-        speed: its part of Table 4.
+        evidence: its ModelResults as `scores`, recordings as `figures`, and speed tasks as `speed`.
     """
+    results: ModelResults | None = evidence.get("scores")
+    if results is None:
+        return list(_decided(speed_claims(), evidence).values())
     data = claims_data()
-    decided = _decided([*_scores(results), *_figures(figures), *_speed(speed)])
+    decided = _decided([*score_claims(), *figure_claims(), *speed_claims()], evidence)
     steps = [decided.pop(step["name"]) for step in data["steps"]]
     sums = [_sum(claim, steps) for claim in data["sums"]]
-    best = _count_of_tasks(data["best"], results)
-    return [*steps, *sums, best, *decided.values()]
+    return [*steps, *sums, _count_of_tasks(data["best"], results), *decided.values()]
 
 
-def speed_verdicts(speed: SpeedBlock) -> list[Verdict]:
-    """The claims about a model of which nothing but Table 4 was measured."""
-    return list(_decided(list(_speed(speed))).values())
+def _decided(claims: Sequence[Claim], evidence: Evidence) -> dict[str, Verdict]:
+    """Verdicts by the claim's name, in the order of the claims."""
+    measured = [(claim, claim.measure(evidence.get(claim.kind, ()))) for claim in claims]
+    found: dict[str, Verdict] = {}
+    for family in {claim.family for claim in claims}:
+        members = [(claim, effect) for claim, effect in measured if claim.family == family]
+        p_values = [_p_value(*member) for member in members]
+        for (claim, effect), p, adjusted in zip(members, p_values, holm(p_values), strict=True):
+            tested = {"p": p, "p_holm": adjusted} if family else {}
+            found[claim.name] = _verdict(claim, effect, tested, len(members))
+    return {claim.name: found[claim.name] for claim in claims}
 
 
-def _scores(results: ModelResults) -> Iterator[Question]:
-    for of in score_claims():
-        family = "size" if of.equal_size else "scores"
-        yield Question(of.name, of.sentence, measure_scores(of, results), of.above, family)
+def _p_value(claim: Claim, effect: Found) -> float:
+    if isinstance(effect, Unmeasured):
+        return 1.0
+    return effect.found.p_beyond(claim.threshold) if effect.p is None else effect.p
 
 
-def _figures(figures: Sequence[FigureData]) -> Iterator[Question]:
-    for of in FIGURE_CLAIMS:
-        found = measure(of, figures)
-        yield Question(of.name, of.sentence, found, of.threshold, "figures", of.unit, of.below)
-
-
-def _speed(speed: SpeedBlock | None) -> Iterator[Question]:
-    for of in SPEED_CLAIMS:
-        found, family = measure_speed_claim(of, speed), "" if of.counted else "speed"
-        # Its repetitions are rounds, not seeds.
-        yield Question(of.name, of.sentence, found, of.threshold, family, "times", seeds=1)
-
-
-def _decided(questions: Sequence[Question]) -> dict[str, Verdict]:
-    families: dict[str, list[Question]] = {}
-    for question in questions:
-        families.setdefault(question.family, []).append(question)
-    found = {}
-    for family, members in families.items():
-        adjusted = holm([question.p for question in members])
-        for question, p in zip(members, adjusted, strict=True):
-            found[question.name] = _verdict(question, (p, len(members)) if family else None)
-    return {question.name: found[question.name] for question in questions}
-
-
-def _verdict(question: Question, adjusted: tuple[float, int] | None) -> Verdict:
-    """adjusted: p after Holm and the size of its family; None where no chance is in it."""
-    measured = question.found
-    named = {**EMPTY, "claim": question.name, "sentence": question.sentence}
-    if not isinstance(measured, Measured):
-        return {**named, "verdict": WITHOUT_EFFECT[type(measured)], "needs": str(measured)}
-    found, effect = measured.found, measured.effect
-    scale = 100 if question.unit == "points" else 1
-    beyond = (found.value > question.threshold) != question.below
-    decided = {
-        **named,
-        "verdict": HOLDS if beyond else FAILS,
-        "comparison": measured.what,
-        "unit": question.unit,
-        "effect": scale * effect.value,
-        "low": scale * effect.low,
-        "high": scale * effect.high,
-        "threshold": scale * measured.shown(question.threshold),
-        "n": measured.n,
-        "seeds": question.seeds or found.seeds,
-        "covers": found.covers,
-    }
-    if adjusted is None:
-        return decided
-    p, family = adjusted
+def _verdict(claim: Claim, effect: Found, tested: Mapping[str, float], family: int) -> Verdict:
+    """tested: p and p after Holm; empty where no chance is in the claim."""
+    named = {**EMPTY, "claim": claim.name, "sentence": claim.sentence}
+    if isinstance(effect, Unmeasured):
+        return {**named, "verdict": effect.verdict, "needs": effect.needs}
+    scale = 100 if claim.unit == "points" else 1
+    beyond = (effect.found.value > claim.threshold) != (claim.below is not None)
+    undecided = tested and tested["p_holm"] >= ALPHA
+    levels = dict(zip(DETECTABLE, (ALPHA, ALPHA / family), strict=True)) if tested else {}
     return {
-        **decided,
-        "verdict": UNDECIDED if p >= ALPHA else decided["verdict"],
-        "p": question.p,
-        "p_holm": p,
-        "detectable": scale * measured.shown(found.detectable()),
-        "detectable_holm": scale * measured.shown(found.detectable(ALPHA / family)),
+        **named,
+        "verdict": UNDECIDED if undecided else HOLDS if beyond else FAILS,
+        "comparison": effect.what,
+        "unit": claim.unit,
+        **dict(zip(LIMITS, (scale * value for value in effect.limits), strict=True)),
+        "threshold": scale * effect.shown(claim.threshold),
+        "n": effect.n,
+        "seeds": effect.seeds,
+        "covers": effect.found.covers,
+        **tested,
+        **{k: scale * effect.shown(effect.found.detectable(a)) for k, a in levels.items()},
     }
 
 
@@ -180,8 +155,11 @@ def _sum(claim: Mapping[str, Any], steps: Sequence[Verdict]) -> Verdict:
     decisive = (min if verdict == FAILS else max)(
         found, key=lambda part: (part["p_holm"], part["p"])
     )
-    largest = {key: _largest(part[key] for part in parts) for key in COLUMNS[-4:-2]}
-    return {**decisive, **named, **largest}
+    return {
+        **decisive,
+        **named,
+        **{key: _largest(part[key] for part in parts) for key in DETECTABLE},
+    }
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
@@ -196,45 +174,78 @@ def _count_of_tasks(claim: Mapping[str, Any], results: ModelResults) -> Verdict:
     over the comparisons: a difference on one task, in points.
     """
     named = {**EMPTY, "claim": claim["name"], "sentence": claim["sentence"]}
-    labels = claim["tasks"]
+    labels, least = claim["tasks"], claim["at_least"]
     row, *rivals = (results.variant(name) for name in (claim["row"], *claim["rivals"]))
     missing = missing_cells([row, *rivals], labels)
     if missing:
         return {**named, "verdict": UNMEASURED, "needs": missing}
-    mine = {label: row.entry(label).sample for label in labels}
-    pairs = {
-        (rival.row, label): ([mine[label]], [rival.entry(label).sample])
+    pairs = [
+        (label, row.samples([label]), rival.samples([label]))
         for rival in rivals
         for label in labels
-    }
-    gains = {  # in the value itself, and 0 where it may be chance
-        key: float(own.scores.mean() - other.scores.mean())
-        for key, ([own], [other]) in pairs.items()
-        if own and other
-    }
-    adjusted = holm([p_value(*pair) for pair in pairs.values()])
-    sure = {key: gains[key] * (p < ALPHA) for key, p in zip(pairs, adjusted, strict=True)}
-    lost = {label for (_, label), gain in sure.items() if gain < 0}
-    best, low, high = _won(gains, labels), _won(sure, labels), len(labels) - len(lost)
-    found = [gain for pair in pairs.values() if (gain := difference(*pair)) is not None]
-    least = claim["at_least"]
+    ]
+    compared = pd.DataFrame({
+        "label": [label for label, _, _ in pairs],
+        "gain": [float(a.scores.mean() - b.scores.mean()) for _, [a], [b] in pairs],
+        "p": holm([p_value(own, other) for _, own, other in pairs]),
+    })  # fmt: skip
+    # In the value itself, and in the lower limit 0 where it may be chance.
+    sure = compared["gain"].where(compared["p"] < ALPHA, 0.0)
+    won, surely = ((gain > 0).groupby(compared["label"]).all() for gain in (compared["gain"], sure))
+    lost = (sure < 0).groupby(compared["label"]).any()
+    best, low, high = int(won.sum()), int(surely.sum()), int((~lost).sum())
+    found = [gain for _, own, other in pairs if (gain := difference(own, other)) is not None]
+    samples = row.samples(labels)
     return {
         **named,
         "verdict": HOLDS if low >= least else FAILS if high < least else UNDECIDED,
         "comparison": f"{row.row} against {', '.join(claim['rivals'])}",
         "unit": "tasks",
-        "effect": best,
-        "low": low,
-        "high": high,
+        **dict(zip(LIMITS, (best, low, high), strict=True)),
         "threshold": least,
-        "n": sum(row.entry(label).n for label in labels),
-        "seeds": min(len(entry.cells) for entry in row.entries.values()),
+        "n": sum(len(sample.items) for sample in samples),
+        "seeds": min(len(sample.seeds) for sample in samples),
         "detectable": _largest(100 * gain.detectable() for gain in found),
         "detectable_holm": _largest(100 * gain.detectable(ALPHA / len(pairs)) for gain in found),
         "covers": "other items of these tasks and, with several seeds, other seeds",
     }
 
 
-def _won(gains: Mapping[tuple[str, str], float], labels: Sequence[str]) -> int:
-    """Tasks with a gain over every rival."""
-    return sum(all(gain > 0 for (_, of), gain in gains.items() if of == label) for label in labels)
+def _grids(found: Sequence[Verdict]) -> dict[str, Grid]:
+    """Claims with their numbers, then those that were not measured with what they need."""
+    columns = ("verdict", "effect", "p (Holm)", "n", "seeds", "detectable")
+    measured = [(line["sentence"], _texts(line)) for line in found if not line["needs"]]
+    others = [(of["sentence"], (of["verdict"], of["needs"])) for of in found if of["needs"]]
+    title = "not measured, at chance or without an event"
+    return {
+        **(
+            {"decided": grid("claims that these results decide", columns, measured)}
+            if measured
+            else {}
+        ),
+        **({"others": grid(title, ("verdict", "needs"), others)} if others else {}),
+    }
+
+
+def _texts(line: Verdict) -> tuple[str, ...]:
+    unit, p = line["unit"], line["p_holm"]
+    digits = 1 if unit in ("points", "tasks") else 2
+    numbers = [line[key] for key in LIMITS]
+    if unit == "points":
+        value, low, high = map(signed, numbers)
+    else:
+        value, low, high = (f"{x:.{0 if unit == 'tasks' else digits}f}" for x in numbers)
+    named = {"points": value, "tasks": f"{value} tasks", "times": f"{value} times"}
+    detectable = "-"
+    if line["detectable"] is not None:
+        sign = "x" if unit == "times" else ""
+        alone, first = (f"{sign}{line[key]:.{digits}f}" for key in DETECTABLE)
+        detectable = f"{alone} ({first})"
+    return (
+        line["verdict"],
+        f"{named.get(unit, f'{unit} {value}')} ({low} to {high})",
+        "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}",
+        str(line["n"]),
+        str(line["seeds"]),
+        detectable,
+    )

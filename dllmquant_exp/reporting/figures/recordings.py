@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from dllmquant_exp.reporting.frame import commit_of
+from dllmquant_exp.reporting.frame import check_fields, commit_of
 from dllmquant_exp.store.results import (
     FIGURES_FOLDER,
     ResultError,
@@ -34,10 +34,9 @@ ARRAYS_DIGEST = "arrays_digest"  # in the JSON file; older recordings have none
 SCHEMA_VERSION = 1  # of a recording's file
 FIGURE_VERSION = 2  # of what probes record; pictures and claims read no other
 REQUIRED: dict[str, Any] = {  # types of the fields of figure.json that are read
-    "figure": str, "model": Mapping, "config": Mapping, "seed": int, "changed": Mapping,
-    "labels": Mapping, "numbers": Mapping, "timing": Mapping,
-    "model.name": str, "model.embedded": bool, "model.outliers": bool, "config.prompts": int,
-    "config.checkpoint_digest": (str, type(None)), "timing.started_at": str,
+    "figure": str, "model.name": str, "model.embedded": bool, "model.outliers": bool,
+    "config.prompts": int, "config.checkpoint_digest": (str, type(None)), "seed": int,
+    "changed": dict, "labels": dict, "numbers": dict, "timing.started_at": str,
 }  # fmt: skip
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -127,7 +126,16 @@ def load_recording(folder: Path) -> FigureData:
         info = load_json(folder / INFO_FILE, SCHEMA_VERSION)
     except ResultError as error:
         raise ResultError(f"{error}: delete {folder} and record the figure again") from error
-    _check(folder, info)
+    path = folder / INFO_FILE
+    if info.get("figure_version") != FIGURE_VERSION:
+        raise ResultError(
+            f"{path}: figure_version is {info.get('figure_version')!r}, this version reads "
+            f"{FIGURE_VERSION}: delete {folder} and record the figure again"
+        )
+    try:
+        check_fields(info, REQUIRED)
+    except ValueError as error:
+        raise ResultError(f"{path}: {error}") from error
     return FigureData(folder, load_arrays(folder, info.get(ARRAYS_DIGEST)), info)
 
 
@@ -210,17 +218,3 @@ def all_deciding(figures: Sequence[FigureData]) -> list[FigureData]:
 
 def _started(data: FigureData) -> str:
     return str(data.info["timing"]["started_at"])
-
-
-def _check(folder: Path, info: Mapping[str, Any]) -> None:
-    path = folder / INFO_FILE
-    if info.get("figure_version") != FIGURE_VERSION:
-        raise ResultError(
-            f"{path}: figure_version is {info.get('figure_version')!r}, this version reads "
-            f"{FIGURE_VERSION}: delete {folder} and record the figure again"
-        )
-    for name, kind in REQUIRED.items():
-        section, _, field = name.rpartition(".")
-        values = info[section] if section else info
-        if field not in values or not isinstance(values[field], kind):
-            raise ResultError(f"{path}: {name} is missing or of a wrong kind")

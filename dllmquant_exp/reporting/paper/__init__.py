@@ -61,10 +61,7 @@ def _cells() -> tuple[PaperCell, ...]:
 
 def paper_cells(table: int | None = None) -> tuple[PaperCell, ...]:
     """The printed numbers of one table, or of all, in printed order."""
-    if table is None:
-        return _cells()
-    _table(table)
-    return tuple(cell for cell in _cells() if cell.table == table)
+    return tuple(cell for cell in _cells() if table in (None, cell.table))
 
 
 def paper_cell(table: int, model: str, row: str, column: str) -> PaperCell | None:
@@ -79,24 +76,23 @@ def paper_rows(table: int) -> dict[str, str]:
 
     Empty for Table 4, which does not say which method it ran.
     """
-    ours = _table(table).get("ours")
+    ours = read_paper("tables.yaml")["tables"][str(table)].get("ours")
     return dict(ours if ours is not None else {cell.row: cell.row for cell in paper_cells(table)})
 
 
 def paper_caption(table: int) -> str:
     """A table's caption."""
-    caption: str = _table(table)["caption"]
-    return caption
+    return str(read_paper("tables.yaml")["tables"][str(table)]["caption"])
 
 
 def paper_model(model: str) -> str:
     """The paper's name of one of its models, by ours: llada_8b, llada_1_5 or dream_7b."""
-    return _of_model("models", model)
+    return str(read_paper("tables.yaml")["models"][model])
 
 
 def paper_checkpoint(model: str) -> str:
     """The hub id of one of the paper's models, by our name of it."""
-    return _of_model("checkpoints", model)
+    return str(read_paper("tables.yaml")["checkpoints"][model])
 
 
 def paper_metric(model: str, column: str) -> str:
@@ -108,17 +104,3 @@ def paper_metric(model: str, column: str) -> str:
 def paper_quotes() -> dict[str, str]:
     """Quotations from the paper's text, word for word, by a short name."""
     return dict(read_paper("quotes.yaml"))
-
-
-def _table(number: int) -> dict[str, Any]:
-    tables: dict[str, dict[str, Any]] = read_paper("tables.yaml")["tables"]
-    if str(number) not in tables:
-        raise ValueError(f"the paper has no Table {number}, only 1 to {len(tables)}")
-    return tables[str(number)]
-
-
-def _of_model(key: str, model: str) -> str:
-    names: dict[str, str] = read_paper("tables.yaml")[key]
-    if model not in names:
-        raise ValueError(f"{model!r} is not one of the paper's models: {', '.join(names)}")
-    return names[model]

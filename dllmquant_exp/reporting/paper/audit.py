@@ -6,13 +6,14 @@ tests/reporting/test_audit.py works every one out from tables.yaml. Bold marks a
 transcribed text has none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import pandas as pd
 
 from dllmquant_exp.reporting.paper import paper_quotes, read_paper
+from dllmquant_exp.reporting.render import Document, Grid, Section
 
 HEADINGS = {  # by severity, the most severe first
     "error": "Contradictions",
@@ -39,16 +40,6 @@ class Finding:
     gap: str = ""  # printed less expected, or the size of what the sentence says, with its unit
     arithmetic: Mapping[str, str] = field(default_factory=dict)  # expressions and their values
 
-    @property
-    def stated(self) -> str:
-        """The printed number and the one against it; "" where the sentence alone says it."""
-        if not self.printed.startswith('"'):
-            return f"printed {self.printed}, expected {self.expected}" if self.expected else ""
-        if not self.expected:
-            return f"says {self.printed}"
-        link = ", elsewhere" if self.expected.startswith('"') else "; the numbers give"
-        return f"says {self.printed}{link} {self.expected}"
-
 
 def audit() -> list[Finding]:
     """Every finding, the most severe first."""
@@ -74,22 +65,27 @@ def _finding(severity: str, entry: Mapping[str, Any], case: Mapping[str, str]) -
     return Finding(severity, **texts, arithmetic=numbers)
 
 
-def audit_frame(findings: Iterable[Finding]) -> pd.DataFrame:
+def audit_frame() -> pd.DataFrame:
     """One line per finding: severity, where, sentence, printed, expected, gap."""
     columns = [each.name for each in fields(Finding) if each.name != "arithmetic"]
-    return pd.DataFrame([asdict(finding) for finding in findings], columns=columns)
+    return pd.DataFrame([asdict(finding) for finding in audit()], columns=columns)
 
 
-def audit_markdown(findings: Iterable[Finding]) -> str:
-    """The findings as Markdown: one section per severity, one table row per finding."""
-    findings = list(findings)
-    lines = ["# What does not add up in the paper", "", SOURCES, ""]
+def audit_document() -> Document:
+    """The findings with a section per severity and a row per finding."""
+    findings = audit_frame()
+    columns = {"printed": "Printed", "expected": "Against it", "gap": "Off by", "sentence": "What"}
+    sections = []
     for severity, heading in HEADINGS.items():
-        found = [finding for finding in findings if finding.severity == severity]
-        lines += [f"## {heading} ({len(found)})", ""]
-        lines += ["| Where | Printed | Against it | Off by | What |", "|---|---|---|---:|---|"]
-        for one in found:
-            texts = (one.where, one.printed, one.expected, one.gap, one.sentence)
-            lines.append(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |")
-        lines.append("")
-    return "\n".join(lines)
+        found = findings[findings["severity"] == severity]
+        texts = found.set_index("where")[list(columns)].rename(columns=columns)
+        title = f"{heading} ({len(found)})"
+        sections.append(
+            Section(
+                title,
+                {severity: Grid("what is printed, and what stands against it", texts)},
+                (),
+                found,
+            )
+        )
+    return Document("audit", "What does not add up in the paper", SOURCES, tuple(sections), True)

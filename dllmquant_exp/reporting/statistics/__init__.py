@@ -10,6 +10,7 @@ from dllmquant_exp.reporting.statistics.intervals import (
 )
 from dllmquant_exp.reporting.statistics.paired import (
     SeededAverage,
+    alpha_of_limit,
     average_over_seeds,
     holm,
     mcnemar,
@@ -19,7 +20,7 @@ from dllmquant_exp.reporting.statistics.paired import (
 from dllmquant_exp.reporting.statistics.sign_flip import RatioTest, ratio_interval, ratio_test
 
 __all__ = [
-    "ALPHA", "Estimate", "RatioTest", "SeededAverage", "average_over_seeds", "holm", "mcnemar",
-    "mean_interval", "paired_test", "ratio_interval", "ratio_test", "score_interval",
-    "stratified_test", "t_quantile", "z_quantile",
+    "ALPHA", "Estimate", "RatioTest", "SeededAverage", "alpha_of_limit", "average_over_seeds",
+    "holm", "mcnemar", "mean_interval", "paired_test", "ratio_interval", "ratio_test",
+    "score_interval", "stratified_test", "t_quantile", "z_quantile",
 ]  # fmt: skip

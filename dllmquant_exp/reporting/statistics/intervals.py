@@ -46,15 +46,11 @@ def z_quantile(alpha: float = ALPHA) -> float:
 
 def t_quantile(degrees: int, alpha: float = ALPHA) -> float:
     """Two-sided quantile of Student's t with `degrees` degrees of freedom."""
-    if degrees < 1:
-        raise ValueError(f"degrees of freedom = {degrees} must be at least 1")
     return -float(stdtrit(degrees, alpha / 2))
 
 
 def wilson(successes: float, n: float) -> Estimate:
     """Wilson's score interval of a proportion; counts may be effective ones and no integers."""
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} is not a proportion")
     z, p = z_quantile(), successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -119,17 +115,9 @@ def average(estimates: Sequence[Estimate], weights: Sequence[float] | None = Non
     """Mean of independent estimates; see MOVER in the module's docstring.
 
     weights: one per estimate, negative where it is subtracted; None = equal ones that add up to 1.
-
-    Raises:
-        ValueError: no estimate, or another number of weights.
     """
     if weights is None:
-        weights = [1 / max(1, len(estimates))] * len(estimates)
-    if not estimates or len(weights) != len(estimates):
-        raise ValueError(
-            f"an average needs at least one task and a weight for each, got {len(estimates)} and "
-            f"{len(weights)}"
-        )
+        weights = [1 / len(estimates)] * len(estimates)
     parts = [_scaled(estimate, weight) for estimate, weight in zip(estimates, weights, strict=True)]
     value = math.fsum(part.value for part in parts)
     below = math.hypot(*(part.value - part.low for part in parts))

@@ -12,7 +12,7 @@ Power: the smallest effect that a comparison would find in 80 of 100 repetitions
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,14 +46,9 @@ def paired_test(scores: ArrayLike, reference: ArrayLike, seed: int = 0) -> float
     """p-value of one task: McNemar's for 0/1 outcomes, else the sign-flip test.
 
     scores, reference: [items], item by item, in [0, 1].
-
-    Raises:
-        ValueError: different shapes, no items, or a score outside [0, 1].
     """
-    first, second = _checked(scores), _checked(reference)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"a paired test needs the same items, got {first.shape}, {second.shape}")
-    if _right_or_wrong((first, second)):
+    first, second = np.asarray(scores, float), np.asarray(reference, float)
+    if _right_or_wrong(first) and _right_or_wrong(second):
         return mcnemar(int((first > second).sum()), int((first < second).sum()))
     return stratified_test([first - second], seed)
 
@@ -65,13 +60,8 @@ def stratified_test(differences: Sequence[ArrayLike], seed: int = 0) -> float:
     equal weight, whatever their size. Monte Carlo with 9,999 rounds: p is at least 0.0001.
 
     differences: per task [items], the score minus the reference's, averaged over seeds if several.
-
-    Raises:
-        ValueError: no task, a task without items, or a difference outside [-1, 1].
     """
-    tasks = [_checked(task, least=-1) for task in differences]
-    if not tasks or any(task.ndim != 1 or not task.size for task in tasks):
-        raise ValueError("the test needs at least one task, and items in each")
+    tasks = [np.asarray(task, float) for task in differences]
     generator = np.random.default_rng(seed)
     observed = sum(float(task.mean()) for task in tasks)
     flipped = sum(_flipped_sums(task, generator) / task.size for task in tasks)
@@ -99,13 +89,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Rejecting those below alpha keeps the chance of any false rejection below alpha, however the
     tests depend on each other.
-
-    Raises:
-        ValueError: not a probability.
     """
     p = np.asarray(p_values, float)
-    if not np.all((p >= 0) & (p <= 1)):
-        raise ValueError(f"p-values lie between 0 and 1, got {list(p_values)}")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)).clip(max=1)
@@ -155,18 +140,30 @@ class SeededAverage:
         """Two-sided p-value of "the true value is the threshold": the alpha of the interval that
         just reaches it. It is below 5% where the 95% interval excludes the threshold."""
         distance, side = abs(self.value - threshold), int(self.value < threshold)
-        least, most = math.log(SMALLEST_P), 0.0  # logarithms of p
-        while most - least > 1e-9:
-            middle = (least + most) / 2
-            reached = self._margins(math.exp(middle))[side] >= distance
-            least, most = (middle, most) if reached else (least, middle)
-        return math.exp(most)
+        return alpha_of_limit(lambda alpha: self._margins(alpha)[side] >= distance, SMALLEST_P)
 
     def detectable(self, alpha: float = ALPHA) -> float:
         """Distance between the true value and a threshold that a test at `alpha` would find in 80
         of 100 repetitions: the margin at that level, and the one-sided margin of 80%."""
         at_level, at_power = self._margins(alpha), self._margins(2 * (1 - POWER))
         return (sum(at_level) + sum(at_power)) / 2
+
+
+def alpha_of_limit(
+    reached: Callable[[float], bool], smallest: float, precision: float = 1e-9
+) -> float:
+    """The alpha of the interval that just reaches a value, which is the value's p; by bisection.
+
+    Args:
+        reached: whether the interval at confidence 1 - alpha reaches it.
+        smallest: the least alpha that is told from 0.
+        precision: of the logarithm.
+    """
+    least, most = math.log(smallest), 0.0
+    while most - least > precision:
+        middle = (least + most) / 2
+        least, most = (middle, most) if reached(math.exp(middle)) else (least, middle)
+    return math.exp(most)
 
 
 def average_over_seeds(
@@ -195,9 +192,9 @@ def average_over_seeds(
         weights: of the tasks, see `intervals.average`.
 
     Raises:
-        ValueError: shapes that do not fit, or a score outside [0, 1].
+        ValueError: shapes that do not fit.
     """
-    tasks = [_checked(task) for task in scores]
+    tasks = [np.asarray(task, float) for task in scores]
     if not tasks or any(t.ndim != 2 or not t.size or len(t) != len(tasks[0]) for t in tasks):
         raise ValueError(
             "scores must be [seeds, items] per task with the same seeds in each, got "
@@ -207,7 +204,7 @@ def average_over_seeds(
     if reference is None:
         parts = [_score_interval(task) for task in tasks]
     else:
-        others = [_checked(task) for task in reference]
+        others = [np.asarray(task, float) for task in reference]
         parts = [paired_difference(*pair) for pair in zip(tasks, others, strict=True)]
         tasks = [first - second for first, second in zip(tasks, others, strict=True)]
     seeds = len(tasks[0])
@@ -221,30 +218,14 @@ def average_over_seeds(
     )
 
 
-def _checked(values: ArrayLike, least: float = 0) -> Array:
-    """Convert values to an array in float64.
-
-    Raises:
-        ValueError: a value below `least`, above 1 or NaN.
-    """
-    array = np.asarray(values, float)
-    if not ((array >= least) & (array <= 1)).all():
-        raise ValueError(
-            f"values must lie in [{least}, 1]; there are some between "
-            f"{array.min()} and {array.max()}"
-        )
-    return array
-
-
 def _score_interval(scores: Array) -> Estimate:
     means = scores.mean(axis=0).tolist()
     return averaged_proportion(means) if _right_or_wrong(scores) else score_interval(means)
 
 
-def _right_or_wrong(scores: ArrayLike) -> bool:
+def _right_or_wrong(scores: Array) -> bool:
     """Whether all are 0 or 1."""
-    array = np.asarray(scores)
-    return bool(((array == 0) | (array == 1)).all())  # np.isin takes ten times as long
+    return bool(((scores == 0) | (scores == 1)).all())  # np.isin takes ten times as long
 
 
 def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
@@ -253,9 +234,9 @@ def paired_difference(scores: ArrayLike, reference: ArrayLike) -> Estimate:
     scores: [items] or [seeds, items]; reference: [items] or [seeds or 1, items].
 
     Raises:
-        ValueError: other items or seeds than the reference's, none, or a score outside [0, 1].
+        ValueError: other items or seeds than the reference's, or none.
     """
-    first, second = np.atleast_2d(_checked(scores)), np.atleast_2d(_checked(reference))
+    first, second = (np.atleast_2d(np.asarray(of, float)) for of in (scores, reference))
     if first.shape[1:] != second.shape[1:] or len(second) not in (1, len(first)) or not first.size:
         raise ValueError(
             "a paired difference needs the same items, and one seed or the same seeds, got "

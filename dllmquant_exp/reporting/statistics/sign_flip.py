@@ -1,6 +1,6 @@
 """A paired test of "mean(above) is `threshold` times mean(below)", and the interval it implies.
 
-Under that hypothesis the differences above - threshold * below of the pairs (prompts, items) are as
+Under this hypothesis the differences above - threshold * below of the pairs (prompts, items) are as
 likely of either sign. Flipping their signs gives the distribution of their sum: exactly up to EXACT
 pairs, by Monte Carlo beyond (one seed: the same data give the same answer). With n pairs p is never
 below 2^(1 - n), however little happened in them. The test is exact where the differences are
@@ -21,27 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 
 EXACT = 16  # pairs; 32,768 sign patterns up to a common sign
 ROUNDS = 9999  # of Monte Carlo
-TIE = 1e-9  # largest rounding error of sums that are equal, as a share of their parts
+TIE = 1e-9  # largest rounding error of a count
 Array = NDArray[np.float64]
-
-
-def p_value(differences: ArrayLike) -> float:
-    """Two-sided p-value of "their mean is 0"; by Monte Carlo (extreme + 1) / (rounds + 1).
-
-    differences: [n], one per pair.
-
-    Raises:
-        ValueError: no pairs, or a value that is not finite.
-    """
-    d = _column(differences)
-    flips = _flips(len(d))
-    observed, flipped = d.sum(), d.sum() - 2 * (flips @ d)
-    return float((np.abs(flipped) >= abs(observed) - TIE * np.abs(d).sum()).mean())
 
 
 @dataclass(frozen=True, eq=False)
 class RatioTest:
-    """`p_value(above - ratio * below)` of every ratio at once; see `ratio_test`.
+    """The test of every ratio at once; see `ratio_test`.
 
     Attributes:
         lower, upper: [patterns], each sorted: limits between which a pattern is as extreme as the
@@ -99,7 +85,7 @@ def ratio_test(above: ArrayLike, below: ArrayLike) -> RatioTest:
 def ratio_interval(
     above: ArrayLike, below: ArrayLike, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The ratios mean(above) / mean(below) that `p_value(above - ratio * below)` does not reject.
+    """The ratios mean(above) / mean(below) that the test does not reject.
 
     Either limit can be infinite: with 5 pairs no outcome is rare enough to reject anything.
     Arguments and errors are the same as for `ratio_test`.

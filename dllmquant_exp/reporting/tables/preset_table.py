@@ -5,18 +5,15 @@ subtracted from them only where it is that model's checkpoint, decoded as publis
 which cells are missing and why; nothing stands in for them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dllmquant_exp.reporting.comparable import ModelResults, Variant
-from dllmquant_exp.reporting.notes import in_line
 from dllmquant_exp.reporting.paper import (
     PaperCell,
-    paper_cell,
     paper_cells,
     paper_checkpoint,
     paper_model,
@@ -29,90 +26,86 @@ from dllmquant_exp.reporting.tables import REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
     SCORE,
-    Table,
-    gap_texts,
+    gaps,
+    line_notes,
     pivot,
     score_grids,
-    table,
+    table_lines,
 )
 from dllmquant_exp.reporting.tables.presets import Presets, TablePreset
 
-COLUMNS = (  # of `long_frame`
+COLUMNS = [  # of a section's lines
     "table", "model", "embedded", "row", "name", "variant", "task", "column", "state", "n", "seeds",
     *SCORE, *CHANGE, "covers", "best", "best_p", "paper", "paper_difference", "config_hash",
     "commit",
-)  # fmt: skip
+]  # fmt: skip
 
 
-def preset_tables(
+def preset_document(
     preset: TablePreset, results: Sequence[ModelResults], presets: Presets
-) -> list[Table]:
-    """A part per model that should be there or was run for this table."""
+) -> Document:
+    """The table with a section per model that should be there or was run for this table."""
     by_name = {found.model: found for found in results}
     present = {found.model: found.embedded for found in results}
     expected = presets.expected(preset.models, present)
     models = {name: by_name.get(name) or ModelResults(name, expected[name]) for name in expected}
     own = presets.own_rows(preset)
     models |= {found.model: found for found in results if own & found.rows.keys()}
-    return [_part(preset, found, presets.labels) for found in models.values()]
+    sections = tuple(_section(preset, found, presets.labels) for found in models.values())
+    return Document(preset.name, preset.title, preset.caption, sections, columns=COLUMNS)
 
 
-def _part(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> Table:
+def _section(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> Section:
     tasks = {label: label for label in preset.tasks}
     rows = _rows(preset, results, labels)
     reference = results.variant(REFERENCE)
-    made = table(
-        results.title, rows, tasks, preset.columns, reference, results.chance, results.notes
-    )
-    lines = _add_best(rows, tasks, made.lines)
-    lines = _add_paper(preset, results, rows, lines).assign(
+    lines = table_lines(rows, tasks, preset.columns, reference, results.chance)
+    lines = _with_best(rows, tasks, lines)
+    lines = _with_paper(preset, results, lines).assign(
         table=preset.paper or preset.name,
         model=results.model,
         embedded=results.embedded,
         task=[results.tasks.get(place, "") for place in lines["place"]],
     )
-    notes = [*made.notes, *_paper_notes(preset, results, lines)]
-    notes += _remarks(results, rows, tasks, lines)
-    return replace(made, lines=lines, notes=tuple(notes))
+    notes = [
+        *results.notes,
+        *line_notes(rows, tasks, reference, AVERAGE in preset.columns),
+        *_paper_notes(preset, results, lines),
+        *_remarks(results, rows, tasks, lines),
+    ]
+    found = gaps(rows, tasks)
+    faults = [f"{state}: {results.model}, {text}" for state, text in found]
+    if not any(row.by_column for row in rows):
+        faults = [f"missing: {results.model}: every cell of {preset.title}"]
+    elif found:
+        notes.append(f"incomplete: {'; '.join(f'{state}: {text}' for state, text in found)}.")
+    return Section(results.title, _grids(lines), tuple(notes), _long(lines), tuple(faults))
 
 
 def _rows(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> list[Variant]:
     """A row per variant, under the paper's name or its own label. Rows as they are usually run
     should have each other's seeds if they calibrate; controls are extra."""
-    names = _paper_names(preset)
     variants = [
         variant
         for name in preset.rows
         for variant in (results.variant(name), *results.rows.get(name, ())[1:])
     ]
     calibrated = [
-        [sample for sample in variant.samples(preset.tasks) if sample and sample.calibrated]
+        [sample for sample in variant.samples(preset.tasks) if sample.calibrated]
         for variant in variants
     ]
-    seeds = {
-        seed
-        for variant, samples in zip(variants, calibrated, strict=True)
-        if not variant.difference
-        for sample in samples
-        for seed in sample.seeds
-    }
+    pairs = list(zip(variants, calibrated, strict=True))
+    usual = [sample for variant, own in pairs if not variant.difference for sample in own]
+    seeds = frozenset(seed for sample in usual for seed in sample.seeds)
+    names = _paper_names(preset)
+
+    def name(of: Variant) -> str:
+        own = names.get(of.row) or of.name or labels.get(of.row, of.row)
+        return "\n".join(filter(None, (own, of.difference)))
+
     return [
-        replace(
-            variant,
-            name="\n".join(
-                filter(
-                    None,
-                    (
-                        names.get(variant.row)
-                        or variant.name
-                        or labels.get(variant.row, variant.row),
-                        variant.difference,
-                    ),
-                )
-            ),
-            seeds=frozenset(seeds if samples and not variant.difference else ()),
-        )
-        for variant, samples in zip(variants, calibrated, strict=True)
+        replace(of, name=name(of), seeds=seeds if own and not of.difference else frozenset())
+        for of, own in pairs
     ]
 
 
@@ -124,7 +117,7 @@ def _paper_names(preset: TablePreset) -> dict[str, str]:
     return {ours: names[theirs] for ours, theirs in paper_rows(preset.paper).items()}
 
 
-def _add_best(rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame) -> pd.DataFrame:
+def _with_best(rows: Sequence[Variant], tasks: Iterable[str], lines: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `best` and `best_p`.
 
     `best` marks the best quantized row of a column where a paired test against the runner-up
@@ -132,50 +125,48 @@ def _add_best(rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame)
     """
     quantized = {i: row for i, row in enumerate(rows) if not row.is_plain}
     found: dict[tuple[int, str], float] = {}
-    for place in dict.fromkeys(made["place"]):
+    for place in lines["place"].unique():
         over = list(tasks) if place == AVERAGE else [place]
         samples = {i: row.samples(over) for i, row in quantized.items()}
-        if len(samples) < 2 or any(sample is None for own in samples.values() for sample in own):
+        if len(samples) < 2 or not all(sample.seeds for own in samples.values() for sample in own):
             continue
-        means = {i: sum(s.scores.mean() for s in own if s) for i, own in samples.items()}
+        means = {i: sum(sample.scores.mean() for sample in own) for i, own in samples.items()}
         first, second = sorted(quantized, key=lambda i: means[i], reverse=True)[:2]
         found[first, place] = p_value(samples[first], samples[second])
     adjusted = dict(zip(found, holm(list(found.values())), strict=True))
-    best = {key: p for key, p in adjusted.items() if p < ALPHA}
-    keys = list(zip(made["line"], made["place"], strict=True))
-    return made.assign(
-        best=[key in best for key in keys], best_p=[best.get(key, np.nan) for key in keys]
-    )
+    keys = zip(lines["line"], lines["place"], strict=True)
+    p = pd.Series([adjusted.get(key, np.nan) for key in keys], lines.index, float)
+    return lines.assign(best=p < ALPHA, best_p=p.where(p < ALPHA))
 
 
-def _add_paper(
-    preset: TablePreset, results: ModelResults, variants: Sequence[Variant], made: pd.DataFrame
-) -> pd.DataFrame:
+def _with_paper(preset: TablePreset, results: ModelResults, lines: pd.DataFrame) -> pd.DataFrame:
     """Add the paper's number as text (`printed`) and value (`paper`), and `paper_difference`.
 
     The difference is ours less the paper's in points, where the two may be subtracted.
     """
-    printed = [_printed(preset.paper, results, variant) for variant in variants]
-    cells = [
-        printed[line].get(place) for line, place in zip(made["line"], made["place"], strict=True)
-    ]
-    values = pd.Series([float(cell.value) if cell else np.nan for cell in cells], made.index)
+    printed = _printed(preset.paper, results)
+    places = zip(lines["row"], lines["variant"], lines["place"], strict=True)
+    cells = [printed.get(place) for place in places]
+    values = pd.Series([float(cell.value) if cell else np.nan for cell in cells], lines.index)
     differ = values.notna().any() and _unlike(preset, results)
-    return made.assign(
+    return lines.assign(
         printed=[cell.printed if cell else "" for cell in cells],
         paper=values,
-        paper_difference=np.nan if differ else made["score"].astype(float) - values,
+        paper_difference=np.nan if differ else lines["score"] - values,
     )
 
 
-def _printed(number: int | None, results: ModelResults, variant: Variant) -> dict[str, PaperCell]:
-    """The paper's own numbers of a row; none for other models, other bits or a control."""
-    if number is None or results.embedded or not results.is_w4a4 or variant.difference:
+def _printed(number: int | None, results: ModelResults) -> dict[tuple[str, str, str], PaperCell]:
+    """The paper's numbers by row, variant and column; none for other models, other bits or a
+    control."""
+    if number is None or results.embedded or not results.is_w4a4:
         return {}
-    row = paper_rows(number).get(variant.row, "")
-    columns = dict.fromkeys(cell.column for cell in paper_cells(number))
-    cells = {column: paper_cell(number, results.model, row, column) for column in columns}
-    return {column: cell for column, cell in cells.items() if cell is not None}
+    return {
+        (row, "", cell.column): cell
+        for row, theirs in paper_rows(number).items()
+        for cell in paper_cells(number)
+        if (cell.model, cell.row) == (results.model, theirs)
+    }
 
 
 def _unlike(preset: TablePreset, results: ModelResults) -> str:
@@ -195,123 +186,69 @@ def _unlike(preset: TablePreset, results: ModelResults) -> str:
     return " and ".join(reason for reason, holds in reasons.items() if holds)
 
 
-def _paper_notes(preset: TablePreset, results: ModelResults, made: pd.DataFrame) -> list[str]:
+def _paper_notes(preset: TablePreset, results: ModelResults, lines: pd.DataFrame) -> Iterator[str]:
     """Notes on differences from the paper, or why there are none."""
-    if made["paper"].isna().all():
-        return []
-    unlike = _unlike(preset, results)
-    if unlike:
-        return [f"not subtracted from the paper's numbers, which are of another run: {unlike}."]
+    if lines["paper"].isna().all():
+        return
     limit = results.cells[0].config.get("limit") if results.cells else None
-    if limit is None:
-        return []
-    return [f"differences from the paper compare limit={limit} with its whole splits."]
+    if unlike := _unlike(preset, results):
+        yield f"not subtracted from the paper's numbers, which are of another run: {unlike}."
+    elif limit is not None:
+        yield f"differences from the paper compare limit={limit} with its whole splits."
 
 
 def _remarks(
-    results: ModelResults, rows: Sequence[Variant], tasks: Iterable[str], made: pd.DataFrame
-) -> list[str]:
-    notes = []
+    results: ModelResults, rows: Sequence[Variant], tasks: Iterable[str], lines: pd.DataFrame
+) -> Iterator[str]:
+    """Notes on what was not run, calibration sets, the population of the intervals, and marks."""
     if not results.rows:
-        notes.append("no results of this model in this sweep.")
-    elif not results.variant(REFERENCE).entries:
-        notes.append("full precision was not run in this sweep: no changes from it.")
-    sizes = {
-        f"{name} ({variant.collected})"
-        for variant in rows
-        if variant.entries and (name := variant.settings.get("calibration.name")) is not None
-    }
+        yield "no results of this model in this sweep."
+    elif not results.variant(REFERENCE).by_column:
+        yield "full precision was not run in this sweep: no changes from it."
+    there = [row for row in rows if row.by_column]
+    samplers = ((row.settings.get("calibration.name"), row.collected) for row in there)
+    sizes = {f"{name} ({collected})" for name, collected in samplers if name is not None}
     if sizes:
-        notes.append(f"calibrated on: {'; '.join(sorted(sizes))}.")
+        yield f"calibrated on: {'; '.join(sorted(sizes))}."
     averages = {found.covers for row in rows if (found := average(row.samples(tasks)))}
-    covers = averages or {of.score.covers for row in rows for of in row.of(tasks) if of.score}
+    covers = averages or {of.score.covers for row in rows for of in row.samples(tasks) if of.score}
     if covers:
-        notes.append(f"95% intervals cover {' or '.join(sorted(covers))}.")
+        yield f"95% intervals cover {' or '.join(sorted(covers))}."
     test = (
         "a paired test against the runner-up has p < 0.05 after Holm's correction over the columns."
     )
-    if made["best"].any():
-        notes.append(f"best quantized row of a column marked where {test}")
-    elif sum(variant.row != REFERENCE and bool(variant.entries) for variant in rows) > 1:
-        notes.append(
-            f"no quantized row is marked as the best of a column: in no complete one {test}"
-        )
-    return notes
+    if lines["best"].any():
+        yield f"best quantized row of a column marked where {test}"
+    elif sum(row.row != REFERENCE for row in there) > 1:
+        yield f"no quantized row is marked as the best of a column: in no complete one {test}"
 
 
-def grids(part: Table) -> dict[str, Grid]:
-    """A part's grids: score, change (from full precision), and paper, difference (from the paper).
+def _grids(lines: pd.DataFrame) -> dict[str, Grid]:
+    """The grids score, change (from full precision), and paper, difference (from the paper).
 
     The last two are there for the paper's models alone, the last where they were run as such.
     """
-    found = score_grids(part)
-    printed = part.lines["printed"] != ""
+    found = score_grids(lines)
+    printed = lines["printed"] != ""
     if printed.any():
-        name = paper_model(part.lines["model"].iloc[0])
-        title = f"what the paper prints for {name}, in %"
-        found["paper"] = pivot(part, title, lambda line: line.printed, printed)
-    if part.lines["paper_difference"].notna().any():
+        title = f"what the paper prints for {paper_model(lines['model'].iloc[0])}, in %"
+        found["paper"] = pivot(lines, title, lambda line: line.printed, printed)
+    if lines["paper_difference"].notna().any():
         title = "ours - the paper's, in points"
-        found["difference"] = pivot(part, title, _difference, printed)
+        found["difference"] = pivot(
+            lines, title, lambda line: signed(line.paper_difference), printed
+        )
     return found
 
 
-def _difference(line: Any) -> str:
-    return "-" if pd.isna(line.paper_difference) else signed(line.paper_difference)
+def _long(lines: pd.DataFrame) -> pd.DataFrame:
+    """One line per row and column, with everything that stands behind the number.
 
-
-def long_frame(parts: Sequence[Table]) -> pd.DataFrame:
-    """One line per table, model, row and column, with everything that stands behind the number.
-
-    Scores and their limits are in percent, changes and differences in points. See `lines.table` for
+    Scores and their limits are in percent, changes and differences in points. See `lines.py` for
     `n`, `seeds`, `config_hash`, `commit` and `state`. `task` is empty where nothing was run on a
     column.
     """
-    if not parts:
-        return pd.DataFrame(columns=list(COLUMNS))
-    frame = pd.concat([part.lines for part in parts], ignore_index=True)
-    return frame.assign(
-        name=frame["name"].str.partition("\n")[0],
-        task=frame["task"].where(frame["place"] != AVERAGE, "average"),
-    )[list(COLUMNS)]
-
-
-def gap_lines(preset: TablePreset, parts: Iterable[Table]) -> list[str]:
-    """Missing and failed results, a line per row, or one for a model without any result."""
-    found: list[str] = []
-    for part in parts:
-        model = part.lines["model"].iloc[0]
-        if _is_empty(part):
-            found.append(f"missing: {model}: every cell of {preset.title}")
-        else:
-            found += [f"{state}: {model}, {text}" for state, text in gap_texts(part)]
-    return found
-
-
-def _is_empty(part: Table) -> bool:
-    return not any(row.entries for row in part.rows)
-
-
-def document(preset: TablePreset, tables: Sequence[Table]) -> Document:
-    """The content of the files of `report table=...`. Its frame has the printed texts by (model,
-    part, row): percent in `score` and `paper`, points in `change` and `difference`."""
-    sections, texts = [], []
-    for part in tables:
-        parts = grids(part)
-        missing = "; ".join(f"{state}: {text}" for state, text in gap_texts(part))
-        incomplete = [f"incomplete: {missing}."] if missing and not _is_empty(part) else []
-        sections.append(Section(part.title, tuple(parts.values()), (*part.notes, *incomplete)))
-        texts += [
-            (part.title, name, in_line(row), *line)
-            for name, grid in parts.items()
-            for row, line in (*grid.lines, *grid.footer)
-        ]
-    shown = preset.columns if tables else ()
-    frame = pd.DataFrame(texts, columns=["model", "part", "row", *shown])
-    return Document(
-        preset.name,
-        preset.title,
-        preset.caption,
-        tuple(sections),
-        frame.set_index(["model", "part", "row"]),
-    )
+    return lines.assign(
+        name=lines["name"].str.partition("\n")[0],
+        task=lines["task"].where(lines["place"] != AVERAGE, "average"),
+    )[COLUMNS]

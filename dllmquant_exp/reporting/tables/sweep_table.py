@@ -1,42 +1,39 @@
-"""The table of a run or sweep: methods as rows, tasks as columns, cells with 95% intervals.
+"""The tables of a run or sweep: methods as rows, tasks as columns, cells with 95% intervals.
 
 A table holds only results that may be compared: of one model and one set of tasks, with equal
 limit, batch size, device, dtype and decoding.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cache
 
 import pandas as pd
-from rich.console import Console
-from rich.text import Text
 
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import Variant, newest, one_checkpoint
 from dllmquant_exp.reporting.frame import SPEED, Cell, first, flat, grouped, lines_of
-from dllmquant_exp.reporting.notes import in_line, seed_notes, setting_notes
-from dllmquant_exp.reporting.render import AVERAGE, show
-from dllmquant_exp.reporting.samples import entry
+from dllmquant_exp.reporting.notes import seed_notes, setting_notes
+from dllmquant_exp.reporting.render import AVERAGE, Section, in_line
+from dllmquant_exp.reporting.samples import sample_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
     SCORE,
-    Table,
-    gap_texts,
+    gaps,
+    line_notes,
     score_grids,
-    table,
+    table_lines,
 )
 
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 LONGEST = 40  # letters of a setting's value that are shown
-COLUMNS = (
+COLUMNS = [
     "table", "row", "task", "state", "n", "seeds", *SCORE, *CHANGE, "config_hash", "commit",
-)  # fmt: skip
+]  # fmt: skip
 
 
-def build_tables(frame: pd.DataFrame) -> list[Table]:
+def sweep_sections(frame: pd.DataFrame) -> list[Section]:
     """Group comparable cells into tables, in a fixed order. Speed tasks have their own.
 
     Titles of tables of one model and kind of task name their different conditions.
@@ -44,7 +41,8 @@ def build_tables(frame: pd.DataFrame) -> list[Table]:
     scored = frame[frame["kind"] != SPEED]
     groups = [group for _, group in scored.groupby("comparable")]
     firsts = [first(group) for group in groups]
-    return [_build(group, _title(cell, firsts)) for group, cell in zip(groups, firsts, strict=True)]
+    titles = (_title(cell, firsts) for cell in firsts)
+    return [_section(group, title) for group, title in zip(groups, titles, strict=True)]
 
 
 def _title(cell: Cell, others: Sequence[Cell]) -> str:
@@ -61,20 +59,28 @@ def _title(cell: Cell, others: Sequence[Cell]) -> str:
     return "; ".join([f"{cell.model}, {tasks}", *different])
 
 
-def _build(frame: pd.DataFrame, title: str) -> Table:
+def _section(frame: pd.DataFrame, title: str) -> Section:
     notes = setting_notes(first(frame))
     frame = newest(one_checkpoint(frame, notes), notes)
     groups = grouped(lines_of(frame), "method", "quant", "made_of")
     in_order = sorted(groups, key=lambda key: (_rank(key[0]), key))
-    rows = list(_rows([groups[key] for key in in_order], notes))
+    rows = _rows([groups[key] for key in in_order])
     tasks = _tasks(frame)
-    notes += seed_notes({row.name: row.of(tasks) for row in rows})
-    reference = next((row for row in rows if row.is_plain), None)
     shown = (*tasks, AVERAGE) if len(tasks) > 1 else tuple(tasks)
+    reference = next((row for row in rows if row.is_plain), None)
     chance = frame.groupby("task")["chance"].first().dropna().to_dict()
-    made = table(title, rows, tasks, shown, reference, chance, notes)
-    absent = tuple(gap for gap in made.gaps if gap[0] == "missing" and gap[3])
-    return replace(made, gaps=absent)
+    lines = table_lines(rows, tasks, shown, reference, chance)
+    notes += seed_notes({row.name: row.seeds for row in rows})
+    notes += line_notes(rows, tasks, reference, AVERAGE in shown)
+    faults = [f"{state}: {text}" for state, text in gaps(rows, tasks, every_task=False)]
+    if faults:
+        notes.append(f"incomplete: {'; '.join(faults)}.")
+    long = lines.assign(
+        table=title,
+        row=lines["name"].map(in_line),
+        task=lines["place"].replace(AVERAGE, "average"),
+    )
+    return Section(title, score_grids(lines), tuple(notes), long[COLUMNS], tuple(faults))
 
 
 def _tasks(frame: pd.DataFrame) -> dict[str, str]:
@@ -91,15 +97,16 @@ def _rank(row: str) -> tuple[int, int]:
     return METHOD_ORDER.index(method) if known else len(METHOD_ORDER), len(components)
 
 
-def _rows(groups: Sequence[Sequence[Cell]], notes: list[str]) -> Iterator[Variant]:
+def _rows(groups: Sequence[Sequence[Cell]]) -> list[Variant]:
+    """A row per recipe. Every task should have the seeds that one of the row's tasks has."""
     firsts = [cells[0] for cells in groups]
+    rows = []
     for cells, cell in zip(groups, firsts, strict=True):
-        entries = {task: entry(own) for task, own in grouped(cells, "task").items()}
-        notes += [note for _, remarks in entries.values() for note in remarks]
-        found = {task: made for task, (made, _) in entries.items()}
-        seeds = frozenset(s for of in found.values() if of.sample for s in of.sample.seeds)
+        samples = {task: sample_of(own) for task, own in grouped(cells, "task").items()}
+        seeds = frozenset(seed for sample in samples.values() for seed in sample.seeds)
         name = _name(cell, [other for other in firsts if other is not cell])
-        yield Variant("", cell.recipe, "", found, name, seeds)
+        rows.append(Variant("", cell.recipe, "", samples, name, seeds))
+    return rows
 
 
 def _name(cell: Cell, others: Sequence[Cell]) -> str:
@@ -132,35 +139,3 @@ def _shown(value: object) -> str:
         return text
     size = f"{len(value)} values" if isinstance(value, list) else f"{len(text)} letters"
     return f"{size} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
-
-
-def print_tables(tables: Iterable[Table], problems: Iterable[str], console: Console) -> None:
-    """Print every table, then its gaps and the result files that cannot be read."""
-    for of in tables:
-        scores, *changes = score_grids(of).values()
-        named = replace(scores, title=f"{of.title}: {scores.title}")
-        show([named, *changes], of.notes, console)
-        console.print()
-        for gap in missing(of):
-            console.print(Text(f"missing: {gap}", style="red"))
-    for problem in problems:
-        console.print(Text(f"unreadable: {problem}", style="red"))
-
-
-def missing(of: Table) -> list[str]:
-    """Seeds that a row has on some tasks alone."""
-    return [text for _, text in gap_texts(of)]
-
-
-def to_csv(tables: Iterable[Table]) -> str:
-    """Every number with its limits, in percent or points; one line per table, row and column."""
-    listed = [
-        of.lines.assign(
-            table=of.title,
-            row=of.lines["name"].map(in_line),
-            task=of.lines["place"].replace(AVERAGE, "average"),
-        )
-        for of in tables
-    ]
-    frame = pd.concat(listed) if listed else pd.DataFrame(columns=list(COLUMNS))
-    return str(frame[list(COLUMNS)].to_csv(index=False))

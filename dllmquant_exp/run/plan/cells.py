@@ -1,10 +1,10 @@
 """The cells of a sweep and what they share: status, time, memory and disk."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -13,42 +13,46 @@ from transformers import PreTrainedTokenizerBase
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, ModelSettings
-from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
 from dllmquant_exp.models.checkpoints import Layout, load_config, load_tokenizer, resolve_checkpoint
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import TransformerConfig
+from dllmquant_exp.run.cell import Cell, cells_of, is_on_this_disk
 from dllmquant_exp.run.plan.forward import Finished, Forwards, Place, keys_of, parameters
-from dllmquant_exp.run.plan.requests import Demand, demand
+from dllmquant_exp.run.plan.requests import Demand, demand, hub_data
 from dllmquant_exp.store.results import config_hash, finished_result
 
 PROCESS = 5e8  # bytes of a process with its libraries, or of a CUDA context
 BYTES_PER_LOGIT = 3 * 4  # beside the logit: copies in float32 for checks, softmax and sampling
 BYTES_PER_ITEM = 1000  # of a cell's files, as micro tasks have
 BYTES_PER_WEIGHT = 1  # of rounded blocks that are kept
+logger = logging.getLogger(__name__)
 
 
-class Cell(NamedTuple):
-    """One cell. Seconds of its evaluation; bytes of memory at its peak, and of disk.
+@dataclass(frozen=True)
+class Forecast:
+    """The demand of one cell, and the time and memory that it is going to take.
 
     Attributes:
-        source: what the estimate comes from, see `Forwards.evaluation`.
-        answered: fraction of its answers that are on disk; 1 where it is finished.
+        seconds: of the evaluation, whether it is finished or not.
+        source: what that comes from, see `Forwards.evaluation`.
+        answered: fraction of the answers that are on disk; 1 where the cell is finished.
         took: seconds, where it is finished.
+        memory: bytes at the peak.
     """
 
-    name: str
-    model: str
-    row: str
-    task: str
-    generated: bool
+    cell: Cell
     demand: Demand
     seconds: float
     source: str
     answered: float
     took: float | None
     memory: float
-    disk: float
+
+    @property
+    def disk(self) -> float:
+        """Bytes of the cell's files."""
+        return BYTES_PER_ITEM * self.demand.items
 
     @property
     def left(self) -> float:
@@ -61,6 +65,7 @@ class Stage:
     """A calibration set, or rounded weights: made by the first cell that needs it.
 
     Attributes:
+        cells: the names of the cells that need it.
         seconds: the estimate; None where nothing says it.
         took: the longest that a finished cell waited for it; the others read it from disk.
     """
@@ -75,26 +80,31 @@ class Stage:
 
 @dataclass
 class Plan:
-    """A whole sweep: `jobs` are sets of cells, `downloads` bytes of checkpoints on the hub."""
+    """A whole sweep, each cell and stage by name once.
+
+    Attributes:
+        jobs: how many have a cell of their own.
+        downloads: bytes of checkpoints on the hub.
+    """
 
     place: Place
-    cells: dict[str, Cell] = field(default_factory=dict)
+    cells: dict[str, Forecast] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
     jobs: set[frozenset[str]] = field(default_factory=set)
     downloads: dict[str, float] = field(default_factory=dict)
 
-    def open_cells(self) -> list[Cell]:
-        return [cell for cell in self.cells.values() if cell.took is None]
+    def open_cells(self) -> dict[str, Forecast]:
+        return {name: cell for name, cell in self.cells.items() if cell.took is None}
 
     def open_stages(self) -> list[Stage]:
         """Stages that open cells need and no finished cell has made."""
-        names = {cell.name for cell in self.open_cells()}
+        names = self.open_cells().keys()
         return [s for s in self.stages.values() if s.cells & names and s.took is None]
 
     def seconds(self) -> float:
         """Everything that is open, one cell after the other."""
         stages = sum(stage.seconds or 0.0 for stage in self.open_stages())
-        return stages + sum(cell.left for cell in self.open_cells())
+        return stages + sum(cell.left for cell in self.open_cells().values())
 
 
 def make_plan(
@@ -110,28 +120,23 @@ def make_plan(
     """
     plan, forwards = Plan(place), Forwards(place)
     tokenizers: dict[str, PreTrainedTokenizerBase | None] = {}
+    told: set[str] = set()
     for job in jobs:
-        folder, common = local_folder(job.model), job.common
-        config = (
-            published_shape(job.model.checkpoint)
-            if folder is None
-            else load_config(folder, job.model.layout)
-        )
+        folder, layout = local_folder(job.model), job.model.layout
         if folder is None:
+            config = published_shape(job.model.checkpoint)
             plan.downloads[job.model.checkpoint] = 2.0 * sum(parameters(config))
-        names = set()
-        for task in job.tasks:
-            progress(f"{job.model.name} {row_name(job)} {task.name}")
-            at_hand = task.kind != "official" or common.data_root is not None
-            tokenizer = (
-                _tokenizer(folder, job.model.layout, tokenizers) if folder and at_hand else None
-            )
-            asked = demand(task.settings, config, tokenizer, common.data_root, common.limit)
-            cell = _cell(job, task, config, asked, forwards)
-            plan.cells[cell.name] = cell
-            names.add(cell.name)
-        plan.jobs.add(frozenset(names))
-        _add_stages(plan, job, config, forwards.finished(job), names)
+        else:
+            config = load_config(folder, layout)
+        mine: dict[str, Forecast] = {}
+        for cell in cells_of(job):
+            progress(f"{job.model.name} {row_name(job)} {cell.task.name}")
+            counts = folder is not None and _counts_data(cell, told)
+            tokenizer = _tokenizer(folder, layout, tokenizers) if counts else None
+            mine[cell.folder.name] = _forecast(cell, config, tokenizer, forwards)
+        plan.cells |= mine
+        plan.jobs.add(frozenset(mine))
+        _add_stages(plan, job, config, forwards.finished(job), mine)
     return plan
 
 
@@ -142,51 +147,64 @@ def local_folder(settings: ModelSettings) -> Path | None:
         CheckpointError: an embedded model or a folder that does not exist.
     """
     checkpoint = settings.checkpoint
-    here = checkpoint.startswith("embedded:") or Path(checkpoint).expanduser().exists()
-    if here or checkpoint.count("/") != 1:  # no hub id either, and refused
+    if is_on_this_disk(checkpoint) or checkpoint.count("/") != 1:  # no hub id either, and refused
         return resolve_checkpoint(checkpoint, settings.revision)
     found = try_to_load_from_cache(checkpoint, "config.json", revision=settings.revision)
     return Path(found).parent if isinstance(found, str) else None
 
 
+def _counts_data(cell: Cell, told: set[str]) -> bool:
+    """Whether requests are counted from the rows; says once where the hub is asked for them."""
+    root, task = cell.experiment.common.data_folder, cell.task
+    if task.kind == "official" and root is None:
+        return False
+    missing = hub_data(task.settings, root)
+    if missing and task.name not in told:
+        told.add(task.name)
+        logger.warning("%s: its rows are read from the hub: %s", task.name, ", ".join(missing))
+    return True
+
+
 def _tokenizer(
-    folder: Path, layout: Layout | None, known: dict[str, PreTrainedTokenizerBase | None]
+    folder: Path | None, layout: Layout | None, known: dict[str, PreTrainedTokenizerBase | None]
 ) -> PreTrainedTokenizerBase | None:
-    """One object for equal files; None where the folder has the configuration alone."""
-    files = sorted(folder.glob("tokenizer*"))
+    """One object for equal files; None where there are none."""
+    files = sorted(folder.glob("tokenizer*")) if folder else []
     digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if digest not in known:
         known[digest] = load_tokenizer(str(folder), layout=layout) if files else None
     return known[digest]
 
 
-def _cell(
-    job: Experiment, task: Task, config: TransformerConfig, asked: Demand, forwards: Forwards
-) -> Cell:
-    folder = job.cell_folder(task)
-    result = finished_result(folder, config_hash(job.cell_config(task)))
-    seconds, source = forwards.evaluation(job, task, config, asked)
-    return Cell(
-        name=folder.name,
-        model=job.model.name,
-        row=row_name(job),
-        task=task.name,
-        generated=task.settings.variant == "generation",
+def _forecast(
+    cell: Cell,
+    config: TransformerConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    forwards: Forwards,
+) -> Forecast:
+    common, settings = cell.experiment.common, cell.task.settings
+    asked = demand(settings, config, tokenizer, common.data_folder, common.limit)
+    seconds, source = forwards.evaluation(cell, config, asked)
+    result = finished_result(cell.folder, config_hash(cell.config))
+    return Forecast(
+        cell=cell,
         demand=asked,
         seconds=seconds,
         source=source,
-        answered=1.0 if result else answered_share(folder, asked.requests),
+        answered=1.0 if result else answered_share(cell.folder, asked.requests),
         took=float(result["timing"]["wall_seconds"]["evaluate"]) if result else None,
-        memory=memory(job, task, config, asked),
-        disk=BYTES_PER_ITEM * asked.items,
+        memory=memory(cell, config, asked),
     )
 
 
 def row_name(job: Experiment) -> str:
     """The row, and its bits and execution where they are not the usual ones."""
     quant = "" if job.quant_name == DEFAULT_QUANT else job.quant_name
-    packed = job.quant is not None and job.common.execution == "packed"
-    return " ".join(filter(None, (method_label(job), quant, "packed" if packed else "")))
+    return " ".join(filter(None, (method_label(job), quant, "packed" if _packed(job) else "")))
+
+
+def _packed(job: Experiment) -> bool:
+    return job.quant is not None and job.common.execution == "packed"
 
 
 def answered_share(folder: Path, requests: int) -> float:
@@ -196,16 +214,16 @@ def answered_share(folder: Path, requests: int) -> float:
     return min(1.0, sum(line.startswith(b'{"key"') for line in lines) / max(1, requests))
 
 
-def memory(job: Experiment, task: Task, config: TransformerConfig, asked: Demand) -> float:
+def memory(cell: Cell, config: TransformerConfig, asked: Demand) -> float:
     """Bytes of the weights and of one forward's activations, at most: a block's and all logits."""
+    job = cell.experiment
     itemsize = getattr(torch, job.common.dtype).itemsize
     linears, rest = parameters(config)
-    packed = job.quant is not None and job.common.execution == "packed"
-    weights = linears * (0.5 if packed else itemsize) + rest * itemsize
+    weights = linears * (0.5 if _packed(job) else itemsize) + rest * itemsize
     wide = itemsize if job.quant is None else 4  # quantized linears compute in float32
     block = asked.longest * (8 * config.d_model + 4 * config.d_ffn) * wide
     logits = asked.most_asked * config.vocab_size * (itemsize + BYTES_PER_LOGIT)
-    rows = job.common.batch_size * (2 if task.settings.guidance else 1)
+    rows = job.common.batch_size * (2 if cell.task.settings.guidance else 1)
     return float(PROCESS + weights + rows * (block + logits))
 
 
@@ -229,32 +247,30 @@ def _add_stages(
     job: Experiment,
     config: TransformerConfig,
     finished: Sequence[Finished],
-    names: set[str],
+    cells: dict[str, Forecast],
 ) -> None:
     """The calibration set and the rounded weights of a job.
 
     Their time is the longest that finished cells of other seeds waited for them, else the time of
     their forwards at the speed of the job's forwards.
     """
-    calibration = job.calibration
+    calibration, seed = job.calibration, job.common.seed
     if calibration is None:  # rounding to the nearest is done by every job, and kept nowhere
         return
-    cells = [plan.cells[name] for name in names]
-    rate = sum(c.seconds for c in cells) / sum(c.demand.tokens for c in cells)
-    method_steps = job.method.steps.values()
-    keys, seed = keys_of(job.cell_config(job.tasks[0])), job.common.seed
+    tokens = sum(cell.demand.tokens for cell in cells.values())
+    rate = sum(cell.seconds for cell in cells.values()) / tokens
+    keys = keys_of(next(iter(cells.values())).cell.config)
     disk = BYTES_PER_WEIGHT * parameters(config)[0]
     for kind, part, key, of, steps, size in (
-        ("calibration", "calibrate", keys.calibration, calibration.name, [calibration], 0),
-        ("weights", "quantize", keys.weights, row_name(job), method_steps, disk),
+        ("calibration", "calibrate", keys["calibration"], calibration.name, [calibration], 0),
+        ("weights", "quantize", keys["weights"], row_name(job), job.method.steps.values(), disk),
     ):
         stage = Stage(kind, f"{job.model.name} {of}, seed {seed}", size)
         stage = plan.stages.setdefault(f"{key} {seed}", stage)
-        stage.cells |= names
+        stage.cells |= cells.keys()
         took, elsewhere = [stage.took or 0.0], [stage.seconds or 0.0]
-        for cell in finished:
-            if key in cell.keys:
-                (took if cell.seed == seed else elsewhere).append(cell.seconds[part])
+        for done in (done for done in finished if key in done.keys.values()):
+            (took if done.seed == seed else elsewhere).append(done.seconds[part])
         if not any(elsewhere):
             elsewhere.append(rate * (calibration_forwards(calibration, steps) or 0))
         stage.took, stage.seconds = max(took) or None, max(elsewhere) or None

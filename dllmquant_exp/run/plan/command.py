@@ -15,9 +15,16 @@ from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.config.task_config import SPEED
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.machine import check_device
-from dllmquant_exp.run.plan.cells import Cell, Plan, make_plan
+from dllmquant_exp.run.plan.cells import Forecast, Plan, make_plan, row_name
 from dllmquant_exp.run.plan.forward import GPUS, HERE, Place
 from dllmquant_exp.run.sweep.composition import compose_jobs
+
+SOURCES = {
+    "task": "seconds per item of finished cells of the same row and task",
+    "row": "seconds per token-forward of finished cells of the same row",
+    "measured": "one forward with random weights, quantized as the row says, measured just now",
+    "stated": "FLOPs of the forwards, counted, over a stated speed",
+}
 
 
 def plan(
@@ -42,7 +49,12 @@ def plan(
     common = jobs[0].common
     if common.threads is not None:
         torch.set_num_threads(common.threads)
-    place = _place(on, common.device, utilisation, slowdown, throughput)
+    no_gpu = common.device.startswith("cuda") and not torch.cuda.is_available()
+    place = Place(
+        on or ("a100" if no_gpu else HERE), common.device, utilisation, slowdown, throughput
+    )
+    if place.on == HERE:
+        check_device(common.device)
     logging.getLogger("dllmquant_exp").setLevel(logging.WARNING)
     with console.status("counting") as status:
         found = make_plan(jobs, place, lambda what: status.update(f"counting {what}"))
@@ -50,25 +62,6 @@ def plan(
     if len(jobs) < len(everything):
         _say(console, f"{len(everything) - len(jobs)} measurements of speed (Table 4) left out")
     return 0
-
-
-def _place(
-    on: str | None, device: str, utilisation: float, slowdown: float, throughput: float | None
-) -> Place:
-    """Machine that the sweep is to run on (ConfigError)."""
-    no_gpu = device.startswith("cuda") and not torch.cuda.is_available()
-    name = on or ("a100" if no_gpu else HERE)
-    if name not in (HERE, *GPUS):
-        raise ConfigError(f"on = {name!r} is not one of: {', '.join((HERE, *GPUS))}")
-    numbers = {"utilisation": utilisation, "slowdown": slowdown, "throughput": throughput}
-    for setting, value in numbers.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{setting} = {value:g} must be a number above 0")
-    if utilisation > 1:
-        raise ConfigError(f"utilisation = {utilisation:g} must be in (0, 1]")
-    if name == HERE:
-        check_device(device)
-    return Place(name, device, utilisation, slowdown, throughput)
 
 
 def print_plan(found: Plan, console: Console) -> None:
@@ -80,12 +73,14 @@ def print_plan(found: Plan, console: Console) -> None:
             cells, times = str(len(stage.cells)), (duration(stage.seconds), duration(stage.took))
             table.add_row(stage.kind, stage.label, cells, disk, *times)
         console.print(table)
-    groups: dict[str, dict[tuple[str, str], list[Cell]]] = {}
-    for cell in found.cells.values():
-        groups.setdefault(cell.model, {}).setdefault((cell.row, cell.task), []).append(cell)
+    groups: dict[str, dict[tuple[str, str], list[Forecast]]] = {}
+    for one in found.cells.values():
+        job, task = one.cell.experiment, one.cell.task.name
+        group = groups.setdefault(job.model.name, {})
+        group.setdefault((row_name(job), task), []).append(one)
     for model, lines in groups.items():
         console.print(_cell_table(f"evaluations of {model}", lines))
-    for line in [*_totals(found), *_comparison(found), *_notes(found)]:
+    for line in [*_totals(found), *_notes(found)]:
         _say(console, line)
 
 
@@ -102,11 +97,10 @@ def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def _cell_table(title: str, lines: Mapping[tuple[str, str], Sequence[Cell]]) -> Table:
+def _cell_table(title: str, lines: Mapping[tuple[str, str], Sequence[Forecast]]) -> Table:
     """One line for all seeds of a row and task, with the sums of their numbers."""
-    numbers = ["items", "tokens", "by", "time"]
     timed = any(cell.took for cells in lines.values() for cell in cells)
-    numbers += ["took"] if timed else []
+    numbers = ["items", "tokens", "by", "time", *(["took"] if timed else [])]
     table = _table(title, ["row", "task", "status"], numbers)
     for (row, task), cells in lines.items():
         tokens = sum(cell.demand.tokens for cell in cells)
@@ -123,7 +117,7 @@ def _cell_table(title: str, lines: Mapping[tuple[str, str], Sequence[Cell]]) -> 
     return table
 
 
-def _status(cells: Sequence[Cell]) -> str:
+def _status(cells: Sequence[Forecast]) -> str:
     done = sum(cell.took is not None for cell in cells)
     begun = sum(cell.answered for cell in cells if cell.took is None)
     if done == len(cells):
@@ -133,18 +127,20 @@ def _status(cells: Sequence[Cell]) -> str:
 
 
 def _totals(found: Plan) -> list[str]:
-    cells, left, place = list(found.cells.values()), found.open_cells(), found.place
+    cells, left, place = found.cells.values(), found.open_cells().values(), found.place
     disk = sum(c.disk for c in left) + sum(s.disk for s in found.open_stages())
-    where = "this machine" if place.name == HERE else place.name
-    has = f" ({place.name} has {GPUS[place.name].memory} GB)" if place.name in GPUS else ""
+    where = "this machine" if place.on == HERE else place.on
+    has = f" ({place.on} has {GPUS[place.on].memory} GB)" if place.on in GPUS else ""
     lines = [
         f"\n{len(cells)} cells, {len(cells) - len(left)} finished, {len(left)} to do in "
         f"{len(found.jobs)} jobs: {duration(found.seconds())} on {where}, one after another; "
         f"{decimal(round(disk))} more on disk, memory for a batch at most "
         f"{decimal(round(max(cell.memory for cell in cells)))}{has}"
     ]
-    models = dict.fromkeys(cell.model for cell in left)
-    times = {model: sum(c.left for c in left if c.model == model) for model in models}
+    times: dict[str, float] = {}
+    for one in left:
+        model = one.cell.experiment.model.name
+        times[model] = times.get(model, 0.0) + one.left
     if len(times) > 1:
         lines += [f"  {model}: {duration(time)} of evaluations" for model, time in times.items()]
     missing = sum(stage.seconds is None for stage in found.open_stages())
@@ -153,26 +149,12 @@ def _totals(found: Plan) -> list[str]:
     return lines
 
 
-def _comparison(found: Plan) -> list[str]:
-    """Estimates of finished evaluations beside what they took."""
-    sums: dict[str, tuple[float, float]] = {}
-    for cell in found.cells.values():
-        if cell.took is not None:
-            key = f"{cell.model} {cell.row}"
-            estimated, took = sums.get(key, (0.0, 0.0))
-            sums[key] = (estimated + cell.seconds, took + cell.took)
-    return [
-        f"{key}: estimated {duration(estimated)}, took {duration(took)} ({estimated / took:.2f})"
-        for key, (estimated, took) in sums.items()
-    ]
-
-
 def _notes(found: Plan) -> list[str]:
     cells, place = found.cells.values(), found.place
     sources = {cell.source for cell in cells}
     lines = [f"by {source}: {text}" for source, text in SOURCES.items() if source in sources]
     if "stated" in sources:
-        gpu = f"{place.utilisation:.0%} of the dense peak of {place.name} (utilisation=)"
+        gpu = f"{place.utilisation:.0%} of the dense peak of {place.on} (utilisation=)"
         speed = f"{place.throughput:.3g} FLOP/s" if place.throughput is not None else gpu
         lines.append(
             f"  assumed: {speed}; a quantized forward takes {place.slowdown:g} times one in full "
@@ -180,22 +162,14 @@ def _notes(found: Plan) -> list[str]:
             "not been measured"
         )
     lines.append("left out: starting, loading, building requests, running generated programs")
-    if any(cell.generated for cell in cells):
+    if any(one.cell.task.settings.variant == "generation" for one in cells):
         lines.append("generated answers count at full length; those that end early take less time")
-    known = sorted({cell.task for cell in cells if not cell.demand.counted})
+    known = sorted({one.cell.task.name for one in cells if not one.demand.counted})
     if known:
         lines.append(f"counted from known sizes, not from data: {', '.join(known)}")
     for name, amount in found.downloads.items():
         lines.append(f"{name} is not on this disk: {decimal(round(amount))} to download")
     return lines
-
-
-SOURCES = {
-    "task": "seconds per item of finished cells of the same row and task",
-    "row": "seconds per token-forward of finished cells of the same row",
-    "measured": "one forward with random weights, quantized as the row says, measured just now",
-    "stated": "FLOPs of the forwards, counted, over a stated speed",
-}
 
 
 def duration(seconds: float | None) -> str:

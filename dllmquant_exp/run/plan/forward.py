@@ -9,15 +9,13 @@ stated           FLOPs of the forward over a named GPU's peak times `utilisation
                  `throughput`; a quantized forward counts `slowdown` times
 """
 
-import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,14 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.identity import calibration_identity, weights_identity
-from dllmquant_exp.config.task_config import Task
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig
 from dllmquant_exp.quantization.blockwise import TokenBatch
+from dllmquant_exp.run.cell import Cell
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.plan.requests import Demand
 from dllmquant_exp.run.prepare import quantize_as
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.results import RESULT_FILE, ResultError, config_hash, load_json
+from dllmquant_exp.store.schema import Above, AtMost, Settings
 
 HERE = "here"
 SMALL = 1 << 24  # weights of a block up to which two blocks are measured; one above
@@ -40,6 +40,7 @@ VOCABULARY = 1 << 14  # rows of the head that are measured, at most
 SECONDS, ROUNDS = 0.2, 3  # of one measurement, at least
 # Keys of a cell's configuration that choose its items; all others can change a forward's cost.
 OF_ITEMS = ("task", "seed", "limit", "data_root", "batch_size")
+OF_VALUES = ("model", "calibration", "cgq")  # decide numbers, not what is done with them
 
 
 class Gpu(NamedTuple):
@@ -55,145 +56,141 @@ GPUS = {"a100": Gpu(312, 19.5, 80), "h100": Gpu(989.5, 67, 80), "a6000": Gpu(154
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Settings):
     """Machine of the sweep: `here`, or a GPU of `GPUS`. See the module's docstring."""
 
-    name: str
+    on: str
     device: str
-    utilisation: float
-    slowdown: float
-    throughput: float | None
+    utilisation: Annotated[float, Above(0), AtMost(1)]
+    slowdown: Annotated[float, Above(0)]
+    throughput: Annotated[float, Above(0)] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on not in (HERE, *GPUS):
+            raise ConfigError(f"on = {self.on!r} is not one of: {', '.join((HERE, *GPUS))}")
 
     def stated(self, dtype: torch.dtype) -> float | None:
         """FLOP/s; None where they are measured."""
-        if self.throughput is not None or self.name == HERE:
+        if self.throughput is not None or self.on == HERE:
             return self.throughput
-        gpu = GPUS[self.name]
+        gpu = GPUS[self.on]
         peak = {2: gpu.half, 4: gpu.single, 8: gpu.single / 2}[dtype.itemsize]
         return peak * 1e12 * self.utilisation
 
     def is_where(self, hardware: Mapping[str, Any]) -> bool:
         """Whether a result was measured there."""
-        if self.name != HERE:
-            return self.name.upper() in str(hardware.get("gpu")).upper()
+        if self.on != HERE:
+            return self.on.upper() in str(hardware.get("gpu")).upper()
         here = provenance.hardware(torch.device(self.device))
         names = ("gpu",) if here["gpu"] else ("cpu", "threads")
         return all(here[name] == hardware.get(name) for name in names)
 
 
-class Keys(NamedTuple):
-    """Digests of what decides a cell's task, what its forwards cost, and what it shares, whatever
-    the seed."""
-
-    task: str
-    forward: str
-    calibration: str
-    weights: str
-
-
-def keys_of(config: Mapping[str, Any]) -> Keys:
-    """The keys of a cell's configuration."""
-    seedless = dict(config) | {"seed": None}
+def keys_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what decides a cell's task, what its forwards cost, and the calibration set and
+    weights that it shares, whatever the seed."""
+    seedless = {**config, "seed": None}
     made = calibration_identity(seedless)
     weights = {} if config["quant"] is None else weights_identity(seedless)
-    return Keys(
-        task=config_hash(config["task"]),
-        forward=config_hash(_forward(config)),
-        calibration=config_hash(made),
-        weights=config_hash(made | weights),
-    )
+    parts = {
+        "task": config["task"],
+        "forward": _without(config, OF_ITEMS),
+        "calibration": made,
+        "weights": weights | made,
+    }
+    return {name: config_hash(part) for name, part in parts.items()}
 
 
-def _forward(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in OF_ITEMS}
+def _without(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in names}
 
 
 class Finished(NamedTuple):
-    """A finished cell; `seconds` by the part of its job."""
+    """A cell that was evaluated: its numbers, and the seconds of its stages."""
 
     name: str
     seed: int
     items: int
-    tokens: float
+    tokens: int
     seconds: Mapping[str, float]
-    keys: Keys
+    keys: Mapping[str, str]  # see `keys_of`
 
 
 class Forwards:
-    """Says how long evaluations take; keeps what it has read and measured."""
+    """Seconds of evaluations on a machine, from finished cells or forwards."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._finished: dict[Path, list[Finished]] = {}
+        self._finished: dict[str, list[Finished]] = {}
         self._measured: dict[str, float] = {}
         self._sample: tuple[str, Transformer] | None = None
 
     def finished(self, job: Experiment) -> list[Finished]:
         """Cells of the sweep's folder with the job's model and method."""
-        pattern = job.sweep_folder / f"{escape(job.model.name)}-{escape(job.method.name)}*"
-        if pattern not in self._finished:
-            self._finished[pattern] = list(self._read(pattern))
-        return self._finished[pattern]
+        pattern = f"{escape(job.model.name)}-{escape(job.method.name)}*"
+        where = f"{job.sweep_folder} {pattern}"
+        if where not in self._finished:
+            folders = sorted(job.sweep_folder.glob(pattern))
+            self._finished[where] = [cell for folder in folders for cell in self._read(folder)]
+        return self._finished[where]
 
-    def _read(self, pattern: Path) -> Iterator[Finished]:
-        for folder in sorted(pattern.parent.glob(pattern.name)):
-            try:
-                result = load_json(folder / RESULT_FILE)
-            except ResultError:  # there is none yet, or one that the sweep makes anew
-                continue
-            scored = result["status"] == "finished" and "token_forwards" in result  # not speed
-            if scored and self.place.is_where(result["hardware"]):
-                yield Finished(
-                    name=folder.name,
-                    seed=result["config"]["seed"],
-                    items=result["n"],
-                    tokens=result["token_forwards"],
-                    seconds=result["timing"]["wall_seconds"],
-                    keys=keys_of(result["config"]),
-                )
+    def _read(self, folder: Path) -> Iterator[Finished]:
+        try:
+            result = load_json(folder / RESULT_FILE)
+        except ResultError:  # there is none yet, or one that the sweep makes anew
+            return
+        scored = result["status"] == "finished" and "token_forwards" in result  # not speed
+        if scored and self.place.is_where(result["hardware"]):
+            yield Finished(
+                name=folder.name,
+                seed=result["config"]["seed"],
+                items=result["n"],
+                tokens=result["token_forwards"],
+                seconds=result["timing"]["wall_seconds"],
+                keys=keys_of(result["config"]),
+            )
 
     def evaluation(
-        self, job: Experiment, task: Task, config: TransformerConfig, demand: Demand
+        self, cell: Cell, config: TransformerConfig, demand: Demand
     ) -> tuple[float, str]:
-        """Seconds, and what says so: task | row | measured | stated. A finished cell has no say in
+        """Seconds, and their source: task | row | measured | stated. A finished cell has no say in
         its own estimate, so that the two can be compared."""
-        name, own = job.cell_name(task), keys_of(job.cell_config(task))
+        job, own = cell.experiment, keys_of(cell.config)
         others = [
-            cell
-            for cell in self.finished(job)
-            if cell.keys.forward == own.forward and cell.name != name
+            other
+            for other in self.finished(job)
+            if other.keys["forward"] == own["forward"] and other.name != cell.folder.name
         ]
-        alike = [cell for cell in others if cell.keys.task == own.task]
+        alike = [other for other in others if other.keys["task"] == own["task"]]
         if alike:
-            return _seconds(alike) / sum(cell.items for cell in alike) * demand.items, "task"
-        tokens = sum(cell.tokens for cell in others)
+            return _seconds(alike) / sum(other.items for other in alike) * demand.items, "task"
+        tokens = sum(other.tokens for other in others)
         if tokens > demand.tokens / 10:
             return _seconds(others) / tokens * demand.tokens, "row"
         length = round(demand.tokens / demand.rows)
         asked = max(1, round(demand.asked / demand.rows))
         speed = self.place.stated(getattr(torch, job.common.dtype))
         if speed is None:
-            return self._measure(job, config, length, asked) * demand.rows, "measured"
+            return self._measure(cell, config, length, asked) * demand.rows, "measured"
         slowdown = 1.0 if job.quant is None else self.place.slowdown
         return slowdown * demand.rows * forward_flops(config, length, asked) / speed, "stated"
 
-    def _measure(
-        self, job: Experiment, config: TransformerConfig, length: int, asked: int
-    ) -> float:
+    def _measure(self, cell: Cell, config: TransformerConfig, length: int, asked: int) -> float:
         """Seconds per row. The last model is kept: tasks of a job follow each other."""
-        how = _forward(job.cell_config(job.tasks[0]))
-        for name in ("model", "calibration", "cgq"):  # decide numbers, not what is done with them
-            del how[name]
-        key = config_hash({"how": how, "shape": vars(config)})
-        call = f"{key} {job.common.batch_size} {length} {asked}"
+        how = _without(cell.config, (*OF_ITEMS, *OF_VALUES))
+        key, rows = (
+            config_hash({"how": how, "shape": vars(config)}),
+            cell.experiment.common.batch_size,
+        )
+        call = f"{key} {rows} {length} {asked}"
         if call not in self._measured:
             if self._sample is None or self._sample[0] != key:
-                self._sample = (key, sample(job, config))
+                self._sample = (key, sample(cell.experiment, config))
             model = self._sample[1]
-            missing = forward_flops(config, length, asked)
-            missing /= forward_flops(model.config, length, asked)
-            seconds = forward_seconds(model, job.common.batch_size, length, asked)
-            self._measured[call] = seconds * missing / job.common.batch_size
+            seconds = forward_seconds(model, rows, length, asked)
+            part = forward_flops(model.config, length, asked)
+            self._measured[call] = seconds * (forward_flops(config, length, asked) / part) / rows
         return self._measured[call]
 
 
@@ -239,8 +236,7 @@ def sample(job: Experiment, config: TransformerConfig) -> Transformer:
         model = Transformer(config).to(getattr(torch, job.common.dtype))
         ones = torch.ones(2, 16)
         states = TokenBatch(torch.randint(config.vocab_size, (2, 16)), ones.bool(), ones)
-    with redirect_stdout(io.StringIO()):  # its progress is not the plan's
-        quantize_as(job, model.eval().requires_grad_(False), [states])
+    quantize_as(job, model.eval().requires_grad_(False), [states])
     return model
 
 

@@ -1,21 +1,13 @@
-"""Token-forwards of a task: counted from its requests, else from the known size of its data.
-
-Known sizes. Items are the rows of the published splits: TruthfulQA 817 (Lin et al. 2022),
-ARC-Challenge test 1172 (Clark et al. 2018), HellaSwag validation 10042 (Zellers et al. 2019),
-WinoGrande validation 1267 (Sakaguchi et al. 2020), PIQA validation 1838 (Bisk et al. 2020), MMLU
-test 14042 (Hendrycks et al. 2021), C-Eval validation 1346 (Huang et al. 2023), HumanEval 164 (Chen
-et al. 2021), GSM8K test 1319 (Cobbe et al. 2021). Lengths are mean tokens of Qwen's tokenizer
-(Dream's; LLaDA's own is on the hub only) over the prompts that lm-eval 0.4.13 makes of these rows,
-counted once on 100 to 600 rows of each set; LLaDA's chat prompts in proportion to their characters.
-A chat template adds about ten tokens per turn, which are left out.
-"""
+"""Token-forwards of a task: counted from its requests, else from the known size of its data."""
 
 from dataclasses import replace
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.diffusion.likelihood import LikelihoodRequest, input_sizes
@@ -25,8 +17,10 @@ from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.codec import Codec
 from dllmquant_exp.evaluation.evaluate import build_requests
 from dllmquant_exp.evaluation.harness import derive_seed
+from dllmquant_exp.evaluation.local_data import SOURCES
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
+from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.models.transformer import TransformerConfig
 
 SAMPLED = 50  # items whose requests are built and encoded, spread evenly; the rest is scaled
@@ -34,43 +28,13 @@ DRAWN = 4  # requests that stand for all of one known length, as masks are drawn
 
 
 class KnownSize(NamedTuple):
-    """One task of lm-eval.
-
-    items: of the evaluated split. requests: per item (options of a question, 1 where an answer is
-    generated). prompt: mean tokens without examples. shot: tokens that each example adds.
-    targets: token counts of the options, one per decile; empty where an answer is generated.
-    """
+    """The size of one task of lm-eval; known_sizes.yaml explains the fields."""
 
     items: int
     requests: float
     prompt: int
     shot: int
     targets: tuple[int, ...] = ()
-
-
-LETTERS = (1,)  # options of one token behind one prompt: one masked input answers all of them
-KNOWN_SIZES = {
-    "arc_challenge": KnownSize(1172, 4, 31, 37, (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)),
-    "arc_challenge_letters": KnownSize(1172, 1, 91, 93),
-    "arc_challenge_llada": KnownSize(295, 1, 71, 73),
-    "ceval-valid": KnownSize(1346, 4, 98, 87, LETTERS),
-    "gsm8k": KnownSize(1319, 1, 63, 186),
-    "gsm8k_cot": KnownSize(1319, 1, 63, 83),
-    "gsm8k_llada": KnownSize(1319, 1, 71, 280),
-    "hellaswag": KnownSize(10042, 4, 51, 77, (8, 12, 17, 24, 29, 32, 35, 39, 45, 52)),
-    "hellaswag_letters": KnownSize(10042, 1, 189, 189),
-    "hellaswag_llada": KnownSize(10042, 1, 192, 192),
-    "humaneval": KnownSize(164, 1, 134, 336),
-    "humaneval_dream": KnownSize(164, 1, 134, 336),
-    "humaneval_dream_chat": KnownSize(164, 1, 296, 482),
-    "humaneval_llada": KnownSize(164, 1, 144, 346),
-    "mmlu": KnownSize(14042, 4, 105, 100, LETTERS),
-    "mmlu_dream": KnownSize(14042, 1, 105, 100),
-    "mmlu_llada": KnownSize(14042, 1, 108, 131),
-    "piqa": KnownSize(1838, 2, 13, 37, (4, 7, 8, 10, 12, 16, 21, 28, 39, 67)),
-    "truthfulqa_mc2": KnownSize(817, 7.32, 168, 180, (2, 5, 6, 7, 9, 9, 10, 12, 14, 17)),
-    "winogrande": KnownSize(1267, 2, 17, 22, (3, 3, 4, 4, 5, 6, 7, 7, 9, 11)),
-}
 
 
 class Demand(NamedTuple):
@@ -96,11 +60,18 @@ class Demand(NamedTuple):
 
 
 @cache
+def known_sizes() -> dict[str, KnownSize]:
+    """The sizes of known_sizes.yaml by lm-eval's name of the task."""
+    sizes = yaml.safe_load(files(__package__).joinpath("known_sizes.yaml").read_text("utf-8"))
+    return {name: KnownSize(**size) for name, size in sizes.items()}
+
+
+@cache
 def demand(
     settings: TaskSettings,
     config: TransformerConfig,
     tokenizer: PreTrainedTokenizerBase | None,
-    data_root: str | None,
+    data_root: Path | None,
     limit: int | None,
 ) -> Demand:
     """Count what a task asks of a model; seeds draw other masks, but as many.
@@ -140,15 +111,14 @@ def _real_requests(
     settings: TaskSettings,
     config: TransformerConfig,
     tokenizer: PreTrainedTokenizerBase,
-    data_root: str | None,
+    data_root: Path | None,
     limit: int | None,
 ) -> tuple[list[LikelihoodRequest], int, float]:
     """Requests of some items, the number of all items, and how many each of the former stands for.
 
     A prompt that is answered by a decode is a context without a target.
     """
-    root = None if data_root is None else Path(data_root).expanduser()
-    built = build_tasks(settings, data_root=root, limit=limit)
+    built = build_tasks(settings, data_root=data_root, limit=limit)
     items = sum(len(member.doc_ids) for member in built)
     stride = -(-items // SAMPLED)
     parts = [replace(member, doc_ids=member.doc_ids[::stride]) for member in built]
@@ -172,25 +142,37 @@ def _known_requests(
     settings: TaskSettings, config: TransformerConfig, limit: int | None
 ) -> tuple[list[LikelihoodRequest], int, int, float]:
     """Requests of a known size's lengths, and the numbers of all items and requests; see above."""
-    if settings.harness_task not in KNOWN_SIZES:
+    size = known_sizes().get(settings.harness_task)
+    if size is None:
         raise ConfigError(
             f"the size of {settings.harness_task} is not known; give its data (data_root) and a "
             "checkpoint's folder with its tokenizer, so that its requests can be counted"
         )
-    size = KNOWN_SIZES[settings.harness_task]
     items = min(size.items, limit or size.items)
     prompt = size.prompt + settings.shots * size.shot
     requests = round(items * size.requests)
     if settings.variant == "generation":
         prompt = min(prompt, config.max_length - settings.decoding().gen_length)
         return [LikelihoodRequest((0,) * prompt, (), 0)], items, requests, items
-    targets = size.targets * DRAWN
     pairs = [
         LikelihoodRequest((number,) * prompt, tuple(range(target)), number)
-        for number, target in enumerate(targets)
+        for number, target in enumerate([*size.targets] * DRAWN)
     ]
-    inputs = items if size.targets == LETTERS else requests
+    inputs = items if [*size.targets] == [1] else requests  # one input answers all its options
     return pairs, items, requests, inputs / len(pairs)
+
+
+def hub_data(settings: TaskSettings, data_root: Path | None) -> list[str]:
+    """The data sets of a task that are not on this disk, as far as its configuration tells."""
+
+    def is_here(config: dict[str, Any]) -> bool:
+        path, more = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+        served = data_root is not None and path in SOURCES
+        files = str(more.get("data_files", "://"))
+        return path is None or served or Path(path).exists() or "://" not in files
+
+    configs = task_configs(settings.harness_task, settings.include_path)
+    return list(dict.fromkeys(str(c["dataset_path"]) for c in configs if not is_here(c)))
 
 
 def asked_per_step(decoding: DecodingSettings) -> list[int]:

@@ -8,9 +8,10 @@ import functools
 import json
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.errors import BAD_INPUT, FAILED, ConfigError, Refusal
+from dllmquant_exp.store.progress import duration, within
 from dllmquant_exp.store.results import write_json
 
 logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
-BAD_INPUT, FAILED = 2, 1
+COMPOSED_FILE = "multirun.yaml"  # Hydra's copy of what is swept, written as the jobs begin
 LOCAL = "local"  # the option of the group `launcher`
 
 
@@ -41,20 +43,43 @@ def run_job(config: DictConfig) -> None:
 
     keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
-    outcome: dict[str, Any] = {"cells": [], "error": None}
+    folders, problem = [], None
     try:
         experiment = experiment_of(config, hydra)
-        check_surroundings(experiment.common, experiment.tracking)
+        check_surroundings([experiment])
         keep_going = hydra.mode == RunMode.MULTIRUN
-        for cell in job.run(experiment, keep_going=keep_going):
-            outcome["cells"].append({"folder": str(cell.folder.resolve()), "status": cell.status})
+        with within(place_of(hydra)) if keep_going else nullcontext():
+            outcomes = job.run(experiment, keep_going=keep_going)
+        folders = [cell.folder.resolve() for cell in outcomes]
     except Refusal as error:
-        outcome["error"] = str(error)
-    path = Path(hydra.runtime.output_dir) / OUTCOME_FILE
+        problem = str(error)
+    path = Path(hydra.runtime.output_dir)
     try:
-        write_json(path, outcome)
+        write_outcome(path, folders, problem)
     except OSError as error:
-        logger.error("%s", explain_unwritten(path.parent, error))
+        logger.error("%s", explain_unwritten(path, error))
+
+
+def place_of(hydra: Any) -> str:
+    """A job's place in its sweep, and the time left for all of it at the pace of those before.
+
+    Every job has its outcome's file from the beginning; those that are over have written it anew.
+    """
+    sweep, place = Path(hydra.sweep.dir), f"job {int(hydra.job.num) + 1}"
+    with suppress(OSError):  # the call that submitted it may have ended, and tidied up
+        began = (sweep / COMPOSED_FILE).stat().st_mtime
+        files = [path / OUTCOME_FILE for path in sweep.iterdir() if path.name.isdigit()]
+        over = sum(path.stat().st_mtime > began for path in files)
+        place += f" of {len(files)}"
+        if over:
+            left = (time.time() - began) / over * (len(files) - over)
+            place += f" (about {duration(left)} left for all)"
+    return place
+
+
+def write_outcome(job: Path, cells: Iterable[Path], error: str | None = None) -> None:
+    """Write down a job's cells, and what ended it before its end."""
+    write_json(job / OUTCOME_FILE, {"cells": [str(cell) for cell in cells], "error": error})
 
 
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
@@ -90,8 +115,7 @@ class RunReport(Callback):
                 f"launcher={place} places the jobs of a sweep, and this is one job, which runs "
                 "here: add -m, or leave it out"
             )
-        experiment = experiment_of(config)
-        check_surroundings(experiment.common, experiment.tracking)
+        check_surroundings([experiment_of(config)])
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -102,7 +126,7 @@ class RunReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
         finish(jobs)
-        _tidy(folder, "multirun.yaml")  # Hydra's copy of what was swept; kept after a failure
+        _tidy(folder, COMPOSED_FILE)  # kept after a failure
 
 
 def finish(jobs: Sequence[Path]) -> None:
@@ -111,26 +135,21 @@ def finish(jobs: Sequence[Path]) -> None:
     Raises:
         SystemExit: 2 for bad input in a single run, 1 where a cell or a job of a sweep failed.
     """
-    from dllmquant_exp.reporting.frame import lines_of, read_cells
-    from dllmquant_exp.reporting.speed.pages import print_speed_cells
-    from dllmquant_exp.reporting.tables.sweep_table import build_tables, print_tables
+    from dllmquant_exp.reporting.commands import print_report
+    from dllmquant_exp.reporting.frame import read_cells
+    from dllmquant_exp.reporting.reports import sweep_report
     from dllmquant_exp.store.results import RESULT_FILE
     from dllmquant_exp.store.unfinished import unfinished
 
     outcomes = [_read_outcome(job) for job in jobs]
-    errors = [outcome["error"] for outcome in outcomes if outcome["error"]]
-    listed = [cell for outcome in outcomes for cell in outcome["cells"]]
-    folders = list(dict.fromkeys(Path(cell["folder"]) for cell in listed))
+    errors = list(dict.fromkeys(outcome["error"] for outcome in outcomes if outcome["error"]))
+    folders = dict.fromkeys(Path(cell) for outcome in outcomes for cell in outcome["cells"])
     made = [folder for folder in folders if (folder / RESULT_FILE).exists()]
     missing = [unfinished(folder) for folder in folders if folder not in made]
     cells, problems = read_cells(made)
-    console = Console()
-    print_speed_cells(lines_of(cells), console)
-    print_tables(build_tables(cells), problems, console)
-    for line in missing:
-        print(f"unfinished: {line}", file=sys.stderr)
-    for error in dict.fromkeys(errors):
-        print(f"error: {error}", file=sys.stderr)
+    print_report(sweep_report(cells, problems), Console())
+    for line in [*(f"unfinished: {line}" for line in missing), *(f"error: {e}" for e in errors)]:
+        print(line, file=sys.stderr)
     for job in jobs:
         _tidy(job, OUTCOME_FILE)
     if errors or problems or missing or (cells["status"] == "failed").any():

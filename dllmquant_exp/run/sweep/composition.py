@@ -5,7 +5,6 @@ jobs. A job that has no use for a word goes without it, which is said; a word th
 for is refused.
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +12,25 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.folder import SEARCH_PATH, config_folder
 from dllmquant_exp.config.overrides import NoUse, Overrides
-from dllmquant_exp.config.quantized_model import COMPONENTS
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.schema import unknown_key
 
 NAMED_JOBS = 4  # of those that have one problem in common
+DEFAULT_MODELS = "embedded"  # the option of the group `models` in conf/config.yaml
 NEAR = "did you mean"  # see `schema.unknown_key`
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Job:
 
     words: list[str]
     experiment: Experiment
+    left_out: Mapping[str, str] = field(default_factory=dict)  # words without a use, and why
     uses_seed: bool = True  # a setting beside `seed` itself depends on it
 
     def with_seed(self, word: str) -> "Job":
@@ -48,25 +49,6 @@ class Job:
         words = [word if text.startswith("seed=") else text for text in self.words]
         common = replace(self.experiment.common, seed=int(word.removeprefix("seed=")))
         return replace(self, words=words, experiment=replace(self.experiment, common=common))
-
-
-@dataclass
-class _Unused:
-    """A setting that some jobs have no use for."""
-
-    words: list[str]  # that give it a value
-    reasons: list[str] = field(default_factory=list)
-    jobs: list[int] = field(default_factory=list)
-
-    @property
-    def reason(self) -> str:
-        """The one that knows a near name, or says most, knows best what was meant."""
-        return max(self.reasons, key=lambda text: (NEAR in text, len(text)))
-
-    @property
-    def refusal(self) -> str:
-        words = " ".join(self.words)
-        return self.reason if words in self.reason else f"{words}: {self.reason}"
 
 
 def compose_jobs(line: Overrides) -> list[Experiment]:
@@ -119,38 +101,63 @@ def sweep_jobs(
     """
     lines = combinations(config, loader, words)
     jobs: dict[tuple[str, ...], Job] = {}
-    unused: dict[str, _Unused] = {}
+    unused: dict[str, dict[int, str]] = {}  # words that set one thing; jobs without a use; reasons
     problems: dict[str, list[int]] = {}
     given, compose = Overrides.read(words), partial(loader.load_sweep_config, config)
-    known: dict[tuple[str, ...], tuple[Job, dict[str, str]]] = {}  # by words but for the seed
+    known: dict[tuple[str, ...], Job] = {}  # whatever the seed: composing takes most of the time
     for number, line in enumerate(lines):
-        left_out: dict[str, str] = {}
         seeds = [word for word in line if re.fullmatch(r"seed=\d+", word)]
         others = tuple(word for word in line if word not in seeds)
+        left_out: dict[str, str] = {}
         try:
-            if seeds and others in known:  # composing takes most of the time of a plan
-                job, left_out = known[others]
-                job = job.with_seed(seeds[-1])
-            else:
-                job = _fit(compose, Overrides.read(line), left_out)
+            job = known[others].with_seed(seeds[-1]) if others in known else None
+            job = job or _fit(compose, Overrides.read(line), left_out)
         except (ConfigError, HydraException) as error:
             problems.setdefault(explain(error), []).append(number)
         else:
             jobs.setdefault(tuple(job.words), job)
-            if not job.uses_seed:
-                known[others] = job, left_out
+            left_out = dict(job.left_out)
+            if seeds and not job.uses_seed:
+                known[others] = job
         for text, reason in left_out.items():
-            name = Overrides.read([text]).words[0].name
-            found = unused.setdefault(name, _Unused(given.touching(name) or [text]))
-            found.reasons.append(reason)
-            found.jobs.append(number)
-    nowhere = [found for found in unused.values() if len(found.jobs) == len(lines)]
-    refused = [found for found in nowhere if NEAR in found.reason or not beside_others]
-    problems |= {found.refusal: found.jobs for found in refused}
+            touching = given.touching(Overrides.read([text]).words[0].name) or [text]
+            unused.setdefault(" ".join(touching), {})[number] = reason
+    problems |= _refused(unused, len(lines), beside_others)
     if problems:
-        raise ConfigError(_all_problems(lines, problems))
+        raise ConfigError(_of_other_models(given) or _all_problems(lines, problems))
     _say(lines, unused)
     return list(jobs.values())
+
+
+def _refused(
+    unused: Mapping[str, Mapping[int, str]], jobs: int, beside_others: bool
+) -> dict[str, list[int]]:
+    """The refusals of words that no job has a use for, with the jobs' numbers."""
+    found = {}
+    for words, reasons in unused.items():
+        # A reason that knows a near name, or says most, knows best what was meant.
+        reason = max(reasons.values(), key=lambda reason: (NEAR in reason, len(reason)))
+        if len(reasons) == jobs and (NEAR in reason or not beside_others):
+            found[reason if words in reason else f"{words}: {reason}"] = [*reasons]
+    return found
+
+
+def _of_other_models(given: Overrides) -> str:
+    """Advice where a table is to span a model that is not among those of `models`."""
+    chosen = given.values("model")
+    if not chosen or not given.touches("table") or given.touches("models", "task"):
+        return ""
+    near = []
+    for option, path in given.folders.options("models").items():
+        values = yaml.safe_load(path.read_text("utf-8")).values()
+        if {*chosen} <= {name for value in values for name in str(value).split(",")}:
+            near.append(option)
+    if not near or DEFAULT_MODELS in near:
+        return ""
+    return (
+        f"{' '.join(given.touching('model'))}: a table takes the tasks of {DEFAULT_MODELS} models "
+        f"unless it is told others; add models={near[0]}"
+    )
 
 
 def combinations(config: DictConfig, loader: ConfigLoader, words: Sequence[str]) -> list[list[str]]:
@@ -180,7 +187,7 @@ def _fit(
         try:
             composed = compose(line.texts)
             uses_seed = "${seed}" in str(OmegaConf.to_container(composed, resolve=False))
-            return Job(line.texts, experiment_of(composed), uses_seed)
+            return Job(line.texts, experiment_of(composed), left_out, uses_seed)
         except NoUse as error:
             found = {text: str(error) for text in line.touching(*error.names)}
             if not found:
@@ -199,12 +206,8 @@ def _missing(compose: Callable[[list[str]], DictConfig], line: Overrides) -> dic
     if not inside:
         return {}
     options = compose([word.text for word in line.words if "." not in word.name])
-    found = {}
-    for word in inside:
-        reason = _absent(options, word.name)
-        if reason is not None:
-            found[word.text] = reason
-    return found
+    reasons = {word.text: _absent(options, word.name) for word in inside}
+    return {text: reason for text, reason in reasons.items() if reason is not None}
 
 
 def _absent(config: DictConfig, name: str) -> str | None:
@@ -221,18 +224,13 @@ def _absent(config: DictConfig, name: str) -> str | None:
     return None
 
 
-def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, _Unused]) -> None:
+def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, Mapping[int, str]]) -> None:
     """Log the words that some jobs go without."""
     names = _distinguished(lines)
-    for found in unused.values():
-        logger.warning(
-            "%s is left out of %d of %d jobs, %s: %s",
-            " ".join(found.words),
-            len(found.jobs),
-            len(lines),
-            _which(names, found.jobs),
-            "; ".join(dict.fromkeys(found.reasons)),
-        )
+    for words, reasons in unused.items():
+        where, why = _which(names, [*reasons]), "; ".join(dict.fromkeys(reasons.values()))
+        shares = (len(reasons), len(lines))
+        logger.warning("%s is left out of %d of %d jobs, %s: %s", words, *shares, where, why)
 
 
 def _all_problems(jobs: Sequence[Sequence[str]], problems: Mapping[str, Sequence[int]]) -> str:
@@ -261,31 +259,3 @@ def _which(names: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
         return " ".join(common) + (f" ({len(numbers)} jobs)" if len(numbers) > 1 else "")
     more = [f"and {len(numbers) - NAMED_JOBS} more"] if len(numbers) > NAMED_JOBS else []
     return "; ".join([" ".join(names[number]) for number in numbers[:NAMED_JOBS]] + more)
-
-
-def explain(error: Exception) -> str:
-    """A refusal of Hydra's in one paragraph that says what to do; other messages as they are."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(option, error.options, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        known = ", ".join(error.options)
-        return f"{group} has no option {option!r}{hint}. Available options in {group!r}: {known}"
-    cause = error.__cause__
-    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
-        return f"{str(error).splitlines()[0].rstrip('.')}: {_wrong_key(cause)}"
-    if isinstance(error, HydraException):
-        return " ".join(str(error).replace("--multirun", "-m").split())
-    return str(error)
-
-
-def _wrong_key(error: OmegaConfBaseException) -> str:
-    """Name the key that was meant, where Hydra proposes to add it as it is."""
-    key, parent = str(error.key), error.parent_node
-    if not isinstance(parent, DictConfig):
-        return str(error).splitlines()[0]
-    where = parent._get_full_key("") or "config"
-    if where == "config" and key in COMPONENTS:
-        return f"{key} is off; switch it on with +{key}=on"
-    known = {str(name) for name in parent if name != "hydra"}
-    return unknown_key(key, known | ({*COMPONENTS} if where == "config" else set()), where)

@@ -1,10 +1,11 @@
 """Settings of the launchers that go through submitit, and what becomes of the jobs they submit."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from dllmquant_exp.errors import ConfigError
@@ -18,17 +19,30 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LocalSettings:
-    """See conf/launcher/submitit_local.yaml."""
+class _Limits:
+    """Limits of both launchers; their options in conf/launcher explain them."""
 
-    processes: Positive
     timeout_min: Positive
     requeues: NotNegative
     signal_delay_s: Positive
     gpus_per_node: NotNegative
 
     def __post_init__(self) -> None:
-        _check_times(self.timeout_min, self.signal_delay_s)
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise ValueError(
+                f"signal_delay_s = {self.signal_delay_s} is not before the end of timeout_min = "
+                f"{self.timeout_min} minutes"
+            )
+
+
+@dataclass(frozen=True)
+class LocalSettings(_Limits):
+    """See conf/launcher/submitit_local.yaml."""
+
+    processes: Positive
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.requeues > 5:
             raise ValueError(f"requeues = {self.requeues}, but submitit starts a job 6 times here")
 
@@ -36,25 +50,28 @@ class LocalSettings:
         """Nothing is needed."""
 
     @property
+    def at_a_time(self) -> int:
+        """Submissions whose jobs may run side by side."""
+        return self.processes
+
+    @property
+    def threads(self) -> int:
+        """Torch's threads in a job."""
+        return max(1, len(os.sched_getaffinity(0)) // self.processes)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Options by the names that submitit's LocalExecutor takes."""
-        return {
-            "timeout_min": self.timeout_min,
-            "gpus_per_node": self.gpus_per_node,
-            "signal_delay_s": self.signal_delay_s,
-        }
+        names = ("timeout_min", "gpus_per_node", "signal_delay_s")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
-class SlurmSettings:
+class SlurmSettings(_Limits):
     """See conf/launcher/slurm.yaml."""
 
-    timeout_min: Positive
     cpus_per_task: Positive
-    gpus_per_node: NotNegative
     array_parallelism: Positive
-    requeues: NotNegative
-    signal_delay_s: Positive
     mem_gb: Annotated[float, Above(0)] | None = None
     partition: str | None = None
     account: str | None = None
@@ -63,8 +80,7 @@ class SlurmSettings:
     setup: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        _check_times(self.timeout_min, self.signal_delay_s)
+    at_a_time = 1  # the array
 
     def check_machine(self) -> None:
         """Raise ConfigError where no jobs can be submitted from."""
@@ -77,34 +93,18 @@ class SlurmSettings:
             )
 
     @property
+    def threads(self) -> int:
+        """Torch's threads in a job."""
+        return min(len(os.sched_getaffinity(0)), self.cpus_per_task)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Options of sbatch, by the names that submitit's SlurmExecutor takes."""
-        optional = {
-            "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}MB",
-            "gpus_per_node": self.gpus_per_node or None,
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-            "constraint": self.constraint,
-            "setup": list(self.setup) or None,
-            "additional_parameters": dict(self.extra) or None,
-        }
-        return {
-            "job_name": "dllmquant",
-            "time": self.timeout_min,
-            "cpus_per_task": self.cpus_per_task,
-            "array_parallelism": self.array_parallelism,
-            "signal_delay_s": self.signal_delay_s,
-            **{name: value for name, value in optional.items() if value is not None},
-        }
-
-
-def _check_times(timeout_min: int, signal_delay_s: int) -> None:
-    if signal_delay_s >= 60 * timeout_min:
-        raise ValueError(
-            f"signal_delay_s = {signal_delay_s} is not before the end of timeout_min = "
-            f"{timeout_min} minutes"
-        )
+        names = {"timeout_min": "time", "mem_gb": "mem", "extra": "additional_parameters"}
+        values = {**asdict(self), "job_name": "dllmquant", "setup": list(self.setup)}
+        values["mem_gb"] = self.mem_gb and f"{round(1024 * self.mem_gb)}MB"
+        del values["requeues"]
+        return {names.get(name, name): value for name, value in values.items() if value}
 
 
 def wait_for(

@@ -1,27 +1,38 @@
-"""Needs of a call beside its configuration: folders to save in, this machine, a way to fail.
+"""The jobs of a sweep that have something left to do, known and checked before any is submitted.
 
-A job can wait for hours in a queue, or behind the others; whatever can be known of it without
-loading a model is known when the call is made.
+A job can wait for hours in a queue, or behind the others. Everything that can be known of it
+without loading a model is therefore known when the call is made: finished cells, folders to save
+in, this machine.
 """
 
-import sys
-import traceback
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.identity import saved_parts
-from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.run.machine import UNWRITABLE, check_surroundings, explain_unwritten
-from dllmquant_exp.run.save_model import save_folder
-from dllmquant_exp.run.sweep.composition import explain
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.run.cell import cells_of, local_digest
+from dllmquant_exp.run.machine import check_surroundings
+from dllmquant_exp.run.save_model import is_kept, save_folder
+from dllmquant_exp.run.sweep.callbacks import write_outcome
+from dllmquant_exp.run.sweep.composition import Job
 
 REMOTE_LAUNCHERS = ("SlurmLauncher",)  # their jobs run on machines with other devices than this one
+FINISHED = "finished"  # the folder of what was not submitted
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The words of a job's command line, and the folders of the cells that are left to it."""
+
+    words: list[str]
+    cells: list[Path]
 
 
 def check_sweep(config: DictConfig, experiments: Sequence[Experiment]) -> None:
@@ -30,37 +41,11 @@ def check_sweep(config: DictConfig, experiments: Sequence[Experiment]) -> None:
     Raises:
         ConfigError: nothing has been written then.
     """
-    _check_saving(experiments)
-    remote = str(config.hydra.launcher._target_).endswith(REMOTE_LAUNCHERS)
-    _check_machine(experiments, remote)
-
-
-def report_error(error: Exception) -> int:
-    """Print what ended a call, and return its exit status: 2 for bad input, else 1."""
-    if isinstance(error, Refusal) or _is_hydras(error):
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return 2
-    if isinstance(error, OSError) and error.filename is not None and error.errno in UNWRITABLE:
-        print(f"error: {explain_unwritten(Path(error.filename), error)}", file=sys.stderr)
-    else:
-        traceback.print_exception(error)
-    return 1
-
-
-def _is_hydras(error: Exception) -> bool:
-    """Whether Hydra raised it while it composed: the words are wrong, and not what a job does."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    raised_by = str(frames[-1].f_globals.get("__name__")) if frames else ""
-    return isinstance(error, HydraException) or raised_by.startswith("hydra.")
-
-
-def _check_saving(experiments: Sequence[Experiment]) -> None:
-    """Refuse to save different models in one folder (ConfigError)."""
     models: dict[Path, set[frozenset[tuple[str, str]]]] = {}
     for experiment in (e for e in experiments if e.common.save is not None):
-        of_folder = models.setdefault(save_folder(experiment).resolve(), set())
         parts = saved_parts(experiment, None)  # without digests: a checkpoint has one
-        of_folder.add(frozenset(parts.items()))
+        folder = save_folder(experiment).resolve()
+        models.setdefault(folder, set()).add(frozenset(parts.items()))
     for folder, found in models.items():
         if len(found) > 1:
             raise ConfigError(
@@ -68,22 +53,48 @@ def _check_saving(experiments: Sequence[Experiment]) -> None:
                 "folders by what differs, as in 'save=kept/${method.name}-${seed}', or save one "
                 "model at a time"
             )
+    remote = str(config.hydra.launcher._target_).endswith(REMOTE_LAUNCHERS)
+    check_surroundings(experiments, remote=remote)
 
 
-def _check_machine(experiments: Sequence[Experiment], remote: bool) -> None:
-    """Check this machine; leave no folder behind where it lacks something (ConfigError)."""
-    folders = {experiment.sweep_folder for experiment in experiments}
-    paths = {path for folder in folders for path in (folder, *folder.parents)}
-    missing = sorted((path for path in paths if not Path(path).exists()), reverse=True)
-    problems = []
-    for common, tracking in dict.fromkeys((e.common, e.tracking) for e in experiments):
-        try:
-            check_surroundings(replace(common, device="cpu") if remote else common, tracking)
-        except ConfigError as error:
-            problems.append(str(error))
-    if not problems:
-        return
-    for path in missing:
-        with suppress(OSError):  # it was not made, or something else is in it
-            path.rmdir()
-    raise ConfigError("\n".join(dict.fromkeys(problems)))
+def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
+    """List the jobs that are left, one per shard where there are shards, and the finished cells.
+
+    A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
+
+    Raises:
+        ConfigError: a job that would save where something else is.
+    """
+    submitted: list[Submission] = []
+    finished: list[Path] = []
+    for job in jobs:
+        experiment, common = job.experiment, job.experiment.common
+        digest = local_digest(experiment, keep_going=True)
+        left: list[Path] = []
+        for cell in cells_of(experiment):
+            (finished if cell.is_finished(digest) else left).append(cell.folder.resolve())
+        if not left and not _has_to_save(experiment, digest):
+            continue
+        whole = common.shards == 1 or common.shard is not None
+        shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
+        lines = [[*job.words, shard] for shard in shards] or [job.words]
+        submitted += [Submission(line, left) for line in lines]
+    return submitted, finished
+
+
+def _has_to_save(experiment: Experiment, digest: str | None) -> bool:
+    try:
+        return experiment.common.save is not None and not is_kept(experiment, digest)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+
+
+def announce(folder: Path, submitted: Sequence[Submission], finished: Sequence[Path]) -> None:
+    """Write down what is expected of every job, so that a lost one is missed at the end."""
+    if finished:
+        write_outcome(folder / FINISHED, finished)
+        jobs = f"{len(submitted)} job{'s' if len(submitted) != 1 else ''}"
+        logger.info("cells that are finished already: %d; %s to do", len(set(finished)), jobs)
+    for number, job in enumerate(submitted):
+        lost = f"job {number} ({' '.join(job.words)}) was lost, or is not over yet"
+        write_outcome(folder / str(number), job.cells, lost)

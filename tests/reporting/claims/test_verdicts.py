@@ -5,22 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_results import TASKS
 
 from dllmquant_exp.config.folder import config_folder
-from dllmquant_exp.reporting.claims.pages import claims_document
-from dllmquant_exp.reporting.claims.scores import claims_data, score_claims
-from dllmquant_exp.reporting.claims.verdicts import Verdict, verdicts
+from dllmquant_exp.reporting.claims import claims_data
+from dllmquant_exp.reporting.claims.figures import figure_claims
+from dllmquant_exp.reporting.claims.scores import score_claims
+from dllmquant_exp.reporting.claims.speed import speed_claims
+from dllmquant_exp.reporting.claims.verdicts import Verdict, claims_section, verdicts
 from dllmquant_exp.reporting.comparable import model_results
-from dllmquant_exp.reporting.figures.claims import FIGURE_CLAIMS
 from dllmquant_exp.reporting.frame import Cell, to_frame
-from dllmquant_exp.reporting.speed.claims import SPEED_CLAIMS
+from dllmquant_exp.reporting.render import Section
 from dllmquant_exp.reporting.statistics import Estimate, average_over_seeds, holm
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 
 Made = Callable[..., Cell]
 N = 40
-TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
-         "gsm8k")  # fmt: skip
 CHAIN = ("awq", "awq_tmas", "awq_tmas_cgq", "dllmquant_plus")
 GENERATED = ("humaneval", "gsm8k")
 
@@ -31,7 +31,12 @@ def right(count: int) -> list[int]:
 
 def decide(cells: Sequence[Cell]) -> dict[str, Verdict]:
     (results,) = model_results(to_frame(cells))
-    return {verdict["claim"]: verdict for verdict in verdicts(results)}
+    return {verdict["claim"]: verdict for verdict in verdicts({"scores": results})}
+
+
+def page(cells: Sequence[Cell]) -> Section:
+    (results,) = model_results(to_frame(cells))
+    return claims_section("micro", {"scores": results}, ["a note"])
 
 
 def percent(estimate: Estimate) -> tuple[float, float, float]:
@@ -66,16 +71,6 @@ def test_a_step_is_the_paired_average_of_nine_tasks(made: Made) -> None:
     family = sum(not claim.equal_size for claim in score_claims())
     assert found["detectable_holm"] == 100 * expected.detectable(0.05 / family)
     assert found["comparison"] == "awq_tmas - awq" and "the one seed" in found["covers"]
-
-
-@pytest.mark.parametrize(
-    ("counts", "verdict"),
-    [((10, 30), "holds"), ((30, 10), "does not hold"), ((20, 20), "undecided")],
-)
-def test_the_direction_decides(made: Made, counts: tuple[int, int], verdict: str) -> None:
-    found = decide(cells_of(made, dict(zip(CHAIN, counts, strict=False))))["tmas_on_awq"]
-    assert found["verdict"] == verdict
-    assert found["detectable"] is not None and found["detectable"] > 0
 
 
 def test_holm_counts_every_claim_about_scores_measured_or_not(made: Made) -> None:
@@ -209,8 +204,8 @@ def test_a_count_of_tasks_could_have_missed_what_its_widest_comparison_could(mad
     assert found["detectable"] == pytest.approx(100 * wide.detectable())
     assert found["detectable_holm"] == pytest.approx(100 * wide.detectable(0.05 / 36))
     assert found["threshold"] == 8 and found["unit"] == "tasks"
-    (grid,) = claims_document({"micro": [found]}, {}).sections[0].grids
-    assert grid.lines[0][1][-1].startswith(f"{100 * wide.detectable():.1f} (")
+    texts = page(cells).grids["decided"].texts.set_index("effect")["detectable"]
+    assert texts["0 tasks (0 to 9)"].startswith(f"{100 * wide.detectable():.1f} (")
 
 
 def controlled(samples: int) -> Callable[[dict[str, Any]], None]:
@@ -271,7 +266,7 @@ def test_what_is_missing_is_named_and_nothing_is_guessed(made: Made) -> None:
     others = [
         v["sentence"] for v in found.values() if "row=" not in v["needs"].replace("(row=", "")
     ]
-    assert others == [claim.sentence for claim in (*FIGURE_CLAIMS, *SPEED_CLAIMS)]
+    assert others == [claim.sentence for claim in (*figure_claims(), *speed_claims())]
     other_items = [made("awq", t, right(15)) for t in TASKS]
     other_items += [made("awq_tmas", t, right(15), first=7) for t in TASKS]
     assert "same items" in decide(other_items)["tmas_on_awq"]["needs"]
@@ -301,13 +296,13 @@ def test_one_tasks_detectable_effect_is_near_connors(made: Made) -> None:
 
 
 def test_pages_say_every_claim_once(made: Made) -> None:
-    found = {"micro": list(decide(cells_of(made, {"awq": 10, "awq_tmas": 30})).values())}
-    document = claims_document(found, {"micro": ["a note"]})
-    frame = document.frame
-    assert len(frame) == len(found["micro"]) == len(set(frame["claim"]))
-    line = frame.set_index("claim").loc["tmas_on_awq"]
+    found = page(cells_of(made, {"awq": 10, "awq_tmas": 30}))
+    lines = found.lines.set_index("claim")
+    assert lines.index.is_unique and set(lines["model"]) == {"micro"}
+    line = lines.loc["tmas_on_awq"]
     assert (line["verdict"], line["effect"], line["n"]) == ("holds", pytest.approx(50), 9 * N)
-    measured, others = document.sections[0].grids
-    assert len(measured.lines) + len(others.lines) == len(frame)
-    assert measured.lines[0] == (score_claims()[0].sentence, measured.lines[0][1])
-    assert measured.lines[0][1][0] == "holds" and document.sections[0].notes == ("a note",)
+    decided, others = found.grids["decided"].texts, found.grids["others"].texts
+    assert len(decided) + len(others) == len(lines)
+    assert decided.index[0] == score_claims()[0].sentence and decided["verdict"].iloc[0] == "holds"
+    (fault,) = found.faults
+    assert found.notes == ("a note",) and fault.startswith("not measured: micro: ")

@@ -7,25 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_figures import overlaps, small_texts
+from made_results import TASKS
 
 from dllmquant_exp.reporting.comparable import ModelResults, model_results
 from dllmquant_exp.reporting.figures.catalog import draw_results
 from dllmquant_exp.reporting.figures.scores import (
-    ablation_points,
+    averages,
     draw_ablation,
     draw_drops,
-    drop_points,
-    full_precision,
-    gain_points,
+    drops,
+    gains,
     paper_drops,
 )
 from dllmquant_exp.reporting.figures.style import COLUMN, styled
 from dllmquant_exp.reporting.frame import Cell, to_frame
+from dllmquant_exp.reporting.paper import paper_rows
 from dllmquant_exp.reporting.statistics import average_over_seeds
 
 Made = Callable[..., Cell]
-TASKS = ("truthfulqa", "arc", "hellaswag", "winogrande", "piqa", "mmlu", "ceval", "humaneval",
-         "gsm8k")  # fmt: skip
 
 
 def results(made: Made, embedded: bool = True, model: str = "micro") -> ModelResults:
@@ -43,33 +42,32 @@ def results(made: Made, embedded: bool = True, model: str = "micro") -> ModelRes
 
 def test_rows_without_all_nine_tasks_are_left_out(made: Made) -> None:
     found = results(made)
-    ablation, drops = ablation_points(found), drop_points(found)
-    assert [point.row for point in ablation] == ["awq", "quarot"]
-    assert [point.row for point in drops] == ["rtn", "awq", "quarot"]
+    ablation, changes = averages(found, paper_rows(2)), drops(found)
+    assert list(ablation.index) == ["awq", "quarot"]
+    assert list(changes.index) == ["rtn", "awq", "quarot"]
     scores = np.array([[1] * 5 + [0] * 5])
     plain = np.array([[1] * 9 + [0]])
     expected = average_over_seeds([scores] * 9).estimate
-    assert ablation[0].estimate.value == pytest.approx(100 * expected.value)
-    assert ablation[0].estimate.low == pytest.approx(100 * expected.low)
+    assert ablation.loc["awq", "value"] == pytest.approx(100 * expected.value)
+    assert ablation.loc["awq", "low"] == pytest.approx(100 * expected.low)
     change = average_over_seeds([scores] * 9, [plain] * 9).estimate
-    assert drops[1].estimate.high == pytest.approx(100 * change.high)
-    reference = full_precision(found)
-    assert reference is not None and reference.value == pytest.approx(90)
+    assert changes.loc["awq", "high"] == pytest.approx(100 * change.high)
+    assert averages(found, ["fp"]).loc["fp", "value"] == pytest.approx(90)
 
 
 def test_ablation_and_drops_are_drawn(made: Made) -> None:
     found = results(made)
     with styled():
-        ablation, drops = draw_ablation(found), draw_drops(found)
-        assert ablation is not None and drops is not None
-        for figure in (ablation, drops):
+        ablation, changes = draw_ablation(found), draw_drops(found)
+        assert ablation is not None and changes is not None
+        for figure in (ablation, changes):
             figure.draw_without_rendering()
             assert figure.get_figwidth() == COLUMN and not small_texts(figure)
-    assert not overlaps(ablation) and not overlaps(drops)
+    assert not overlaps(ablation) and not overlaps(changes)
     (axes,) = ablation.axes  # AWQ + TMAS lacks a task: nothing is added to AWQ or QuaRot
     assert [t.get_text() for t in axes.get_yticklabels()] == ["AWQ", "QuaRot"]
     assert [float(c.lines[0].get_xdata()[0]) for c in axes.containers] == pytest.approx([50, 70])  # type: ignore[attr-defined]
-    left, right = drops.axes
+    left, right = changes.axes
     assert len(right.containers) == 3 and len(left.lines) == 3 + 1  # three models and the zero
     assert "stand-in" in right.get_title("left") and "paper" in left.get_title("left")
 
@@ -82,12 +80,12 @@ def test_gains_are_over_the_row_that_components_are_added_to(made: Made) -> None
         for task in TASKS
     ]
     (found,) = model_results(to_frame(cells))
-    assert {p.row: round(p.estimate.value) for p in gain_points(found)} == {
+    assert gains(found)["value"].round().to_dict() == {
         "awq_tmas": 10, "quarot_tmas": -30, "quarot_tmas_cgq": 20,
     }  # fmt: skip
     one, other = np.array([[1] * 6 + [0] * 4]), np.array([[1] * 5 + [0] * 5])
     expected = average_over_seeds([one] * 9, [other] * 9).estimate
-    assert gain_points(found)[0].estimate.low == pytest.approx(100 * expected.low)
+    assert gains(found).loc["awq_tmas", "low"] == pytest.approx(100 * expected.low)
     with styled():
         figure = draw_ablation(found)
         assert figure is not None
@@ -112,9 +110,9 @@ def test_printed_drops_are_averages_of_the_printed_scores() -> None:
     # Table 1, LLADA: nine scores of FP and of RTN
     fp = (47.49, 44.03, 54.06, 74.9, 74.65, 65.85, 69.54, 32.92, 67.48)
     rtn = (40.45, 41.83, 45.40, 64.72, 67.95, 49.26, 57.95, 14.02, 16.56)
-    drops = dict(paper_drops("llada_8b"))
-    assert drops["rtn"] == pytest.approx(sum(rtn) / 9 - sum(fp) / 9)
-    assert set(drops) == {"rtn", "awq", "dllmquant_plus", "quarot", "dllmquant_plusplus"}
+    printed = paper_drops("llada_8b")
+    assert printed["rtn"] == pytest.approx(sum(rtn) / 9 - sum(fp) / 9)
+    assert set(printed) == {"rtn", "awq", "dllmquant_plus", "quarot", "dllmquant_plusplus"}
 
 
 def test_results_that_are_not_there_are_named(made: Made, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import astuple
 
 import numpy as np
@@ -33,47 +32,11 @@ def test_mcnemar_is_the_binomial_test_of_the_changed_items(gained: int, lost: in
     assert mcnemar(gained, lost) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mcnemar_by_hand() -> None:
-    assert mcnemar(5, 0) == pytest.approx(2 / 32)
-    assert mcnemar(0, 6) == pytest.approx(2 / 64)
-    assert mcnemar(1, 6) == pytest.approx(2 * (1 + 7) / 128)
-    assert mcnemar(4, 4) == 1
-
-
 def test_outcomes_get_mcnemar_and_fractions_get_sign_flips() -> None:
     first, second = np.array([1, 1, 1, 0, 1, 1, 0.0]), np.array([0, 0, 1, 0, 0, 1, 1.0])
     assert paired_test(first, second) == mcnemar(3, 1)
     fractions = 0.75 * first + 0.25 * second
     assert paired_test(fractions, second) == stratified_test([fractions - second])
-
-
-@pytest.mark.parametrize(
-    ("first", "second"), [([1.0], [1.0, 0.0]), ([], []), ([[1.0]], [[0.0]])], ids=str
-)
-def test_a_paired_test_needs_pairs(first: list[float], second: list[float]) -> None:
-    with pytest.raises(ValueError, match="same items"):
-        paired_test(first, second)
-
-
-@pytest.mark.parametrize("wrong", [float("nan"), 2.0, -0.5])
-def test_what_is_no_score_is_refused(wrong: float) -> None:
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: paired_test([1, wrong, 0], [1, 0, 0]),
-        lambda: paired_test([1, 0, 0], [1, wrong, 0]),
-        lambda: paired_difference([1, 0, wrong], [1, 0, 0]),
-        lambda: average_over_seeds([[[1, 0, wrong]]]),
-        lambda: average_over_seeds([[[1, 0, 1]]], [[[1, 0, wrong]]]),
-        lambda: stratified_test([[1, 0, 4 * wrong]]),
-    )
-    for call in calls:
-        with pytest.raises(ValueError, match="must lie in"):
-            call()
-
-
-def test_p_is_never_told_from_0_far_out() -> None:
-    """A tail of 30 standard deviations is a formula's, not the data's."""
-    right = np.ones((1, 1000))
-    assert average_over_seeds([right], [0 * right]).p_beyond(0.0) == pytest.approx(1e-12)
 
 
 # --- averages over tasks ---------------------------------------------------------------------
@@ -108,21 +71,6 @@ def test_sign_flips_agree_with_enumeration(tasks: list[list[float]]) -> None:
     assert stratified_test(tasks, seed=3) == pytest.approx(exact, abs=error)
 
 
-def test_sign_flips_agree_with_scipys_permutation_test() -> None:
-    generator = np.random.default_rng(4)
-    differences = generator.normal(0.12, 0.3, 60)
-    expected = stats.permutation_test(
-        (differences, np.zeros(60)),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=9999,
-        rng=generator,
-    ).pvalue
-    assert 0.001 < expected < 0.2
-    assert stratified_test([differences]) == pytest.approx(expected, abs=0.01)
-
-
 def test_tasks_count_alike_whatever_their_size() -> None:
     """Nine of ten items of a small task outweigh one of a hundred of a large one."""
     small, large = [1.0] * 9 + [0.0], [-1.0] * 5 + [0.0] * 95
@@ -130,32 +78,7 @@ def test_tasks_count_alike_whatever_their_size() -> None:
     assert stratified_test([[*small, *large]]) > 0.2
 
 
-def test_the_same_seed_gives_the_same_p() -> None:
-    tasks = [np.random.default_rng(5).choice([-1, 0, 1], 50) for _ in range(3)]
-    assert stratified_test(tasks, seed=1) == stratified_test(tasks, seed=1)
-
-
-def test_false_alarms_of_the_average_are_5_of_100() -> None:
-    generator = np.random.default_rng(6)
-    alarms = sum(
-        stratified_test([generator.choice([-1, 0, 1], n) for n in (30, 60)], seed=i) <= 0.05
-        for i in range(300)
-    )
-    assert 0.02 <= alarms / 300 <= 0.085
-
-
-def test_a_test_without_items_is_refused() -> None:
-    for tasks in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="at least one task"):
-            stratified_test(tasks)
-
-
 # --- many comparisons ------------------------------------------------------------------------
-
-
-def test_holm_is_rs_p_adjust() -> None:
-    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    assert holm([0.04, 0.01, 0.9, 0.01]) == pytest.approx([0.08, 0.04, 0.9, 0.04])
 
 
 @settings(deadline=None)
@@ -172,13 +95,6 @@ def test_holm_is_the_closed_test_of_bonferronis(p: list[float]) -> None:
         for i in range(len(p))
     ]
     assert holm(p) == pytest.approx(expected)
-
-
-def test_holm_refuses_what_is_no_probability() -> None:
-    for bad in ([0.5, 1.5], [math.nan]):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            holm(bad)
-    assert holm([]) == []
 
 
 # --- averages over tasks and seeds -----------------------------------------------------------
@@ -302,7 +218,7 @@ def test_the_detectable_difference_is_found_80_times_of_100(
     assert 0.65 <= found / rounds <= 0.95
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.02, -0.05, 0.3])
+@pytest.mark.parametrize("threshold", [0.0, 0.02, -0.05, 0.3, 9.0])
 def test_p_is_the_normal_one_without_seeds(threshold: float) -> None:
     z = stats.norm.ppf(0.975)
     found = SeededAverage(Estimate(0.03, 0.03 - z * 0.01, 0.03 + z * 0.02))

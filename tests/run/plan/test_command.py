@@ -82,13 +82,12 @@ def test_what_is_finished_costs_nothing_more(call: Call, tmp_path: Path) -> None
     status, out, err = call("plan", *words, "throughput=1e11")
     assert status == 0, err
     assert "4 cells, 0 finished, 4 to do in 4 jobs" in out and "1e+11 FLOP/s" in out
-    assert "not estimated: 1 of what is made once" in out and ": estimated" not in out
+    assert "not estimated: 1 of what is made once" in out
     assert not (tmp_path / "runs").exists()
     assert call(*words, "tracking=off")[0] == 0
     before = sorted((tmp_path / "runs").rglob("*"))
     out = call("plan", *words)[1]
     assert "4 cells, 4 finished, 0 to do in 4 jobs: 0.0 s" in out
-    assert "micro_llada awq: estimated" in out
     out = call("plan", *words, "seed=0,1")[1]
     assert "8 cells, 4 finished, 4 to do" in out and "1 of 2" in out
     assert "by task: seconds per item" in out and "not estimated" not in out
@@ -101,8 +100,8 @@ def test_answers_that_are_kept_are_not_counted_again(
     monkeypatch.chdir(tmp_path)
     words = ("task=micro_piqa", "limit=4", "method=fp")
     whole = planned(*words)
-    (cell,) = whole.cells.values()
-    folder = Path("runs/default") / cell.name
+    ((name, cell),) = whole.cells.items()
+    folder = Path("runs/default") / name
     folder.mkdir(parents=True)
     line = b'{"key": "a", "answer": 1}\n'
     (folder / "requests.jsonl").write_bytes(line * (cell.demand.requests // 4))
@@ -152,8 +151,8 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
     [
         (["on=tpu"], "on = 'tpu' is not one of: here, a100, h100, a6000"),
         (["throughput=fast"], "throughput = 'fast' is not a number"),
-        (["slowdown=0"], "slowdown = 0 must be a number above 0"),
-        (["utilisation=1.5"], "utilisation = 1.5 must be in (0, 1]"),
+        (["slowdown=0"], "slowdown = 0.0 must be above 0"),
+        (["utilisation=1.5"], "utilisation = 1.5 must be above 0 and at most 1"),
         (["method=foo"], "foo"),
         (["task=micro_gsm8k", "decoding.block_length=7"], "does not divide"),
         (["model.checkpoint=nowhere"], "neither a folder that exists nor a hub id"),
@@ -163,16 +162,3 @@ def test_passes_of_steps_and_samplers_are_forwards_of_the_set() -> None:
 def test_bad_input(call: Call, words: list[str], message: str) -> None:
     status, _, err = call("plan", *words)
     assert status == 2 and message in err
-
-
-def test_help(call: Call) -> None:
-    status, out, _ = call("plan", "--help")
-    assert status == 0
-    for word in (
-        "on=",
-        "throughput=",
-        "utilisation=0.4",
-        "slowdown=1.0",
-        "a100, h100, a6000",
-    ):
-        assert word in out

@@ -15,6 +15,7 @@ from dllmquant_exp.models.transformer import LANES, Architecture, Transformer
 from dllmquant_exp.quantization.attention import QuantizedAttention
 from dllmquant_exp.quantization.linear import QuantizedLinear
 from dllmquant_exp.quantization.packed import PackedLinear
+from dllmquant_exp.run.cell import cells_of
 from dllmquant_exp.run.plan.forward import (
     HERE,
     Finished,
@@ -57,7 +58,7 @@ def test_a_named_gpu_is_its_data_sheet_times_the_utilisation(experiment: Compose
     words = ("model=llada_8b", "task=gsm8k", "device=cuda", "dtype=bfloat16")
     for method, slowdown in (("fp", 1), ("rtn", 3)):
         job = experiment(*words, f"method={method}")
-        said = Forwards(STATED).evaluation(job, job.tasks[0], LLADA_8B, DEMAND)
+        said = Forwards(STATED).evaluation(*cells_of(job), LLADA_8B, DEMAND)
         assert said == (pytest.approx(slowdown * flops / 156e12), "stated")
 
 
@@ -86,7 +87,7 @@ def test_what_finished_cells_took_comes_first(
         found.append(Finished(name, done.common.seed, items, tokens, times, keys))
 
     def said() -> Any:
-        return forwards.evaluation(job, job.tasks[0], LLADA_8B, DEMAND)
+        return forwards.evaluation(*cells_of(job), LLADA_8B, DEMAND)
 
     finish(job, 100, 20_000, 1.0)  # itself
     finish(packed, 100, 20_000, 2.0)  # in another execution
@@ -117,5 +118,5 @@ def test_one_forward_here_is_of_what_the_row_makes(
     assert isinstance(model.blocks[1].get_submodule("up_proj"), linear)
     assert any(isinstance(m, QuantizedAttention) for m in model.modules()) == attention
     forwards = Forwards(Place(HERE, "cpu", 0.4, 1.0, None))
-    seconds, source = forwards.evaluation(job, job.tasks[0], config, DEMAND)
+    seconds, source = forwards.evaluation(*cells_of(job), config, DEMAND)
     assert source == "measured" and 0 < seconds < 100

@@ -3,6 +3,7 @@
 import gzip
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.evaluate import evaluate_task
 from dllmquant_exp.models.checkpoints import load_tokenizer, resolve_checkpoint
 from dllmquant_exp.models.transformer import Transformer
-from dllmquant_exp.run.plan.requests import KNOWN_SIZES, SAMPLED, asked_per_step, demand
+from dllmquant_exp.run.plan.requests import SAMPLED, asked_per_step, demand, hub_data, known_sizes
 
 Make = Callable[..., Transformer]
 Compose = Callable[..., Experiment]
@@ -79,7 +80,7 @@ def test_the_steps_of_a_decode(settings: DecodingSettings, tiny: Make) -> None:
 def test_every_official_task_has_a_known_size(model: str, experiment: Compose) -> None:
     run = experiment(f"model={model}", "task=nine", "method=fp")
     for task in run.tasks:
-        assert task.settings.harness_task in KNOWN_SIZES
+        assert task.settings.harness_task in known_sizes()
 
 
 def test_known_sizes_in_closed_form(tiny: Make, experiment: Compose) -> None:
@@ -87,7 +88,7 @@ def test_known_sizes_in_closed_form(tiny: Make, experiment: Compose) -> None:
     found = {t.name: demand(t.settings, tiny().config, None, None, None) for t in run.tasks}
     mmlu = found["mmlu"]  # one token behind one prompt: one row per question, none by guidance
     assert (mmlu.items, mmlu.requests, mmlu.rows) == (14042, 4 * 14042, 14042)
-    prompt = KNOWN_SIZES["mmlu"].prompt + 5 * KNOWN_SIZES["mmlu"].shot
+    prompt = known_sizes()["mmlu"].prompt + 5 * known_sizes()["mmlu"].shot
     assert (mmlu.tokens, mmlu.asked) == (14042 * (prompt + 1), 14042)
     gsm8k = found["gsm8k"]
     assert gsm8k.rows == 1319 * 256 and gsm8k.asked == 1319 * sum(range(1, 257))
@@ -102,6 +103,24 @@ def test_a_task_of_unknown_size_needs_its_data(tiny: Make, experiment: Compose) 
         demand(run.tasks[0].settings, tiny().config, None, None, None)
 
 
+def test_rows_on_the_hub_are_known_as_such(tmp_path: Path, experiment: Compose) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    file = tmp_path / "mine.yaml"
+    settings = experiment("task=micro_piqa").tasks[0].settings
+    assert hub_data(settings, None) == []
+    mine = replace(settings, harness_task=str(file))
+    head = "task: mine\noutput_type: multiple_choice\ndoc_to_text: x\n"
+    for where, data_root, expected in (
+        ("dataset_path: some/set\n", None, ["some/set"]),
+        ("dataset_path: openai/gsm8k\n", None, ["openai/gsm8k"]),
+        ("dataset_path: openai/gsm8k\n", tmp_path, []),
+        ("dataset_path: json\ndataset_kwargs: {data_files: {test: rows.jsonl}}\n", None, []),
+        ("dataset_path: json\ndataset_kwargs: {data_files: 'https://a.b/c'}\n", None, ["json"]),
+    ):
+        file.write_text(head + where)
+        assert hub_data(mine, data_root) == expected, where
+
+
 def test_known_sizes_are_those_of_the_data() -> None:
     beside = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
     data_root = Path(os.environ.get("DLLMQUANT_DATA_ROOT", beside))
@@ -113,4 +132,4 @@ def test_known_sizes_are_those_of_the_data() -> None:
              "truthfulqa_mc2": "truthfulqa_mc"}  # fmt: skip
     for task, name in files.items():
         with gzip.open(data_root / f"{name}.jsonl.gz", "rt") as lines:
-            assert sum(1 for _ in lines) == KNOWN_SIZES[task].items
+            assert sum(1 for _ in lines) == known_sizes()[task].items

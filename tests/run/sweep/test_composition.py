@@ -147,6 +147,19 @@ def test_words_of_several_tables_may_be_meant_for_some_of_them(
         found("method.gptq.act_ordr=true")
 
 
+def test_a_table_of_other_models_says_which_word_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"model=llada_8b: a table .*; add models=paper$"):
+        compose_jobs(Overrides.read(["table=table1", "model=llada_8b"]))
+    found = compose_jobs(Overrides.read(["table=table1", "model=llada_8b", "models=paper"]))
+    assert {job.model.name for job in found} == {"llada_8b"} and len(found[0].tasks) == 9
+
+
+def test_an_unknown_option_among_several_is_refused_with_those_that_there_are() -> None:
+    for flags in ([], ["-m"]):
+        with pytest.raises(ConfigError, match=r"task has no option 'micro_piqq' \(did you mean"):
+            compose_jobs(Overrides.read([*flags, "task=[micro_arc,micro_piqq]"]))
+
+
 def test_problems_name_the_jobs_that_have_them() -> None:
     line = "-m method=rtn,gptq quant.weight_bits=4,16"
     with pytest.raises(ConfigError, match=r"1 of 4 jobs .*\n  method=gptq quant.weight_bits=16: "):

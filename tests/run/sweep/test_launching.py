@@ -10,7 +10,7 @@ import pytest
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.sweep import launching
-from dllmquant_exp.run.sweep.launching import LocalSettings, SlurmSettings, wait_for
+from dllmquant_exp.run.sweep.launching import SlurmSettings, wait_for
 from dllmquant_exp.store.schema import read
 
 SLURM = {
@@ -90,11 +90,3 @@ def test_settings_become_sbatch_options_and_what_is_null_is_left_out() -> None:
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read(SlurmSettings, {**SLURM, **changes}, "launcher")
-
-
-def test_submitit_starts_a_job_no_more_than_six_times() -> None:
-    values = {
-        "processes": 2, "timeout_min": 60, "requeues": 6, "signal_delay_s": 60, "gpus_per_node": 0,
-    }  # fmt: skip
-    with pytest.raises(ConfigError, match="starts a job 6 times"):
-        read(LocalSettings, values, "launcher")

@@ -4,8 +4,7 @@ hydra-submitit-launcher stops waiting at the first job that is lost, while the o
 starts all jobs at once on the machine itself. Here every job is waited for, so many at a time.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,32 +15,33 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.run.sweep.launching import LocalSettings, SlurmSettings, wait_for
+from dllmquant_exp.store.schema import read
+
+Call = Callable[[], Sequence[Any]]  # submits jobs and returns them
+
 
 class _SubmititLauncher(Launcher):
     """Settings come from the group `launcher`. The object itself is what a job calls."""
 
-    cluster: ClassVar[str]
-    settings: Any  # LocalSettings or SlurmSettings, read when the launcher is chosen
+    option: ClassVar[str]
+    executor: ClassVar[str]  # submitit's
+    kind: ClassVar[type[LocalSettings | SlurmSettings]]  # of `settings`, read when it is chosen
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Check the settings and this machine (ConfigError)."""
-        from dllmquant_exp.errors import ConfigError
-        from dllmquant_exp.run.sweep.launching import LocalSettings, SlurmSettings
-        from dllmquant_exp.store.schema import read
-
         try:
             import submitit  # noqa: F401
         except ImportError as error:
             raise ConfigError(
-                f"launcher={'slurm' if self.cluster == 'slurm' else 'submitit_local'} needs "
-                "submitit: pip install 'dllmquant-exp[cluster]'"
+                f"launcher={self.option} needs submitit: pip install 'dllmquant-exp[cluster]'"
             ) from error
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         values = OmegaConf.to_container(config.launcher, resolve=True)
-        kind: type[Any] = SlurmSettings if self.cluster == "slurm" else LocalSettings
-        self.settings = read(kind, values, "launcher")
+        self.settings = read(self.kind, values, "launcher")
         self.settings.check_machine()
 
     def launch(
@@ -51,30 +51,20 @@ class _SubmititLauncher(Launcher):
         import submitit
         from submitit.core import utils
 
-        from dllmquant_exp.errors import ConfigError
-        from dllmquant_exp.run.sweep.launching import wait_for
-
         folder = Path(self.config.hydra.sweep.dir, ".submitit", "%j")
-        kind = submitit.SlurmExecutor if self.cluster == "slurm" else submitit.LocalExecutor
-        executor = kind(folder, max_num_timeout=self.settings.requeues)
+        executor = getattr(submitit, self.executor)(folder, max_num_timeout=self.settings.requeues)
         executor.update_parameters(**self.settings.parameters)
-        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         words = [list(overrides) for overrides in job_overrides]
-        states = [Singleton.get_state()] * len(words)
-        if self.cluster == "slurm":
-            calls = [lambda: executor.map_array(self, words, numbers, states)]
-            at_a_time = 1  # the array; what of it runs is Slurm's business
-        else:
-            jobs = zip(words, numbers, states, strict=True)
-            calls = [partial(self._submit, executor, job) for job in jobs]
-            at_a_time = self.settings.processes
+        numbers = range(initial_job_idx, initial_job_idx + len(words))
+        calls = self.calls(executor, words, numbers, [Singleton.get_state()] * len(words))
         try:
-            return list(wait_for(calls, at_a_time, numbers))
+            return list(wait_for(calls, self.settings.at_a_time, numbers))
         except (utils.FailedJobError, utils.FailedSubmissionError) as error:
             raise ConfigError(f"the jobs could not be submitted: {error}") from error
 
-    def _submit(self, executor: Any, job: tuple[Any, ...]) -> list[Any]:
-        return [executor.submit(self, *job)]
+    def calls(self, executor: Any, *jobs: Sequence[Any]) -> list[Call]:
+        """The submissions: `jobs` are the words, numbers and singletons of all of them."""
+        raise NotImplementedError
 
     def __call__(
         self, words: list[str], number: int, singletons: dict[type, Singleton]
@@ -83,7 +73,7 @@ class _SubmititLauncher(Launcher):
         import submitit
         import torch
 
-        torch.set_num_threads(self._threads())
+        torch.set_num_threads(self.settings.threads)
         Singleton.set_state(singletons)
         setup_globals()
         config = self.hydra_context.config_loader.load_sweep_config(self.config, words)
@@ -103,20 +93,23 @@ class _SubmititLauncher(Launcher):
 
         return submitit.helpers.DelayedSubmission(self, *arguments)
 
-    def _threads(self) -> int:
-        cores = len(os.sched_getaffinity(0))
-        if self.cluster == "slurm":
-            return min(cores, self.settings.cpus_per_task)
-        return max(1, cores // self.settings.processes)
-
 
 class LocalLauncher(_SubmititLauncher):
-    """launcher=submitit_local"""
+    """Each job a process of its own."""
 
-    cluster = "local"
+    option, executor, kind = "submitit_local", "LocalExecutor", LocalSettings
+
+    def calls(self, executor: Any, *jobs: Sequence[Any]) -> list[Call]:
+        def submit(*job: Any) -> list[Any]:
+            return [executor.submit(self, *job)]
+
+        return [partial(submit, *job) for job in zip(*jobs, strict=True)]
 
 
 class SlurmLauncher(_SubmititLauncher):
-    """launcher=slurm"""
+    """One job array; what of it runs is Slurm's business."""
 
-    cluster = "slurm"
+    option, executor, kind = "slurm", "SlurmExecutor", SlurmSettings
+
+    def calls(self, executor: Any, *jobs: Sequence[Any]) -> list[Call]:
+        return [partial(executor.map_array, self, *jobs)]

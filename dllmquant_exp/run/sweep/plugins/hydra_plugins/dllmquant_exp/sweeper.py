@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-BAD_INPUT = 2
+from dllmquant_exp.errors import BAD_INPUT, ConfigError
 
 
 class UnfinishedSweeper(BasicSweeper):
@@ -26,22 +25,19 @@ class UnfinishedSweeper(BasicSweeper):
 
     def __init__(
         self,
-        max_batch_size: int | None,
         params: dict[str, str] | None,
         words: Sequence[str],
         beside_others: bool,
     ) -> None:
         from dllmquant_exp.config.overrides import held_words
 
-        super().__init__(max_batch_size, params)
+        super().__init__(None, params)
         self.words, self.beside_others = held_words(words), beside_others
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Make the launcher, or leave with what has to be installed or set for it."""
-        from dllmquant_exp.errors import ConfigError
-
         target = config.hydra.launcher._target_
         if target not in Plugins.instance().class_name_to_class:
             _leave(
@@ -53,12 +49,11 @@ class UnfinishedSweeper(BasicSweeper):
         except ConfigError as error:
             _leave(str(error))
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         """Submit what is left to do, and wait for it. Nothing is written where a job cannot run."""
-        from dllmquant_exp.errors import ConfigError
+        from dllmquant_exp.run.sweep.callbacks import COMPOSED_FILE
         from dllmquant_exp.run.sweep.composition import sweep_jobs
-        from dllmquant_exp.run.sweep.jobs import announce, to_submit
-        from dllmquant_exp.run.sweep.submission import check_sweep
+        from dllmquant_exp.run.sweep.submission import announce, check_sweep, to_submit
 
         assert self.config is not None and self.hydra_context is not None
         assert self.launcher is not None
@@ -71,20 +66,16 @@ class UnfinishedSweeper(BasicSweeper):
         except ConfigError as error:
             _leave(str(error))
         announce(folder, submitted, finished)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        OmegaConf.save(self.config, folder / COMPOSED_FILE)
         lines = [job.words for job in submitted]
-        size, returns = self.max_batch_size or max(1, len(lines)), []
-        for start in range(0, len(lines), size):
-            try:
-                results = self.launcher.launch(lines[start : start + size], initial_job_idx=start)
-                returns.append(results)
-                for result in results:
-                    _ = result.return_value  # raises what the job raised
-            except ConfigError as error:
-                _leave(str(error))
-            except Exception as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return returns
+        try:
+            results = self.launcher.launch(lines, initial_job_idx=0) if lines else []
+            for result in results:
+                _ = result.return_value  # raises what the job raised
+        except ConfigError as error:
+            _leave(str(error))
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _leave(message: str) -> None:

@@ -11,10 +11,9 @@ from made_results import MEASURED, speed_variant
 from scipy import stats
 
 from dllmquant_exp.__main__ import main
-from dllmquant_exp.reporting.claims.verdicts import Verdict, speed_verdicts, verdicts
+from dllmquant_exp.reporting.claims.verdicts import Verdict, verdicts
 from dllmquant_exp.reporting.comparable import ModelResults
 from dllmquant_exp.reporting.frame import read_result
-from dllmquant_exp.reporting.speed.results import speed_blocks
 
 BEST = "dllmquant_plusplus"
 Write = Callable[..., Path]
@@ -29,8 +28,8 @@ def measured(full: list[float], low: list[float], sizes: tuple[float, float] = (
 
 
 def decide(path: Path) -> dict[str, Verdict]:
-    (block,) = speed_blocks([read_result(path)])
-    return {verdict["claim"]: verdict for verdict in speed_verdicts(block)}
+    evidence = {"speed": [read_result(path)]}
+    return {verdict["claim"]: verdict for verdict in verdicts(evidence)}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_other_rows_one_round_or_nothing_decide_nothing(write_speed: Write) -> N
     assert {verdict["needs"] for verdict in other.values()} == {f"table=table4 (row={BEST})"}
     single = decide(write_speed(BEST, "llada_8b", measured([8.0], [4.0])))
     assert single["speed_up"]["needs"] == "table=table4 with more rounds"
-    nothing = {v["claim"]: v for v in verdicts(ModelResults("micro", embedded=True))}
+    nothing = {v["claim"]: v for v in verdicts({"scores": ModelResults("micro", embedded=True)})}
     assert nothing["memory_saving"]["verdict"] == "not measured"
 
 

@@ -9,19 +9,14 @@ import pytest
 from scipy.stats import t
 
 from dllmquant_exp.probes import measurement
-from dllmquant_exp.reporting.claims import Measured
+from dllmquant_exp.reporting.claims import Measured, Unmeasured
+from dllmquant_exp.reporting.claims.figures import LEAST_PROMPTS, figure_claims
 from dllmquant_exp.reporting.claims.verdicts import verdicts
 from dllmquant_exp.reporting.comparable import ModelResults
-from dllmquant_exp.reporting.figures.claims import (
-    FIGURE_CLAIMS,
-    LEAST_PROMPTS,
-    NoEvent,
-    measure,
-)
 from dllmquant_exp.reporting.figures.recordings import FigureData, all_deciding, of_model
 from dllmquant_exp.reporting.statistics import ALPHA
 
-CLAIMS = {claim.name: claim for claim in FIGURE_CLAIMS}
+CLAIMS = {claim.name: claim for claim in figure_claims()}
 SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.05, 1000))
 
 
@@ -80,9 +75,15 @@ def figure(
 
 
 def found(name: str, *figures: FigureData) -> Measured:
-    measured = measure(CLAIMS[name], figures)
+    measured = CLAIMS[name].measure(figures)
     assert isinstance(measured, Measured)
     return measured
+
+
+def needs(name: str, *figures: FigureData) -> str:
+    measured = CLAIMS[name].measure(figures)
+    assert isinstance(measured, Unmeasured)
+    return measured.needs
 
 
 def verdict(name: str, *figures: FigureData) -> str:
@@ -94,12 +95,13 @@ def verdict(name: str, *figures: FigureData) -> str:
     assert (measured.p >= ALPHA) == inside  # interval and p never contradict
     if measured.p >= ALPHA:
         return "undecided"
-    return "holds" if (estimate.value > claim.threshold) != claim.below else "does not hold"
+    beyond = (estimate.value > claim.threshold) != (claim.below is not None)
+    return "holds" if beyond else "does not hold"
 
 
 def test_without_figures_each_claim_names_its_own() -> None:
-    for claim in FIGURE_CLAIMS:
-        assert measure(claim, []) == f"the command figures figure={claim.figure[-1]}"
+    for claim in figure_claims():
+        assert needs(claim.name) == f"the command figures figure={claim.figure[-1]}"
 
 
 def test_errors_grow_on_own_states_or_on_equal_ones() -> None:
@@ -189,8 +191,8 @@ def test_the_models_own_settings_then_most_prompts_then_the_newest_decide() -> N
     loud = figure("figure2", errors(1, 1, n=99), prompts=99, steps=16, task="other")
     assert found(name, many, few).what == many.folder.name
     assert found(name, newer, loud, many, few).what == newer.folder.name
-    needs = measure(CLAIMS[name], [loud])
-    assert needs == "the command figures figure=2 (other settings: steps=16, task=other)"
+    others = "other settings: steps=16, task=other"
+    assert needs(name, loud) == f"the command figures figure=2 ({others})"
 
 
 def of_seeds(*growths: float, n: int = 16) -> list[FigureData]:
@@ -202,8 +204,8 @@ def test_several_seeds_decide_together() -> None:
     """Prompts' values are averaged; what seeds differ by goes into the interval, by Student's t."""
     name = "error_grows_int4_quarot_own_states"
     one, same = found(name, *of_seeds(1.2)), found(name, *of_seeds(1.2, 1.2, 1.2))
-    assert same.effect.value == pytest.approx(one.effect.value)
-    assert same.effect.low == one.effect.low and same.effect.high == one.effect.high
+    assert same.limits[0] == pytest.approx(one.limits[0])
+    assert same.limits[1] == one.limits[1] and same.limits[2] == one.limits[2]
     assert same.p is not None and one.p is not None
     assert (same.found.seeds, same.n) == (3, 16) and same.p == pytest.approx(one.p)
     assert same.what == "figure2-16-2026-01-01, figure2-16-2026-01-01-s1, figure2-16-2026-01-01-s2"
@@ -213,9 +215,9 @@ def test_several_seeds_decide_together() -> None:
     apart = found(name, *of_seeds(*growths))
     middle = growths.mean() * SPREAD[:16].mean()
     margin = t.ppf(0.975, 2) * growths.std(ddof=1) * SPREAD[:16].mean() / math.sqrt(3)
-    assert apart.effect.value == pytest.approx(middle)
-    low, high = (abs(limit - middle) for limit in (apart.effect.low, apart.effect.high))
-    items = found(name, *of_seeds(float(growths.mean()))).effect
+    assert apart.limits[0] == pytest.approx(middle)
+    low, high = (abs(limit - middle) for limit in (apart.limits[1], apart.limits[2]))
+    items = found(name, *of_seeds(float(growths.mean()))).found.estimate
     assert low == pytest.approx(math.hypot(margin, middle - items.low))
     assert high == pytest.approx(math.hypot(margin, items.high - middle))
     assert verdict(name, *of_seeds(1.2)) == "holds"
@@ -228,10 +230,10 @@ def test_several_seeds_decide_together() -> None:
     ]
     of_share = found(star, *made)
     middle, error = SPREAD[:16].mean(), np.std(shares, ddof=1) / math.sqrt(3)
-    assert of_share.effect.value == pytest.approx(1 - middle / 2)
-    items = found(star, figure("figure2", errors(1.0, 1.0, 0.5))).effect
+    assert of_share.limits[0] == pytest.approx(1 - middle / 2)
+    items = found(star, figure("figure2", errors(1.0, 1.0, 0.5))).found.estimate
     high = math.hypot(items.high - items.value, t.ppf(0.975, 2) * error * middle)
-    assert of_share.effect.high == pytest.approx(of_share.effect.value + min(high, middle / 2))
+    assert of_share.limits[2] == pytest.approx(of_share.limits[0] + min(high, middle / 2))
     assert verdict(star, *made) == "undecided" and verdict(star, made[2]) == "holds"
 
 
@@ -246,7 +248,7 @@ def test_several_seeds_of_a_claim_that_something_is_small(
     ]
     name = "unmasked_errors_do_not_propagate"
     assert verdict(name, *figures) == expected
-    assert found(name, *figures).effect.low >= 0
+    assert found(name, *figures).limits[1] >= 0
 
 
 def test_a_seed_in_which_nothing_happened_counts() -> None:
@@ -257,7 +259,7 @@ def test_a_seed_in_which_nothing_happened_counts() -> None:
         for seed, share in enumerate((ratio(0.05), nothing))
     ]
     measured = found("unmasked_errors_do_not_propagate", *figures)
-    assert measured.effect.value == pytest.approx(0.05 * SPREAD[:16].mean())
+    assert measured.limits[0] == pytest.approx(0.05 * SPREAD[:16].mean())
 
 
 def test_older_recordings_name_their_seed_as_changed() -> None:
@@ -309,12 +311,12 @@ def test_seeds_that_vary_are_no_certainty() -> None:
 def test_what_too_few_prompts_or_no_event_need() -> None:
     name = "error_grows_int4_rtn_own_states"
     one = figure("figure2", errors(2, 2, n=LEAST_PROMPTS - 1))
-    assert measure(CLAIMS[name], [one]) == "the command figures figure=2 with at least 6 prompts"
+    assert needs(name, one) == "the command figures figure=2 with at least 6 prompts"
     enough = found(name, figure("figure2", errors(2, 2, n=LEAST_PROMPTS)))
     assert enough.p is not None and enough.p < ALPHA  # the least number that can decide
     nothing = figure("figure2", _only(measurement.ratio(np.zeros(8), np.zeros(8))))
-    assert measure(CLAIMS[name], [nothing]) == NoEvent(8)
-    decided = {v["claim"]: v for v in verdicts(ModelResults("m", embedded=True), [nothing])}
+    evidence = {"scores": ModelResults("m", embedded=True), "figures": [nothing]}
+    decided = {v["claim"]: v for v in verdicts(evidence)}
     assert decided[name]["verdict"] == "no event"
     assert "more than 8 prompts" in decided[name]["needs"]
 
@@ -325,9 +327,9 @@ def test_what_too_few_prompts_or_no_event_need() -> None:
     ids=str,
 )
 def test_a_recording_without_the_number_is_named(lacking: dict[str, Any]) -> None:
-    needs = measure(CLAIMS["error_grows_int4_rtn_own_states"], [figure("figure2", lacking)])
-    assert str(needs).startswith("the command figures figure=2 again (what is recorded lacks")
-    assert "delete figure2-" in str(needs)
+    text = needs("error_grows_int4_rtn_own_states", figure("figure2", lacking))
+    assert text.startswith("the command figures figure=2 again (what is recorded lacks")
+    assert "delete figure2-" in text
 
 
 def test_figures_of_other_models_and_checkpoints_do_not_count() -> None:
@@ -335,7 +337,7 @@ def test_figures_of_other_models_and_checkpoints_do_not_count() -> None:
     assert of_model(made, "m") == [made[0]]
     assert of_model(made, "m", {"sha256:1"}) == [made[0]]
     (other,) = of_model(made, "m", {"sha256:2"})
-    needs = measure(CLAIMS["adjacent_states_are_alike"], [other])
-    assert "other settings: checkpoint=another than the results'" in str(needs)
+    text = needs("adjacent_states_are_alike", other)
+    assert "other settings: checkpoint=another than the results'" in text
     unknown = figure("figure1", {}, digest=None)
     assert of_model([unknown], "m", {"sha256:2"}) == [unknown]
