@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-pytest_plugins = ["made_experiments", "made_results"]
+pytest_plugins = ["made_experiments", "made_results", "users_folder"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -19,6 +19,7 @@ from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
 from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.reporting.render import FORMATS
+from dllmquant_exp.run.sweep import composition
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Call = Callable[..., tuple[int, str, str]]
@@ -170,6 +171,17 @@ def test_a_users_row_runs_and_is_recorded(call: Call, checkpoint: Path, tmp_path
     assert status == 0, err
     results = [json.loads(p.read_text()) for p in (tmp_path / "runs").rglob("result.json")]
     assert sorted(r["row"]["label"] for r in results) == ["RTN", "RTN at 8"]
+
+
+def test_a_single_run_is_resolved_once(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved, whole = [], composition.experiment_of
+    monkeypatch.setattr(
+        composition, "experiment_of", lambda *given: resolved.append(given) or whole(*given)
+    )
+    monkeypatch.setattr("dllmquant_exp.run.job.run", lambda experiment, keep_going: [])
+    for number in (1, 2):
+        status, _, err = call("task=micro_arc", "tracking=off")
+        assert (status, len(resolved)) == (0, number), err
 
 
 def test_every_setting_of_config_yaml_is_in_the_help() -> None:

@@ -4,130 +4,47 @@ Everything that can be known to be wrong before a model is loaded is refused her
 that says which setting, what it is and what would work.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dllmquant_exp.config import identity
+from dllmquant_exp.config.folder import content_of
+from dllmquant_exp.config.identity import CommonSettings, Experiment
 from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.own_options import NAMED
 from dllmquant_exp.config.quantized_model import (
     COMPONENTS,
-    QuantizedModel,
     quantized_model,
     read_method,
     read_model,
     read_quant,
+    targets,
 )
-from dllmquant_exp.config.rows import Row, row_of
-from dllmquant_exp.config.saved_model import check_saving, is_saved, saved_model
+from dllmquant_exp.config.rows import row_of
+from dllmquant_exp.config.saved_model import check_saving, is_saved, saved_model, saved_row
 from dllmquant_exp.config.task_config import (
     SPEED,
     EvaluationSettings,
-    Task,
     check_effects,
     check_speed,
     resolve_tasks,
 )
-from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation.settings import DecodingOverrides
 from dllmquant_exp.quantization.quant_settings import QuantSettings
-from dllmquant_exp.store.results import FIGURES_FOLDER
-from dllmquant_exp.store.schema import AtLeast, read, unknown_key
+from dllmquant_exp.store.outside import fault, place_outside
+from dllmquant_exp.store.schema import read, unknown_key
 from dllmquant_exp.store.tracking import TrackingSettings
 
-Dtype = Literal["float32", "float64", "bfloat16"]
-Execution = Literal["fake", "packed"]
-Export = Literal["compressed-tensors"]
-Positive = Annotated[int, AtLeast(1)]
+__all__ = ["CommonSettings", "Experiment", "resolve", "to_mapping"]
+
 GROUPS = ("model", "method", "quant", "calibration", "task", "evaluation", "decoding", "tracking")
 # Choose options of other groups, how jobs are started or what is reported; no job reads them.
 PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
-_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
-
-
-@dataclass(frozen=True)
-class CommonSettings:
-    """The settings at the top level of conf/config.yaml."""
-
-    sweep: str
-    runs_dir: str
-    data_root: str | None
-    limit: Positive | None
-    seed: Annotated[int, AtLeast(0)]
-    device: str
-    dtype: Dtype
-    execution: Execution
-    batch_size: Positive
-    threads: Positive | None
-    save: str | None = None
-    export: Export | None = None
-    shards: Positive = 1
-    shard: int | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not _NAME.fullmatch(self.sweep):
-            problems.append(
-                f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
-                "use runs_dir for a path"
-            )
-        if self.sweep == FIGURES_FOLDER:
-            problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
-        if self.shard is not None and not 0 <= self.shard < self.shards:
-            problems.append(
-                f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "
-                f"shards = {self.shards} makes; leave shard out, and a sweep runs all of them"
-            )
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    @property
-    def data_folder(self) -> Path | None:
-        """The folder of `data_root`; None where rows come from the hub."""
-        return None if self.data_root is None else Path(self.data_root).expanduser()
-
-    @property
-    def part(self) -> tuple[int, int] | None:
-        """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
-        return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)
-
-
-@dataclass(frozen=True)
-class Experiment(QuantizedModel):
-    """One job: a model, a method and a seed over the tasks of a suite."""
-
-    row: Row
-    tasks: tuple[Task, ...]
-    evaluation: EvaluationSettings
-    decoding: DecodingOverrides
-    tracking: TrackingSettings
-    common: CommonSettings
-
-    @property
-    def sweep_folder(self) -> Path:
-        return Path(self.common.runs_dir) / self.common.sweep
-
-    def cell_config(self, task: Task) -> dict[str, Any]:
-        """Everything that can change the cell's result, and nothing else; see `identity`."""
-        return identity.configuration(self, task)
-
-    def cell_name(self, task: Task) -> str:
-        return identity.cell_name(self, task)
-
-    def cell_folder(self, task: Task) -> Path:
-        return self.sweep_folder / self.cell_name(task)
-
-    def reads_data_root(self, task: Task) -> bool:
-        if task.kind == SPEED:
-            return False
-        collects = self.calibration is not None and self.saved is None
-        return task.kind == "official" or (collects and not self.model.embedded)
 
 
 def to_mapping(config: DictConfig) -> dict[str, Any]:
@@ -141,7 +58,11 @@ def to_mapping(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
+def resolve(
+    config: Mapping[str, Any],
+    words: Sequence[str] = (),
+    choices: Mapping[str, str | None] | None = None,
+) -> Experiment:
     """Check a composed configuration and make an experiment of it.
 
     Touches no file but options of conf/row and the config.json of a saved model.
@@ -150,6 +71,8 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
         config: see `to_mapping`.
         words: of the command line, such as `decoding.gen_length=64`: what was asked for by name
             must matter.
+        choices: the option of each group; the sections must be these options, as tables go by
+            their names. None where nobody knows.
 
     Raises:
         ConfigError: all problems of all sections; where there is none, the first conflict between
@@ -157,23 +80,33 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
         NoUse: words that would change nothing.
     """
     line = Overrides.read(words)
+    try:
+        return _resolved(config, line, choices)
+    except Refusal:
+        raise
+    except Exception as error:
+        if place_outside(error) is None:
+            raise
+        raise ConfigError(fault(error)) from error
+
+
+def _resolved(
+    config: Mapping[str, Any], line: Overrides, choices: Mapping[str, str | None] | None
+) -> Experiment:
     _check_groups(config, line)
     saved = is_saved(config)
+    sections = {} if saved else {"model": read_model, "method": read_method, "quant": read_quant}
+    others = (*GROUPS, *COMPONENTS, *PRESETS)
     readers: dict[str, Callable[[], Any]] = {
-        "common": lambda: read(
-            CommonSettings, config, "config", ignore=(*GROUPS, *COMPONENTS, *PRESETS)
-        ),
-    }
-    sections = {"model": read_model, "method": read_method, "quant": read_quant}
-    if not saved:
-        readers |= {name: partial(reader, config) for name, reader in sections.items()}
-    readers |= {
+        "common": lambda: read(CommonSettings, config, "config", ignore=others),
+        **{name: partial(reader, config) for name, reader in sections.items()},
         "evaluation": lambda: read(EvaluationSettings, config["evaluation"], "evaluation"),
         "decoding": lambda: read(DecodingOverrides, config["decoding"], "decoding"),
         "tracking": lambda: read(TrackingSettings, config["tracking"], "tracking"),
     }
     found = _read_all(readers)
     common, evaluation, decoding = (found[k] for k in ("common", "evaluation", "decoding"))
+    _check_choices(config, choices or {}, line)
     if saved:
         model = saved_model(config, line)
     else:
@@ -186,9 +119,11 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     if any(task.kind == SPEED for task in tasks):
         fake = model.quant is not None and common.execution == "fake"
         check_speed(line, device=common.device, fake=fake, saved=saved)
+    row, is_own = (saved_row(model.saved), False) if model.saved else row_of(model, config, line)
     return Experiment(
         **vars(model),
-        row=row_of(model, config, line),
+        row=row,
+        is_own_row=is_own,
         tasks=tasks,
         evaluation=evaluation,
         decoding=decoding,
@@ -197,10 +132,37 @@ def resolve(config: Mapping[str, Any], words: Sequence[str] = ()) -> Experiment:
     )
 
 
+def _check_choices(
+    config: Mapping[str, Any], choices: Mapping[str, str | None], line: Overrides
+) -> None:
+    """Refuse other classes, or another name, than those of the chosen options (ConfigError)."""
+    for group in (*NAMED, "iaaq"):
+        section, option = config.get(group) or {}, choices.get(group)
+        if not section or not choices:
+            continue
+        stated = content_of(line.folders, group, option) if option else {}
+        given, expected = ((part.get("name"), targets(part)) for part in (section, stated))
+        if given != expected:
+            words = " ".join(line.touching(group) or line.touching("row", "table") or line.texts)
+            raise ConfigError(
+                f"{words}: this {group} is not the option {option}, by whose name results and "
+                "tables go; choose an option, or write a YAML of your own in a folder for "
+                "--config-dir"
+            )
+
+
 def _check_groups(config: Mapping[str, Any], line: Overrides) -> None:
     known = {*GROUPS, *COMPONENTS, *PRESETS, *(field.name for field in fields(CommonSettings))}
     problems = [unknown_key(key, known, "config") for key in config if key not in known]
     problems += [f"group {name} is missing" for name in GROUPS if config.get(name) is None]
+    for word in line.words:
+        if word.name in (*GROUPS, *COMPONENTS, *PRESETS) and "[" in "".join(word.values):
+            problems.append(
+                f"{word.text} would merge these options into one that is none of them; choose "
+                f"one, or each in a job of its own: -m {word.name}=a,b"
+            )
+        if word.name.startswith(("row.", "report", "leaves")):
+            problems.append(f"{word.text}: nothing reads it; write a YAML of your own instead")
     if problems:
         raise ConfigError("; ".join(problems))
     if line.touches("models") and not line.touches("table"):

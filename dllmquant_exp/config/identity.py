@@ -1,69 +1,146 @@
-"""The one description of a cell: its configuration, hash and folder, and the keys of its caches.
+"""The one description of a job and its cells: configuration, hash and folder, and keys of caches.
 
 Equal descriptions mean equal work. They hold settings alone; `circumstances` adds everything else
 that decides bits, for caches that outlive a call.
 """
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 
+from dllmquant_exp.config.own_options import Row
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
-from dllmquant_exp.config.task_config import SPEED, Task
+from dllmquant_exp.config.task_config import SPEED, EvaluationSettings, Task
+from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.evaluation.settings import DecodingOverrides
 from dllmquant_exp.store import provenance
-from dllmquant_exp.store.results import config_hash
-from dllmquant_exp.store.schema import TARGET, describe
+from dllmquant_exp.store.results import FIGURES_FOLDER, config_hash
+from dllmquant_exp.store.schema import AtLeast, describe
+from dllmquant_exp.store.tracking import TrackingSettings
 
-if TYPE_CHECKING:
-    from dllmquant_exp.config.experiment import Experiment
-
+Dtype = Literal["float32", "float64", "bfloat16"]
+Execution = Literal["fake", "packed"]
+Export = Literal["compressed-tensors"]
+Positive = Annotated[int, AtLeast(1)]
 _SECTIONS = ("method", "quant", "calibration", "cgq", "iaaq")
+_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 
 
-def configuration(experiment: "Experiment", task: Task) -> dict[str, Any]:
-    """Everything that can change a cell's result, and nothing else; its hash names the cell."""
-    settings = describe(task.settings)
-    common, scored = experiment.common, task.kind != SPEED
-    more = {"source": task.source, "speed": None if task.speed is None else describe(task.speed)}
-    more = {name: value for name, value in more.items() if value is not None}
-    return {
-        "model": _model(experiment),
-        **{name: experiment.describe(name) for name in _SECTIONS},
-        "task": {"name": task.name, "kind": task.kind, "settings": settings, **more},
-        "data_root": common.data_root if experiment.reads_data_root(task) else None,
-        "limit": common.limit if scored else None,
-        "seed": common.seed,
-        "device": common.device,
-        "dtype": common.dtype if scored else None,
-        "execution": None if experiment.quant is None else common.execution,
-        "batch_size": common.batch_size if scored else None,
-        "threads": common.threads,
-        # Absent otherwise: results from before there were saved models keep their names.
-        **({} if experiment.saved is None else {"saved": experiment.saved.digest[7:23]}),
-    }
+@dataclass(frozen=True)
+class CommonSettings:
+    """The settings at the top level of conf/config.yaml."""
+
+    sweep: str
+    runs_dir: str
+    data_root: str | None
+    limit: Positive | None
+    seed: Annotated[int, AtLeast(0)]
+    device: str
+    dtype: Dtype
+    execution: Execution
+    batch_size: Positive
+    threads: Positive | None
+    save: str | None = None
+    export: Export | None = None
+    shards: Positive = 1
+    shard: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not _NAME.fullmatch(self.sweep):
+            problems.append(
+                f"sweep = {self.sweep!r} must be a plain folder name (letters, digits, . _ + -); "
+                "use runs_dir for a path"
+            )
+        if self.sweep == FIGURES_FOLDER:
+            problems.append(f"sweep = {self.sweep!r} is where recorded figures go; choose another")
+        if self.shard is not None and not 0 <= self.shard < self.shards:
+            problems.append(
+                f"shard = {self.shard} is not one of the shards 0 to {self.shards - 1} that "
+                f"shards = {self.shards} makes; leave shard out, and a sweep runs all of them"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of `data_root`; None where rows come from the hub."""
+        return None if self.data_root is None else Path(self.data_root).expanduser()
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """(k, n) where a job answers the k-th of n shards, None where it answers everything."""
+        return None if self.shard is None or self.shards == 1 else (self.shard, self.shards)
 
 
-def cell_name(experiment: "Experiment", task: Task) -> str:
-    """Folder name of a cell: what it is, and the first 8 digits of its configuration's hash."""
-    quant = "" if experiment.quant_name in ("", DEFAULT_QUANT) else experiment.quant_name
-    seed = f"s{experiment.common.seed}"
-    parts = (experiment.model.name, method_label(experiment), quant, task.name, seed)
-    return "-".join([*filter(None, parts), config_hash(configuration(experiment, task))[:8]])
+@dataclass(frozen=True)
+class Experiment(QuantizedModel):
+    """One job: a model, a method and a seed over the tasks of a suite."""
 
+    row: Row
+    is_own_row: bool  # an option of the user's folder, which was chosen
+    tasks: tuple[Task, ...]
+    evaluation: EvaluationSettings
+    decoding: DecodingOverrides
+    tracking: TrackingSettings
+    common: CommonSettings
 
-def method_label(model: QuantizedModel) -> str:
-    """The method and its components, as in `quarot+tmas+cgq`; those from outside by their class."""
-    sampler = model.describe("calibration")
-    found = {name: model.describe(name) for name in ("cgq", "iaaq")}
-    parts = [model.method.name]
-    if sampler is not None and sampler["name"] == "tmas":
-        parts.append("tmas")
-    for name, description in found.items():
-        if description is not None:
-            outside = str(description.get(TARGET, "")).rpartition(".")[2].lower()
-            parts.append(outside or name)
-    return "+".join(parts)
+    @property
+    def sweep_folder(self) -> Path:
+        return Path(self.common.runs_dir) / self.common.sweep
+
+    def cell_config(self, task: Task) -> dict[str, Any]:
+        """Everything that can change the cell's result, and nothing else; its hash names the cell.
+
+        A user's row is part of it: its cells are not those of another row that does the same.
+        """
+        settings = describe(task.settings)
+        common, scored = self.common, task.kind != SPEED
+        speed = None if task.speed is None else describe(task.speed)
+        config = {
+            "model": self.model_config,
+            **{name: self.describe(name) for name in _SECTIONS},
+            "task": {
+                **{"name": task.name, "kind": task.kind, "settings": settings},
+                **_present(source=task.source, speed=speed),
+            },
+            "data_root": common.data_root if self.reads_data_root(task) else None,
+            "limit": common.limit if scored else None,
+            "seed": common.seed,
+            "device": common.device,
+            "dtype": common.dtype if scored else None,
+            "execution": None if self.quant is None else common.execution,
+            "batch_size": common.batch_size if scored else None,
+            "threads": common.threads,
+        }
+        saved = None if self.saved is None else self.saved.digest[7:23]
+        return config | _present(saved=saved, row=self.row.name if self.is_own_row else None)
+
+    def cell_name(self, task: Task) -> str:
+        """Name of a cell's folder: what it is, and the first 8 digits of its hash."""
+        quant = "" if self.quant_name in ("", DEFAULT_QUANT) else self.quant_name
+        parts = (self.model.name, self.label, quant, task.name, f"s{self.common.seed}")
+        return "-".join([*filter(None, parts), config_hash(self.cell_config(task))[:8]])
+
+    def cell_folder(self, task: Task) -> Path:
+        return self.sweep_folder / self.cell_name(task)
+
+    def reads_data_root(self, task: Task) -> bool:
+        if task.kind == SPEED:
+            return False
+        collects = self.calibration is not None and self.saved is None
+        return task.kind == "official" or (collects and not self.model.embedded)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The part of a cell's configuration that says which model was loaded."""
+        found = describe(self.model)
+        names = ("name", "architecture", "checkpoint", "revision", "outliers")
+        return {name: found[name] for name in names} | _present(layout=found["layout"])
 
 
 def calibration_identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +159,7 @@ def weights_identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config[name] for name in names} | {"quant": quant}
 
 
-def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
+def saved_parts(experiment: Experiment, digest: str | None) -> dict[str, str]:
     """Everything that decides a saved model, a short hash of each part: refusals name the parts.
 
     Threads count as they are set: null leaves their number to the machine that makes the model.
@@ -106,9 +183,9 @@ def saved_parts(experiment: "Experiment", digest: str | None) -> dict[str, str]:
     return {name: config_hash({name: part})[:16] for name, part in parts.items()}
 
 
-def forward_key(experiment: "Experiment", digest: str) -> str:
+def forward_key(experiment: Experiment, digest: str) -> str:
     """Hash of everything that decides the numbers of a full-precision model on this machine."""
-    outliers = _model(experiment)["outliers"]
+    outliers = experiment.model_config["outliers"]
     common = {name: getattr(experiment.common, name) for name in ("dtype", "device")}
     return config_hash({"outliers": outliers, **common, **circumstances(digest)})
 
@@ -119,8 +196,6 @@ def circumstances(digest: str) -> dict[str, Any]:
     return {"checkpoint": digest, "threads": threads, "code": code}
 
 
-def _model(experiment: "Experiment") -> dict[str, Any]:
-    found = describe(experiment.model)
-    names = ("name", "architecture", "checkpoint", "revision", "outliers")
-    layout = {} if found["layout"] is None else {"layout": found["layout"]}
-    return {name: found[name] for name in names} | layout
+def _present(**settings: Any) -> dict[str, Any]:
+    """The settings that have a value: cells from before there were the others keep their names."""
+    return {name: value for name, value in settings.items() if value is not None}

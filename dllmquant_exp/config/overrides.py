@@ -6,6 +6,7 @@ calibration.samples=8   a setting
 ~tmas.texts             nothing
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -18,13 +19,18 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString, Valu
 from hydra.errors import OverrideParseException
 
 from dllmquant_exp.config.folder import Folders, config_folder, split_folders
+from dllmquant_exp.config.own_options import choices_in
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.schema import unknown_key
+from dllmquant_exp.store.yaml_files import read_mapping
 
 MULTIRUN = ("-m", "--multirun")
 # Words about a sweep as a whole; all others reach its jobs alone.
 _OF_SWEEPS = ("hydra", "sweep", "runs_dir", "launcher", "table", "models")
 _SWEEPER = "hydra.sweeper"
+_NO_WORD = re.compile(
+    r"[-+]?\.?\d[-+\d._e]*|nan|[-+]?inf|true|false", re.IGNORECASE
+)  # as Hydra reads it
 CONTROLS = "controls"  # `controls=on`, see `tables`
 
 
@@ -187,13 +193,23 @@ class Overrides:
         """Refuse what no group and no top-level setting is called, before anything is imported.
 
         Raises:
-            ConfigError: with the nearest name.
+            ConfigError: with the nearest name; or a group of the user's that cannot be read.
         """
         settings = yaml.safe_load((config_folder() / "config.yaml").read_text("utf-8"))
-        known = {*settings, *self.folders.groups(), CONTROLS} - {"defaults"}
+        chosen = choices_in({"defaults": settings.pop("defaults")})
+        needed = {*settings, *(group for group, option in chosen if option is not None)}
+        for word in self.words:
+            if word.text[0] == "~" and word.name in needed:
+                raise ConfigError(f"{word.text}: every job needs {word.name}; leave it as it is")
+            if word.name in self.folders.groups() and any(map(_NO_WORD.fullmatch, word.values)):
+                raise ConfigError(f"{word.text}: {word.name} has no such option, which is a word")
+        known = {*settings, *self.folders.groups(), CONTROLS}
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError("; ".join(unknown_key(name, known, "config") for name in unknown))
+        for name in {*self.names} - {*Folders().groups()}:
+            for path in self.folders.options(name).values():
+                read_mapping(path)
 
 
 def _refuse(message: str) -> NoReturn:

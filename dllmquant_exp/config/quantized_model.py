@@ -22,12 +22,12 @@ from dllmquant_exp.quantization.pipeline import needs_calibration
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.saving import SavedModel
+from dllmquant_exp.store.outside import full_name, is_outside
 from dllmquant_exp.store.schema import TARGET, build, describe, read
 
 T = TypeVar("T")
 DEFAULT_QUANT = "w4a4"
 COMPONENTS = ("tmas", "cgq", "iaaq")
-_NAMED = ("method", "quant", "calibration", *COMPONENTS)  # whose names stand in results
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class QuantizedModel:
     calibration: Sampler | None  # None where nothing is calibrated, and of a saved model
     cgq: TokenWeighting | None  # None of a saved model
     iaaq: Iaaq | None
+    label: str  # the method and its components, as in `quarot+tmas+cgq`
     saved: SavedModel | None  # where it is read from; None where it is made
 
     def describe(self, section: str) -> Mapping[str, Any] | None:
@@ -85,15 +86,18 @@ def read_quant(config: Mapping[str, Any]) -> QuantSettings:
     return read(QuantSettings, config["quant"], "quant", ignore=["name"])
 
 
-def read_sampler(config: Mapping[str, Any], architecture: Architecture) -> Sampler:
-    """The sampler of the group `tmas` where that is on, else the one of `calibration`."""
-    sampler = component(Sampler, config, "tmas")
-    sampler = sampler or build(config["calibration"], Sampler, "calibration")
-    try:
-        sampler.check(architecture)
-    except ValueError as error:
-        raise ConfigError(f"{sampler.name}: {error}") from error
-    return sampler
+def targets(section: Mapping[str, Any]) -> list[str]:
+    """The classes that a section names, in order: its own, or those of a method's steps."""
+    parts = [part for part in section.values() if isinstance(part, Mapping)]
+    own = [str(section[TARGET])] if TARGET in section else []
+    return own + [target for part in parts for target in targets(part)]
+
+
+def part_of_label(group: str, value: Any) -> str:
+    """What labels call a component: `cgq`, or `cgq-mine` where it is an option of a user's."""
+    cls = type(value)
+    name = getattr(value, "name", full_name(cls) if is_outside(cls) else group)
+    return group if name == group else f"{group}-{name}"
 
 
 def component(base: type[T], config: Mapping[str, Any], name: str) -> T | None:
@@ -119,13 +123,18 @@ def quantized_model(
         ConfigError: wrong settings of what is calibrated on or of a component.
         NoUse: one of these that would change nothing.
     """
+    tmas = component(Sampler, config, "tmas")
     cgq, iaaq = component(TokenWeighting, config, "cgq"), component(Iaaq, config, "iaaq")
-    sampler = read_sampler(config, model.architecture)
+    sampler = tmas or build(config["calibration"], Sampler, "calibration")
+    try:
+        sampler.check(model.architecture)
+    except ValueError as error:
+        raise ConfigError(f"{sampler.name}: {error}") from error
     used = quant if method.quantizes else None
     calibrates = needs_calibration(method, used, iaaq)
-    _check_method(line)
-    _check_calibration(line, method, calibrates, bool(config.get("tmas")))
+    _check_calibration(line, method, calibrates, tmas is not None)
     _check_use(method, used, cgq, iaaq)
+    parts = (("tmas", tmas), ("cgq", cgq), ("iaaq", iaaq))
     return QuantizedModel(
         model=model,
         method=method,
@@ -134,19 +143,9 @@ def quantized_model(
         calibration=sampler if calibrates else None,
         cgq=cgq,
         iaaq=iaaq,
+        label="+".join([method.name, *(part_of_label(*part) for part in parts if part[1])]),
         saved=None,
     )
-
-
-def _check_method(line: Overrides) -> None:
-    """Refuse words that put other settings under the name of an option (ConfigError)."""
-    changed = line.touching(*(f"{group}.name" for group in _NAMED))
-    changed += [w.text for w in line.words if w.name.startswith("method.") and not w.values]
-    if changed:
-        raise ConfigError(
-            f"{changed[0]}: an option is its YAML, and tables go by its name; choose an option, or "
-            "write a YAML of your own in a folder for --config-dir"
-        )
 
 
 def _check_calibration(line: Overrides, method: Method, calibrates: bool, tmas: bool) -> None:

@@ -1,9 +1,13 @@
 """`model=saved model.checkpoint=FOLDER`: a model as it was when `save=FOLDER` wrote it."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from dllmquant_exp.config.identity import Experiment
 from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.own_options import Row
 from dllmquant_exp.config.quantized_model import (
     COMPONENTS,
     ModelSettings,
@@ -16,12 +20,33 @@ from dllmquant_exp.models.checkpoints import CheckpointError
 from dllmquant_exp.models.formats import joined
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.iaaq import Iaaq
-from dllmquant_exp.quantization.saving import read_saved
+from dllmquant_exp.quantization.saving import SavedModel, read_saved
+from dllmquant_exp.store.results import canonical_json
 from dllmquant_exp.store.schema import read
 
 SAVED = "saved"  # the option of the group `model`
 # A saved model brings these along; words about them would be ignored.
 _BROUGHT = ("method", "quant", "calibration", "row", "table", "models", *COMPONENTS)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """How a saved model was made, as far as its results say."""
+
+    model: ModelSettings
+    quant_name: str
+    label: str
+    row: Row
+    calibration: Mapping[str, Any] | None
+    cgq: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        for name in (self.model.name, self.quant_name, self.label):
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise ConfigError(f"{name!r} is no part of a folder's name")
+        for section in (self.calibration, self.cgq):
+            if section is not None and not isinstance(section.get("name"), str):
+                raise ConfigError(f"{section!r} lacks a name")
 
 
 def is_saved(config: Mapping[str, Any]) -> bool:
@@ -59,8 +84,8 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
             "option",
             *brought,
         )
-    where = f"{saved.folder}/config.json, made"
-    model = read(ModelSettings, saved.made.get("model"), f"{where}.model")
+    made = _made(saved)
+    model = made.model
     if model.architecture != saved.layout.config.architecture:
         raise ConfigError(
             f"{saved.folder} holds a {saved.layout.config.architecture} model, but was made from "
@@ -69,19 +94,38 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
     return QuantizedModel(
         model=model,
         method=saved.layout.method,
-        quant_name=str(saved.made.get("quant_name")),
+        quant_name=made.quant_name,
         quant=saved.layout.quant,
         calibration=None,
         cgq=None,
         iaaq=saved.layout.iaaq,
+        label=made.label,
         saved=saved,
     )
 
 
-def described(quantized: QuantizedModel) -> dict[str, Any]:
-    """The description that a saved model keeps beside its layout, for `saved_model` to read."""
-    sections = {name: quantized.describe(name) for name in ("model", "calibration", "cgq")}
-    return {**sections, "quant_name": quantized.quant_name}
+def saved_row(saved: SavedModel) -> Row:
+    """The row that a model was made as."""
+    return _made(saved).row
+
+
+def _made(saved: SavedModel) -> _Made:
+    names = [field.name for field in fields(_Made)]
+    stated = {name: saved.made[name] for name in names if name in saved.made}
+    try:
+        canonical_json(stated)  # holds plain numbers
+        return read(_Made, stated, f"{saved.folder}/config.json, made")
+    except ValueError as error:
+        raise ConfigError(
+            f"model=saved: {error}; this version cannot say what the model is: save it again"
+        ) from error
+
+
+def described(experiment: Experiment) -> dict[str, Any]:
+    """The description that a saved model keeps beside its layout; see `_Made`."""
+    sections = {name: experiment.describe(name) for name in ("model", "calibration", "cgq")}
+    names = {"quant_name": experiment.quant_name, "label": experiment.label}
+    return {**sections, **names, "row": asdict(experiment.row)}
 
 
 def check_saving(

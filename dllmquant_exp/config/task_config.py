@@ -107,6 +107,9 @@ def _source(settings: TaskSettings, where: str) -> str | None:
             task_configs(settings.harness_task, settings.include_path)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:  # of another shape
+        place = f"{settings.harness_task} is no task file that lm-eval could read"
+        raise ConfigError(f"{where}: {place} ({type(error).__name__}: {error})") from error
     return source
 
 

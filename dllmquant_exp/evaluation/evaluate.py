@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +15,15 @@ from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
-from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
+from dllmquant_exp.evaluation.diagnostics import diagnose
+from dllmquant_exp.evaluation.harness import DiffusionLM
+from dllmquant_exp.evaluation.requests import ask, make_requests
 from dllmquant_exp.evaluation.sandbox import active_guards
-from dllmquant_exp.evaluation.scoring import NO_ANSWER
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import Transformer
 
-UNPARSED = (NO_ANSWER, "[invalid]", "")  # by our filters, by lm-eval's, by either
-WARNING_SHARE = 0.1  # of requests or responses
-DIAGNOSES = {
-    "cut_prompts": "prompts lost their beginning, because they were too long",
-    "empty": "responses are empty",
-    "truncated": "responses were still going on at their last token",
-    "unparsed": "responses hold nothing that the answer filter finds",
-}
 OTHER_METRICS = ("acc", "acc_norm")  # both follow from the same log-likelihoods
-FEWSHOT_SEED = 1234  # lm-eval's; examples are the same for every seed of a run
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class TaskResult:
     chance: score of guessing uniformly; None where nothing was declared
     token_forwards, forwards: tokens and rows that went through the model, resumed ones included
     truncated: requests whose context lost its beginning
-    diagnostics: shares of what may have gone wrong, see `_diagnostics`
+    diagnostics: shares of what may have gone wrong, see diagnostics.py
     other_scores: each item's score by another metric that the same answers give (acc beside
         acc_norm), by metric
     notes: differences from the published procedure, and the guards that programs ran behind
@@ -151,7 +143,11 @@ def evaluate_task(
         token_forwards=lm.token_forwards,
         forwards=lm.forwards,
         truncated=lm.truncated,
-        diagnostics=_diagnostics(built, items, lm),
+        diagnostics=diagnose(
+            sum(each.repeats or 1 for member in built for each in member.task._instances),
+            [(item.response, item.answer) for item in items if item.response is not None],
+            lm,
+        ),
         other_scores=others,
         notes=tuple(dict.fromkeys(note for member in built for note in member.notes)) + guards,
         seconds=time.monotonic() - started,
@@ -169,100 +165,11 @@ def average_score(items: Sequence[ItemRecord], average: str) -> float:
     return math.fsum(average_score(each, "items") for each in members.values()) / len(members)
 
 
-def diagnostic_warnings(diagnostics: Mapping[str, float]) -> list[str]:
-    """The shares that are beyond the limit, in words."""
-    return [
-        f"{diagnostics[name]:.0%} of {text}"
-        for name, text in DIAGNOSES.items()
-        if diagnostics.get(name, 0.0) > WARNING_SHARE
-    ]
-
-
-def _diagnostics(
-    built: Sequence[BuiltTask], items: Sequence[ItemRecord], lm: DiffusionLM
-) -> dict[str, float]:
-    """Shares of requests whose prompt was cut and, of responses, that are empty, that were still
-    going on at their last token, and that the answer filter found nothing in."""
-    requests = sum(each.repeats or 1 for member in built for each in member.task._instances)
-    found = {"cut_prompts": lm.truncated / requests}
-    responses = [(item.response, item.answer) for item in items if item.response is not None]
-    if responses:
-        found |= {
-            "empty": sum(not text.strip() for text, _ in responses) / len(responses),
-            "truncated": lm.endless / requests,
-            "unparsed": sum(answer in UNPARSED for _, answer in responses) / len(responses),
-        }
-    return found
-
-
 def _guards(settings: TaskSettings) -> tuple[str, ...]:
     """Name the guards that this task's programs run behind, as a note (SandboxError)."""
     if settings.metric != "pass@1":
         return ()
     return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)
-
-
-def make_requests(built: Sequence[BuiltTask], settings: TaskSettings, lm: DiffusionLM) -> None:
-    """Put the requests of every item into its task."""
-    for member in built:
-        chat = lm.apply_chat_template if settings.chat_template else None
-        member.task._instances = build_requests(member, settings, chat)
-
-
-def prompt_of(
-    member: BuiltTask, doc_id: int, settings: TaskSettings, chat: Callable[..., str] | None
-) -> Any:
-    """An item's prompt with its few-shot examples; a list where a task has one per option.
-
-    The examples are drawn anew for each item, from a seed of its own: lm-eval draws them one item
-    after the other, so that `limit` would change an item's prompt.
-    """
-    task, doc = member.task, member.task.task_docs[doc_id]
-    task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))
-    return task.fewshot_context(
-        doc,
-        num_fewshot=settings.shots,
-        apply_chat_template=settings.chat_template,
-        fewshot_as_multiturn=settings.multiturn,
-        chat_template=chat,
-        gen_prefix=task.doc_to_prefix(doc),
-    )
-
-
-def build_requests(
-    member: BuiltTask, settings: TaskSettings, chat: Callable[..., str] | None
-) -> list[Instance]:
-    """The requests of a task's items.
-
-    Args:
-        chat: writes a conversation as one string; None without a chat template.
-    """
-    task, instances = member.task, []
-    for doc_id in member.doc_ids:
-        made = task.construct_requests(
-            doc=task.task_docs[doc_id],
-            ctx=prompt_of(member, doc_id, settings, chat),
-            metadata=(member.name, doc_id, task.config.repeats),
-            apply_chat_template=settings.chat_template,
-            chat_template=chat,
-        )
-        instances += made if isinstance(made, list) else [made]
-    expected = "loglikelihood" if settings.variant == "likelihood" else "generate_until"
-    if instances[0].request_type != expected:
-        raise SettingsError(
-            f"task {member.name} makes {instances[0].request_type} requests, which does not go "
-            f"with variant {settings.variant}"
-        )
-    return instances
-
-
-def ask(lm: DiffusionLM, built: Sequence[BuiltTask]) -> None:
-    """Put the model's responses into the requests (ShardsMissing: see DiffusionLM)."""
-    instances = [instance for member in built for instance in member.task._instances]
-    repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
-    answer = getattr(lm, instances[0].request_type)
-    for instance, response in zip(repeated, answer(repeated), strict=True):
-        instance.resps.append(response)
 
 
 Scored = tuple[ItemRecord, dict[str, float]]  # a record, and scores by other metrics

@@ -48,19 +48,21 @@ class Layout(Settings):
     block: Mapping[str, str]
     model_types: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    required: Mapping[str, Any] = field(default_factory=dict)
+    required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        stated = (
+            ("keys and constants", {*self.keys, *self.constants}, _FIELDS),
+            ("tensors", {*self.tensors}, {"embedding", "blocks", "final_norm", "head"}),
+            ("block", {*self.block}, _MODULES),
+        )
         problems = [
-            f"{name} lacks {', '.join(sorted(wanted - set(given)))}"
-            for name, given, wanted in (
-                ("keys and constants", {*self.keys, *self.constants}, _FIELDS),
-                ("tensors", self.tensors, {"embedding", "blocks", "final_norm", "head"}),
-                ("block", self.block, _MODULES),
-            )
-            if wanted - set(given)
+            f"{name} {word} {', '.join(sorted(names))}"
+            for name, given, wanted in stated
+            for word, names in (("lacks", wanted - given), ("has the unknown", given - wanted))
+            if names
         ]
         if problems:
             raise CheckpointError(f"layout: {'; '.join(problems)}")

@@ -185,6 +185,24 @@ class Method:
         for step in self.steps.values():
             step.restore(block, device)
 
+    def rounded(
+        self, weights: Sequence[Tensor], quantizer: Quantizer, inputs: Inputs
+    ) -> list[Rounded]:
+        """See `Rounding.round`.
+
+        Raises:
+            QuantizationError: the step gives no rounded weight for each of them.
+        """
+        given: Any = self.rounding.round(weights, quantizer, inputs)
+        found = list(given) if isinstance(given, Iterable) else []
+        whole = all(isinstance(r, Rounded) and isinstance(r.weight, QuantizedWeight) for r in found)
+        if not whole or [r.weight.numbers.shape for r in found] != [w.shape for w in weights]:
+            raise QuantizationError(
+                f"method {self.name!r}, {list(self.steps)[-1]}: round({len(weights)} weights) gave "
+                f"{given!r:.80}; it must return a Rounded of each weight, in their order and shape"
+            )
+        return found
+
     def describe(self) -> dict[str, Any]:
         """The name and, in their order, each step's key, settings and, from outside, its source."""
         steps = [{"step": key, **describe(step)} for key, step in self.steps.items()]

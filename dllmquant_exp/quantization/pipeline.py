@@ -177,10 +177,10 @@ def _round_block(
     found: dict[str, QuantizedWeight] = {}
     for group in GROUPS:
         weights = [block.get_parameter(f"{name}.weight") for name in group]
-        results: list[Rounded | None] = [None] * len(group)
+        results: Sequence[Rounded | None] = [None] * len(group)
         if quant.weight is not None:
             inputs = (linear_inputs(block, group[0], batch) for batch in batches)
-            results = [*method.rounding.round(weights, quant.weight, inputs)]
+            results = method.rounded(weights, quant.weight, inputs)
         for name, weight, result in zip(group, weights, results, strict=True):
             value = weight if result is None else result.weight.values(weight.dtype)
             layer = LayerReport(

@@ -19,8 +19,8 @@ from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError
 
 PUBLISHED = "published"  # the evaluation of results from before there was a choice
 SPEED = "speed"  # the kind of a task without items
-# Sections of a configuration that make a row; saved: which saved model it was, where it was one.
-RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved")
+# Sections of a configuration that make a row; saved and row: which saved model, and which own row.
+RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved", "row")
 # The rest must agree in one table. Not threads: null stands for another number on each machine.
 ROW_KEYS = (*RECIPE, "task", "seed", "data_root", "threads")
 REQUIRED: dict[str, Any] = {  # types of the fields that every result has

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.models.checkpoints import CheckpointError, checkpoint_digest, resolve_checkpoint
@@ -133,7 +132,7 @@ class Cell:
                 "name": self.folder.name,
                 "model": experiment.model.name,
                 "embedded": experiment.model.embedded,
-                "method": method_label(experiment),
+                "method": experiment.label,
                 "quant": experiment.quant_name or None,
                 "task": task.name,
                 "label": task.label,

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
-from dllmquant_exp.evaluation.evaluate import diagnostic_warnings
+from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
 from dllmquant_exp.run.machine import check_device, explain_unwritten, torch_threads
@@ -94,7 +93,7 @@ def _check_data(cells: list[Cell]) -> None:
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:
-    name = " ".join(filter(None, (method_label(experiment), experiment.quant_name)))
+    name = " ".join(filter(None, (experiment.label, experiment.quant_name)))
     count = len(experiment.tasks)
     logger.info(
         "%s%s, %s, seed %d: %d task%s%s",

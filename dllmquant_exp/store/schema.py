@@ -14,59 +14,58 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
+import json
+import operator
 import re
+import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.store.outside import is_outside, source_digest
+from dllmquant_exp.store.outside import fault, full_name, is_outside, source_digest
 
 T = TypeVar("T")
 TARGET = "_target_"  # names the class of a section, as Hydra does
 
 
 @dataclasses.dataclass(frozen=True)
-class AtLeast:
-    """The smallest number that a field takes."""
+class Bound:
+    """A limit that the number of a field keeps to; NaN keeps to none."""
 
     bound: float
+    words: ClassVar[str]
+    compare: ClassVar[Callable[[Any, Any], Any]]
 
     def holds(self, value: Any) -> bool:
-        return bool(value >= self.bound)
+        return bool(type(self).compare(value, self.bound))
 
     def __str__(self) -> str:
-        return f"at least {self.bound}"
+        return f"{self.words} {self.bound}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Above:
-    """A number that a field's value must exceed."""
-
-    bound: float
-
-    def holds(self, value: Any) -> bool:
-        return bool(value > self.bound)
-
-    def __str__(self) -> str:
-        return f"above {self.bound}"
+class AtLeast(Bound):
+    words, compare = "at least", operator.ge
 
 
-@dataclasses.dataclass(frozen=True)
-class AtMost:
-    """The largest number that a field takes."""
-
-    bound: float
-
-    def holds(self, value: Any) -> bool:
-        return bool(value <= self.bound)
-
-    def __str__(self) -> str:
-        return f"at most {self.bound}"
+class Above(Bound):
+    words, compare = "above", operator.gt
 
 
-Bound = AtLeast | Above | AtMost
+class AtMost(Bound):
+    words, compare = "at most", operator.le
 
 
 class Settings:
@@ -143,7 +142,16 @@ def build(section: Any, base: type[T], where: str, *, ignore: Iterable[str] = ()
     if not isinstance(section, Mapping):
         raise ConfigError(f"{where} is {section!r}, but a group of settings belongs there")
     cls = _class(section.get(TARGET), base, where)
-    return read(cls, section, where, ignore=[TARGET, *ignore])
+    try:
+        made = read(cls, section, where, ignore=[TARGET, *ignore])
+        json.dumps(describe(made), allow_nan=False)  # as results hold it
+        return made
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not is_outside(cls):
+            raise
+        raise ConfigError(f"{where}.{TARGET} = {full_name(cls)}: {fault(error)}") from error
 
 
 def describe(value: Any) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def describe(value: Any) -> dict[str, Any]:
     plain = dataclasses.asdict(value)
     cls = type(value)
     if is_outside(cls):
-        plain |= {TARGET: f"{cls.__module__}.{cls.__qualname__}", "source": source_digest(cls)}
+        plain |= {TARGET: full_name(cls), "source": source_digest(cls)}
     return plain
 
 
@@ -183,17 +191,24 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
         raise ConfigError(f"{name} is not the dotted name of a class, such as my_module.MyClass")
     module, _, attribute = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+        found: Any = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
         raise ConfigError(
             f"{name} cannot be imported ({error}); put the folder of its module on PYTHONPATH"
         ) from error
-    except AttributeError as error:
-        raise ConfigError(f"{name}: {module} has no {attribute}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{name} cannot be imported: {fault(error)}") from error
+    if found is None:
+        raise ConfigError(f"{name}: {module} has no {attribute}")
+    wanted = full_name(base)
     known = isinstance(found, type) and issubclass(found, base) and is_dataclass(found)
     if not known:
-        wanted = f"{base.__module__}.{base.__name__}"
         raise ConfigError(f"{name} is not a dataclass derived from {wanted}")
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise ConfigError(f"{name} lacks {lacking}, which every {wanted} defines")
+    if getattr(sys.modules.get(found.__module__), "__file__", None) is None:
+        raise ConfigError(f"{name} is of no file; define the class in a module of your own")
     result: type[T] = found
     return result
 
@@ -223,9 +238,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return value
         raise TypeError(f"is not one of: {', '.join(map(str, arguments))}")
     if (origin is not None and issubclass(origin, Mapping)) or hint is dict:
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise TypeError("is not a group of settings")
+        return _convert_mapping(value, arguments[-1] if arguments else Any, where)
     if origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_convert(item, arguments[0], where) for item in value)
@@ -243,8 +256,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     raise TypeError(f"is not {_kind(hint)}")
 
 
+def _convert_mapping(value: Any, hint: Any, where: str) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError("is not a group of settings")
+    found = {}
+    for key, item in value.items():
+        try:
+            found[key] = _convert(item, hint, f"{where}.{key}")
+        except TypeError as error:
+            raise TypeError(f"holds {key} = {item!r}, which {error}") from error
+    return found
+
+
 def _bounded(value: Any, bounds: Iterable[Any]) -> Any:
-    """`value` where all bounds hold; NaN holds none."""
+    """`value` where all bounds hold."""
     known = [bound for bound in bounds if isinstance(bound, Bound)]
     if not all(bound.holds(value) for bound in known):
         raise TypeError(f"must be {' and '.join(map(str, known))}")

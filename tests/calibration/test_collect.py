@@ -120,7 +120,8 @@ def test_a_users_options_are_chosen_and_set_like_ours(outside: Path) -> None:
     """A user's folder of options, beside the module: `calibration=mine`, `+tmas=mine`, ..."""
     for group, section in (("calibration", SAMPLER), ("tmas", SAMPLER), ("cgq", WEIGHTING)):
         (outside.parent / group).mkdir()
-        (outside.parent / group / "mine.yaml").write_text(yaml.safe_dump(section))
+        text = yaml.safe_dump({**section, "name": "mine"})
+        (outside.parent / group / "mine.yaml").write_text(text)
 
     def made(*words: str) -> Experiment:
         words = (f"hydra.searchpath=[file://{outside.parent}]", "method=gptq", *words)
@@ -132,10 +133,11 @@ def test_a_users_options_are_chosen_and_set_like_ours(outside: Path) -> None:
         tmas = made("+tmas=mine", "tmas.samples=8", "+cgq=mine", "cgq.power=0.5")
         off = made("+tmas=off", "+cgq=off")
     for job in (group, tmas):
-        assert job.calibration == build({**SAMPLER, "samples": 8}, Sampler, "")
+        assert job.calibration == build({**SAMPLER, "name": "mine", "samples": 8}, Sampler, "")
         section = job.cell_config(job.tasks[0])["calibration"]
-        assert section["name"] == "first_words" and section["source"].startswith("sha256:")
-    assert tmas.cgq == build({**WEIGHTING, "power": 0.5}, TokenWeighting, "")
+        assert section["name"] == "mine" and section["source"].startswith("sha256:")
+    assert tmas.cgq == build({**WEIGHTING, "name": "mine", "power": 0.5}, TokenWeighting, "")
+    assert (group.label, tmas.label) == ("gptq", "gptq+tmas-mine+cgq-mine")
     assert group.cgq is None and off.cell_config(off.tasks[0]) == ours.cell_config(ours.tasks[0])
 
 

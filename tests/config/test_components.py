@@ -14,7 +14,6 @@ from dllmquant_exp.calibration.random_segments import RandomSegments
 from dllmquant_exp.calibration.sampler import Sampler
 from dllmquant_exp.calibration.tmas import Tmas
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.results import TABLES_SWEEP
 
@@ -55,7 +54,7 @@ def made(*overrides: str) -> Experiment:
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_its_method_and_components(row: str) -> None:
     by_row = made(f"row={row}", "task=micro_arc")
-    assert method_label(by_row) == ROWS[row] and by_row.row.name == row
+    assert by_row.label == ROWS[row] and by_row.row.name == row
     method, *components = ROWS[row].split("+")
     by_hand = made(f"method={method}", *(f"+{name}=on" for name in components), "task=micro_arc")
     (task,) = by_row.tasks
@@ -109,7 +108,7 @@ def test_models_without_a_table_are_refused() -> None:
 def test_components_that_are_off_are_as_good_as_absent() -> None:
     off = made("method=quarot", "+tmas=off", "+cgq=off", "+iaaq=off")
     absent = made("method=quarot")
-    assert method_label(off) == method_label(absent) == "quarot"
+    assert off.label == absent.label == "quarot"
     assert off.cell_config(off.tasks[0]) == absent.cell_config(absent.tasks[0])
 
 

@@ -12,13 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from dllmquant_exp.__main__ import config_folder
-from dllmquant_exp.config.experiment import (
-    GROUPS,
-    CommonSettings,
-    Experiment,
-    resolve,
-    to_mapping,
-)
+from dllmquant_exp.config.experiment import GROUPS, resolve, to_mapping
+from dllmquant_exp.config.identity import CommonSettings, Experiment
 from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.config.task_config import check_speed
 from dllmquant_exp.diffusion.settings import REMASKING

@@ -1,5 +1,6 @@
 """Words of the command line: what they concern, and what of them a sweep as a whole is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,18 @@ def test_names_are_checked_before_anything_is_imported() -> None:
     read("model=x +tmas=on cgq.score=false limit=3 hydra.mode=RUN controls=on").check_names()
     with pytest.raises(ConfigError, match=r"config.limt .*'limit'.*config.metod .*'method'"):
         read("limt=3 metod=fp").check_names()
+
+
+@pytest.mark.parametrize("name", ["calibration", "limit", "method", "threads"])
+def test_what_every_job_needs_is_not_deleted(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"~{name}: every job needs {name}; leave it as it is"):
+        read(f"~{name}").check_names()
+
+
+@pytest.mark.parametrize("word", ["method=1.5", "+tmas=true", "row=nan", "task=a,-3"])
+def test_numbers_are_no_options(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"{re.escape(word)}: .* has no such option"):
+        read(word).check_names()
 
 
 WORDS = [

@@ -10,12 +10,8 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.evaluation import active_guards, evaluate_task, resolve_settings
-from dllmquant_exp.evaluation.evaluate import (
-    ItemRecord,
-    TaskResult,
-    average_score,
-    diagnostic_warnings,
-)
+from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
+from dllmquant_exp.evaluation.evaluate import ItemRecord, TaskResult, average_score
 from dllmquant_exp.evaluation.harness import DiffusionLM
 from dllmquant_exp.evaluation.local_data import local_rows
 from dllmquant_exp.evaluation.scoring import NO_ANSWER

@@ -106,12 +106,20 @@ def test_a_group_gives_its_members(folder: Path) -> None:
         ("multiple_choice", "loglikelihood_rolling", "output_type = 'loglikelihood_rolling'"),
         ("helpers.keep", "os.system", "taken from the folder of the YAML alone"),
         ("helpers.keep", "..helpers.keep", "taken from the folder of the YAML alone"),
+        ("helpers.keep", "helpers.gone", "AttributeError: .*gone"),
+        ("helpers.keep", "raising.keep", r"ZeroDivisionError: .*raising.py, line 1\)"),
+        ("helpers.keep", "broken.keep", "SyntaxError: .*broken.py"),
         ("task: colours", "task: [", "cannot be read"),
+        ("task: colours", "task: !!python/object/apply:os.getcwd []", "could not determine a"),
+        ("task: colours", f"task: colours\nx: {'[' * 2000}", "cannot be read"),
+        ("task: colours", "task: colours\nx: &x [*x]", "more than 100000 values"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
     old: str, new: str, message: str, folder: Path
 ) -> None:
+    (folder / "raising.py").write_text("1 / 0\n")
+    (folder / "broken.py").write_text("def (:\n")
     path = folder / "colours.yaml"
     path.write_text(CHOICES.replace(old, new))
     with pytest.raises(SettingsError, match=message):

@@ -12,8 +12,8 @@ import torch
 import yaml
 from official_algorithms import decoded
 
-from dllmquant_exp.evaluation.evaluate import ask, make_requests
 from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
+from dllmquant_exp.evaluation.requests import ask, make_requests
 from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
 from dllmquant_exp.evaluation.task_building import build_tasks
 from dllmquant_exp.models.checkpoints import random_checkpoint

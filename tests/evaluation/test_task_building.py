@@ -6,10 +6,12 @@ from typing import Any
 
 import datasets
 import pytest
+from huggingface_hub import constants as hub
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 
+from dllmquant_exp.evaluation import task_building
 from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, spread
@@ -115,3 +117,22 @@ def test_a_hub_data_set_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [("baber/piqa", None)]
     assert (len(built.doc_ids), built.notes) == (2, ())
     assert built.task.doc_to_text(built.task.task_docs[0]) == "Question: To open a jar\nAnswer:"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_hub_that_does_not_answer_is_looked_for_in_its_cache_alone(
+    monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    offline = []
+
+    def load(*_: Any, **__: Any) -> None:
+        offline.append((hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("out of reach")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(task_building, "_hub_answers", lambda: answers)
+    before = (hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
+    with pytest.raises(DataError, match="out of reach"):
+        build_tasks(likelihood("piqa"), data_root=None, limit=2)
+    assert offline == [before if answers else (True, True)]
+    assert before == (hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)

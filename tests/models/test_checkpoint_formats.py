@@ -286,6 +286,11 @@ def test_a_layout_that_lacks_names_or_meets_other_arithmetic_is_refused(tmp_path
         read(Layout, LLAMA | {"block": block}, "model.layout")
     with pytest.raises(ConfigError, match="keys and constants lacks mask_token_id"):
         read(Layout, LLAMA | {"constants": {"pad_token_id": 0}}, "model.layout")
+    with pytest.raises(ConfigError, match="keys and constants has the unknown d_modell"):
+        read(Layout, LLAMA | {"keys": LLAMA["keys"] | {"d_modell": "x"}}, "model.layout")
+    for wrong in ("silu", 3, None):
+        with pytest.raises(ConfigError, match=r"model\.layout\.required = .*which is not a list"):
+            read(Layout, LLAMA | {"required": {"hidden_act": wrong}}, "model.layout")
     layout = read(Layout, LLAMA, "model.layout")
     with pytest.raises(CheckpointError, match="hidden_act = 'gelu' is not supported"):
         parse_config({"hidden_act": "gelu"}, layout=layout)

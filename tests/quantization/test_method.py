@@ -19,6 +19,7 @@ from dllmquant_exp.quantization.gptq import Gptq
 from dllmquant_exp.quantization.method import Method, read_method
 from dllmquant_exp.quantization.pipeline import BLOCK_LINEARS, needs_calibration, quantize
 from dllmquant_exp.quantization.quant_settings import QuantSettings
+from dllmquant_exp.quantization.quantizers import QuantizationError
 from dllmquant_exp.quantization.saving import load_quantized, read_saved, save_quantized
 from dllmquant_exp.store.results import config_hash
 from dllmquant_exp.store.schema import describe
@@ -194,6 +195,17 @@ def test_a_saved_model_takes_steps_from_the_users_configuration_alone(
     with pytest.raises(CheckpointError, match="choose the very same beside model=saved"):
         read_saved(folder)
     assert MODULE not in sys.modules, "the folder's word was enough to import it"
+
+
+@pytest.mark.parametrize(
+    ("result", "given"),
+    [("None", "None"), ("found[:-1]", r"\[Rounded"), ("weights", r"\[Parameter"), ("3", "3"),
+     ("[Rounded(w) for w in weights]", r"\[Rounded"), ("found[::-1]", r"\[Rounded")],
+)  # fmt: skip
+def test_a_step_that_rounds_not_all_weights_is_named(outside: Any, result: str, given: str) -> None:
+    outside(SOURCE.replace("return found", f"return {result}"))
+    with pytest.raises(QuantizationError, match=rf"truncate: round\(3 weights\) gave {given}"):
+        quantize(make(), read_method(MINE), QUANT, calibration=calibration())
 
 
 NEAREST = {"_target_": "dllmquant_exp.quantization.nearest.Nearest"}

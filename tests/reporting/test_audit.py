@@ -13,7 +13,7 @@ import paper_arithmetic
 import pytest
 import torch
 
-from dllmquant_exp.quantization.gptq import gptq
+from dllmquant_exp.quantization.gptq import Gptq, gptq
 from dllmquant_exp.quantization.quantizers import Quantizer
 from dllmquant_exp.reporting.paper import paper_quotes
 from dllmquant_exp.reporting.paper.audit import (
@@ -88,8 +88,8 @@ def test_weights_by_mask_on_text_without_masks_give_plain_gptq() -> None:
     generator = torch.Generator().manual_seed(0)
     w, x = (torch.randn(shape, generator=generator) for shape in ((8, 16), (16, 64)))
     quantizer = Quantizer(4, True, "per_channel")
-    plain, weighted = (gptq(w, c * x @ x.T, quantizer).weight for c in (1.0, 0.7**2))
-    assert torch.equal(plain, weighted)
+    (plain,), (weighted,) = (gptq([w], c * x @ x.T, quantizer, Gptq()) for c in (1.0, 0.7**2))
+    assert torch.equal(*(of.weight.values(w.dtype) for of in (plain, weighted)))
 
 
 # --- rendering -------------------------------------------------------------------------------

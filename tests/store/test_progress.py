@@ -16,7 +16,7 @@ def test_a_log_hears_where_work_stands_and_how_long_it_takes(
     monkeypatch.setattr(module, "SECONDS", 0.01)
     monkeypatch.setattr(module.logger, "info", lambda *words: (info(*words), said.set()))
     with (
-        caplog.at_level(logging.INFO),
+        caplog.at_level(logging.INFO, module.logger.name),
         within("job 2 of 3"),
         within("a task (1 of 9)"),
         progress("answers", 200, done=100) as advance,

@@ -1,11 +1,13 @@
 """Settings from plain mappings: bounds, classes named by `_target_`, and outside source digests."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from users_folder import Users
 
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.store.outside import is_outside, source_digest
@@ -94,15 +96,63 @@ def test_what_is_no_class_of_the_kind_is_refused(
         build({"_target_": target}, Ranges, "method.mine")
 
 
-def test_a_digest_covers_the_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "users_package"
-    (package / "deep").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "deep" / "steps.py").write_text(MODULE)
-    (package / "table.json").write_text("[1]")
-    monkeypatch.syspath_prepend(tmp_path)
-    made = build({"_target_": "users_package.deep.steps.Mine"}, Settings, "method.mine")
-    before = source_digest(type(made))
-    assert source_digest(type(made)) == before
-    (package / "table.json").write_text("[2]")
-    assert source_digest(type(made)) != before
+BROKEN = """
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from dllmquant_exp.store.schema import Settings
+@dataclass(frozen=True)
+class Abstract(Settings, ABC):
+    @abstractmethod
+    def work(self): ...
+@dataclass(frozen=True)
+class Failing(Settings):
+    size: int = 3
+    def __post_init__(self):
+        return {}[self.size]
+@dataclass(frozen=True)
+class Unknown(Settings):
+    size: "Nowhere" = 3
+@dataclass(frozen=True)
+class Nowhere_(Settings):
+    pass
+Nowhere_.__module__ = "builtins"
+def __getattr__(name):
+    raise RuntimeError(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("users_broken.Abstract", r"lacks work, which every .*\.Settings defines"),
+        ("users_broken.Failing", r"users_broken.Failing: KeyError: 3 \(.*users_broken.py, line 13"),
+        ("users_broken.Unknown", "NameError: name 'Nowhere' is not defined"),
+        ("users_broken.Nowhere_", "is of no file; define the class in a module of your own"),
+        ("users_broken.Lazy", "RuntimeError: Lazy .*users_broken.py"),
+        ("users_syntax.Mine", r"SyntaxError: .*users_syntax.py, line 1.*mend it there"),
+        ("users_raising.Mine", r"ValueError: no \(.*users_raising.py, line 2\)"),
+        ("users_leaving.Mine", "SystemExit: 3"),
+        ("users_needing.Mine", "No module named 'no_such_module'.*PYTHONPATH"),
+    ],
+)
+def test_faults_of_a_users_module_are_said_with_their_place(
+    users: Users, target: str, message: str
+) -> None:
+    users.module("users_broken", BROKEN)
+    users.module("users_syntax", "def (:")
+    users.module("users_raising", "\nraise ValueError('no')")
+    users.module("users_leaving", "raise SystemExit(3)")
+    users.module("users_needing", "import no_such_module")
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": target}, Settings, "method.mine")
+
+
+def test_values_of_a_mapping_have_a_type() -> None:
+    @dataclass(frozen=True)
+    class Lists(Settings):
+        supported: Mapping[str, tuple[int, ...]]
+
+    assert read(Lists, {"supported": {"a": [1, 2]}}, "x").supported == {"a": (1, 2)}
+    for wrong in ("text", 3):
+        with pytest.raises(ConfigError, match=f"holds a = {wrong!r}, which is not a list"):
+            read(Lists, {"supported": {"a": wrong}}, "x")

@@ -14,9 +14,11 @@ import lm_eval.tasks
 import yaml
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation import programs
 from dllmquant_exp.evaluation.settings import SettingsError
-from dllmquant_exp.store.outside import imported_files
+from dllmquant_exp.store.outside import fault, imported_files
+from dllmquant_exp.store.yaml_files import read_mapping
 
 PACKAGED = Path(lm_eval.tasks.__file__).parent
 TaskConfigDict = dict[str, Any]
@@ -94,12 +96,9 @@ _Loader.add_constructor("!function", lambda loader, node: _Function(loader.const
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"task file {path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"task file {path} holds no mapping of lm-eval's settings")
-    return content
+        return read_mapping(path, _Loader)
+    except ConfigError as error:
+        raise SettingsError(f"task file {error}") from error
 
 
 def _members(path: Path) -> Iterator[TaskConfigDict]:
@@ -122,7 +121,10 @@ def _loaded(path: Path) -> TaskConfigDict:
             for function in _functions(_read(file)):
                 _module(function, file)  # refuses what lies elsewhere
     programs = _runs_programs(load_yaml(path, resolve_func=False))
-    config: TaskConfigDict = load_yaml(path, resolve_func=not programs)
+    try:
+        config: TaskConfigDict = load_yaml(path, resolve_func=not programs)
+    except (Exception, SystemExit) as error:  # whatever the user's functions raise on import
+        raise SettingsError(f"task file {path}: its functions: {fault(error)}") from error
     return _absolute(config, path)
 
 

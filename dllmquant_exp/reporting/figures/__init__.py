@@ -6,7 +6,6 @@ recordings    what a probe measured, as files, and which recordings speak for a 
 curves, maps  Figures 1, 2, 6 and Figures 3, 4, 5, 9, from recordings
 scores        Figures 7 and 8, from a sweep's results
 style         fonts, colours and files that all of them share
-claims        the paper's claims about a decode (claims.yaml), decided by recorded numbers
 
 One more figure is a probe, a drawing function and an entry in catalog.yaml.
 """

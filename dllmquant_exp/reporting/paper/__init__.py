@@ -5,10 +5,10 @@ quotes.yaml      quotations from the text
 contradictions.yaml  findings on both, printed by `report audit` (audit.py)
 
 A number keeps its printed precision: "44.50" and "44.5" are not the same print. Task columns have
-the labels of `PAPER_COLUMNS` (tables.py), the average is "Avg.". Rows of Tables 1, 2 and 5 have the
-names of conf/row. Those of Tables 3 and 6 are no rows of ours (quarot_cgq_mask, rtn_random, ...);
-`paper_rows` says which of ours stand for them. Table 4 has one row, `quantized`, per model. The
-paper's GPTQ of Tables 2, 3 and 5 is its QuaRot row of Table 1.
+the labels of `reporting.tables.PAPER_COLUMNS`, the average is "Avg.". Rows of Tables 1, 2 and 5
+have the names of conf/row. Those of Tables 3 and 6 are no rows of ours (quarot_cgq_mask,
+rtn_random, ...); `paper_rows` says which of ours stand for them. Table 4 has one row, `quantized`,
+per model. The paper's GPTQ of Tables 2, 3 and 5 is its QuaRot row of Table 1.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.identity import method_label
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, ModelSettings
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
 from dllmquant_exp.models.checkpoints import Layout, load_config, load_tokenizer, resolve_checkpoint
@@ -200,7 +199,7 @@ def _forecast(
 def row_name(job: Experiment) -> str:
     """The row, and its bits and execution where they are not the usual ones."""
     quant = "" if job.quant_name == DEFAULT_QUANT else job.quant_name
-    return " ".join(filter(None, (method_label(job), quant, "packed" if _packed(job) else "")))
+    return " ".join(filter(None, (job.label, quant, "packed" if _packed(job) else "")))
 
 
 def _packed(job: Experiment) -> bool:

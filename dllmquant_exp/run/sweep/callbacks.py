@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 COMPOSED_FILE = "multirun.yaml"  # Hydra's copy of what is swept, written as the jobs begin
 LOCAL = "local"  # the option of the group `launcher`
+_checked: dict[tuple[str, ...], Any] = {}  # the experiment of a single run, between start and job
 
 
 def run_job(config: DictConfig) -> None:
@@ -38,15 +39,13 @@ def run_job(config: DictConfig) -> None:
     """
     from dllmquant_exp.run import job
     from dllmquant_exp.run.allocator import keep_freed_memory
-    from dllmquant_exp.run.machine import check_surroundings, explain_unwritten
-    from dllmquant_exp.run.sweep.composition import experiment_of
+    from dllmquant_exp.run.machine import explain_unwritten
 
     keep_freed_memory()  # of a worker process, too
     hydra = HydraConfig.get()
     folders, problem = [], None
     try:
-        experiment = experiment_of(config, hydra)
-        check_surroundings([experiment])
+        experiment = _checked.pop(tuple(hydra.overrides.task), None) or _check(config, hydra)
         keep_going = hydra.mode == RunMode.MULTIRUN
         with within(place_of(hydra)) if keep_going else nullcontext():
             outcomes = job.run(experiment, keep_going=keep_going)
@@ -82,6 +81,16 @@ def write_outcome(job: Path, cells: Iterable[Path], error: str | None = None) ->
     write_json(job / OUTCOME_FILE, {"cells": [str(cell) for cell in cells], "error": error})
 
 
+def _check(config: DictConfig, hydra: Any = None) -> Any:
+    """The experiment of a job that can run here (ConfigError)."""
+    from dllmquant_exp.run.machine import check_surroundings
+    from dllmquant_exp.run.sweep.composition import experiment_of
+
+    experiment = experiment_of(config, hydra)
+    check_surroundings([experiment])
+    return experiment
+
+
 def _never_silent(method: Callable[..., None]) -> Callable[..., None]:
     """Hydra turns a callback's exception into a warning and goes on; this leaves instead."""
 
@@ -106,8 +115,6 @@ class RunReport(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a configuration that cannot run, before Hydra makes a folder."""
         from dllmquant_exp.config.overrides import Overrides
-        from dllmquant_exp.run.machine import check_surroundings
-        from dllmquant_exp.run.sweep.composition import experiment_of
 
         place = Overrides.read(list(config.hydra.overrides.task)).value("launcher")
         if place not in (None, LOCAL):
@@ -115,7 +122,8 @@ class RunReport(Callback):
                 f"launcher={place} places the jobs of a sweep, and this is one job, which runs "
                 "here: add -m, or leave it out"
             )
-        check_surroundings([experiment_of(config)])
+        _checked.clear()
+        _checked[tuple(config.hydra.overrides.task)] = _check(config)
 
     @_never_silent
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

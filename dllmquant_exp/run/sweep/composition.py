@@ -81,9 +81,10 @@ def experiment_of(config: DictConfig, hydra: Any = None) -> Experiment:
     Raises:
         ConfigError: it cannot run.
     """
-    given = (hydra or config.hydra).overrides
-    folders = [word for word in given.hydra if word.startswith(f"{SEARCH_PATH}=")]
-    return resolve(to_mapping(config), [*folders, *given.task])
+    hydra = hydra or config.hydra
+    folders = [word for word in hydra.overrides.hydra if word.startswith(f"{SEARCH_PATH}=")]
+    words = [*folders, *hydra.overrides.task]
+    return resolve(to_mapping(config), words, hydra.runtime.choices)
 
 
 def sweep_jobs(

@@ -251,6 +251,15 @@ def test_several_seeds_of_a_claim_that_something_is_small(
     assert found(name, *figures).limits[1] >= 0
 
 
+def test_a_claim_that_something_is_small_holds_below_its_threshold() -> None:
+    """As the report decides it, corrected for all claims about figures."""
+    data = figure("figure4", noise(ratio(0.02), ratio(1.0)))
+    evidence = {"scores": ModelResults("m", embedded=True), "figures": [data]}
+    decided = {of["claim"]: of["verdict"] for of in verdicts(evidence)}
+    assert decided["unmasked_errors_do_not_propagate"] == "holds"
+    assert decided["low_score_errors_do_not_propagate"] == "does not hold"
+
+
 def test_a_seed_in_which_nothing_happened_counts() -> None:
     """As 0 of what happened on average; its own ratio would be 0/0."""
     nothing = measurement.ratio(np.zeros(16), np.zeros(16))
