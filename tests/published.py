@@ -1,35 +1,41 @@
-"""The results behind README's tables, kept as archives, and the tables as they follow from them.
+"""The results that the repository keeps, as archives, and the page and picture of what they say.
 
     python tests/published.py pack RUNS    # a folder of `table=all` -> runs/*.tar.xz
-    python tests/published.py write        # the archives -> README's tables
+    python tests/published.py write        # the archives -> runs/RESULTS.md, runs/averages.svg
 
 Archives hold the result files of two sweeps, one archive per seed, and the recorded figures of each
-model; nothing else that runs write. README's tables stand between two comments, and
-`test_published.py` compares them with what the archives say.
+model; nothing else that runs write. The page is `results_page.md` beside this file, with a table or
+a list in place of each {name}. `test_published.py` compares page and picture with the archives.
 """
 
 import io
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-from dllmquant_exp.reporting import claim_verdicts, table
+from dllmquant_exp.reporting import claim_verdicts, results, table, table_cells
 from dllmquant_exp.reporting.claims import FAILS, HOLDS, UNDECIDED, UNMEASURED
 from dllmquant_exp.reporting.claims.figures import figure_claims
 from dllmquant_exp.reporting.claims.speed import speed_claims
 from dllmquant_exp.reporting.figures.recordings import ARRAYS_FILE, INFO_FILE, SCHEMA_VERSION
+from dllmquant_exp.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, styled
 from dllmquant_exp.reporting.render import signed
 from dllmquant_exp.store.results import RESULT_FILE, TABLES_SWEEP, ResultError, load_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 KEPT = REPOSITORY / "runs"
-README = REPOSITORY / "README.md"
+PAGE, PICTURE = KEPT / "RESULTS.md", KEPT / "averages.svg"
+TEMPLATE = Path(__file__).with_name("results_page.md")
+FULL = "full precision"  # the variant that others stand beside
+CHANCE = 27.8  # average of the nine tasks, in percent
 PLAIN = "table6_plain"  # Table 6 on the model without outlier channels, where it is not at chance
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
 def pack(runs_dir: Path, kept: Path) -> list[Path]:
@@ -85,37 +91,111 @@ def unpack(kept: Path, runs_dir: Path) -> None:
             packed.extractall(runs_dir, filter="data")
 
 
-def readme_tables(runs_dir: Path) -> str:
-    """Tables 1 and 2 and the verdicts, for all models that the folder has results of."""
-    return "\n".join(_parts(runs_dir)).strip()
+def results_page(runs_dir: Path) -> str:
+    """The page about the results in a folder.
+
+    Raises:
+        KeyError: the template names a part that there is not.
+    """
+    return TEMPLATE.read_text(encoding="utf-8").format_map(_parts(runs_dir))
 
 
-def _parts(runs_dir: Path) -> Iterator[str]:
-    models = []  # in Table 1's order
-    for title, scores in _scores(table("table1", runs_dir)):
-        yield from (f"Table 1, {title}:", "", _markdown(scores), "")
-        models.append(_model(title))
+def _parts(runs_dir: Path) -> dict[str, str]:
+    """The parts that a page can name, as Markdown."""
+    scores = dict(_scores(table("table1", runs_dir)))
+    models = [_model(title) for title in scores]  # in Table 1's order
     columns = {
         _model(title): scores["Avg."] for title, scores in _scores(table("table2", runs_dir))
     }
-    averages = pd.DataFrame(columns)[models].fillna("-")
-    yield from ("Table 2, averages of the nine tasks:", "", _markdown(averages), "")
     measured = _measured(runs_dir, TABLES_SWEEP, models)
     figures = measured["claim"].isin([claim.name for claim in figure_claims()])
     speed = measured["claim"].isin([claim.name for claim in speed_claims()])
-    for heading, chosen in (
-        ("Claims about scores, in points:", measured[~figures & ~speed]),
-        ("Claims about what goes on inside a decode, as ratios or shares:", measured[figures]),
-        ("Claims about speed and memory, as ratios:", measured[speed]),
-    ):
-        if len(chosen):
-            yield from (heading, "", _markdown(_wide(chosen, models)), "")
-    if (runs_dir / PLAIN).is_dir():
-        for title, scores in _scores(table("table6", runs_dir, PLAIN)):
-            yield from (f"Table 6, {title}:", "", _markdown(scores), "")
-            claims = _measured(runs_dir, PLAIN, [_model(title)])
-            if len(claims):
-                yield from (_markdown(_wide(claims, [_model(title)])), "")
+    (plain,) = _scores(table("table6", runs_dir, PLAIN))
+    name = _model(plain[0])
+    return {
+        "kept": _kept(runs_dir),
+        "table1": "\n\n".join(f"{title}:\n\n{_markdown(of)}" for title, of in scores.items()),
+        "table2": _markdown(pd.DataFrame(columns)[models].fillna("-")),
+        "score_claims": _markdown(_wide(measured[~figures & ~speed], models)),
+        "figure_claims": _markdown(_wide(measured[figures], models)),
+        "speed_claims": _markdown(_wide(measured[speed], models)),
+        "table6": _markdown(plain[1]),
+        "table6_claims": _markdown(_wide(_measured(runs_dir, PLAIN, [name]), [name])),
+        "table4": _speed(runs_dir),
+    }
+
+
+def _kept(runs_dir: Path) -> str:
+    """How many results there are, of which seeds, items and commits."""
+    frame = results(runs_dir, TABLES_SWEEP)
+    scored = frame[frame["n"] > 0]
+    lines = [
+        f"- {len(frame)} results of `table=all`, made by {frame['commit'].nunique()} commits; "
+        f"{len(results(runs_dir, PLAIN))} of Table 6 without outlier channels",
+        f"- items of a task: {scored['n'].min()} to {scored['n'].max()}",
+        *(
+            f"- `{model}`: calibration seeds {', '.join(map(str, sorted(of['seed'].unique())))}"
+            for model, of in scored.groupby("model")
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _speed(runs_dir: Path) -> str:
+    """Table 4's speed and memory, and the machine that they were measured on."""
+    cells = table_cells("table4", runs_dir)
+    full = cells[cells["variant"] == FULL].set_index(["model", "row"])
+    lines = []
+    for low in cells[cells["variant"] != FULL].itertuples():
+        beside = full.loc[(low.model, low.row)]
+        lines.append({
+            "model": f"{low.model}, {low.row}, {low.variant}",
+            f"tokens/s, {beside['type']}": _spread(beside, "tokens_per_second", 0),
+            "tokens/s, 4 bits": _spread(low._asdict(), "tokens_per_second", 0),
+            "times as fast": _spread(low._asdict(), "speedup", 2),
+            "MiB, 16 bits": f"{beside['weight_bytes'] / 2**20:.1f}",
+            "MiB, 4 bits": f"{low.weight_bytes / 2**20:.1f}",
+            "times smaller": f"{beside['weight_bytes'] / low.weight_bytes:.2f}",
+        })  # fmt: skip
+    machine = cells[["cpu", "threads", "execution"]].drop_duplicates().to_numpy()
+    said = "; ".join(f"{cpu}, {n} threads, {how} kernels" for cpu, n, how in machine)
+    return f"Machine: {said}.\n\n{_markdown(pd.DataFrame(lines).set_index('model').fillna('-'))}"
+
+
+def _spread(values: Mapping[str, Any], name: str, digits: int) -> str:
+    median, low, high = (f"{values[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{median} ({low} to {high})"
+
+
+def averages(runs_dir: Path) -> pd.DataFrame:
+    """Table 1's averages, one line per model and row: score, low and high, in percent."""
+    cells = table_cells("table1", runs_dir)
+    found = cells[(cells["column"] == "Avg.") & (cells["variant"] == "")]
+    return found[["model", "name", "score", "low", "high"]]
+
+
+def draw(found: pd.DataFrame, path: Path) -> None:
+    """Draw the averages with their intervals; the file's description holds the numbers."""
+    names = list(found["name"].unique())
+    with styled(), rc_context({"svg.fonttype": "none"}):
+        figure = Figure(figsize=(5.2, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        colours = zip(found.groupby("model", sort=False), (BLUE, ORANGE, GREEN), strict=True)
+        for n, ((model, of), colour) in enumerate(colours):
+            at = [names.index(name) + 0.22 * (n - 1) for name in of["name"]]
+            errors = [of["score"] - of["low"], of["high"] - of["score"]]
+            style = {"fmt": "o", "ms": 3, "capsize": 1.5, "color": colour, "label": model}
+            axes.errorbar(of["score"], at, xerr=errors, **style)
+        axes.axvline(CHANCE, color=GREY, lw=0.8, ls=":", label="chance")
+        axes.set(yticks=range(len(names)), yticklabels=names)
+        axes.set_xlabel("average score of nine tasks (%), 95% interval; W4A4, embedded stand-ins")
+        axes.invert_yaxis()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(path, metadata={"Date": None, "Description": _numbers(found)})
+
+
+def _numbers(found: pd.DataFrame) -> str:
+    return found.to_csv(index=False, float_format="%.2f")
 
 
 def _measured(runs_dir: Path, sweep: str, models: list[str]) -> pd.DataFrame:
@@ -169,29 +249,6 @@ def _markdown(frame: pd.DataFrame) -> str:
     return str(columns.to_markdown(index=False, disable_numparse=True, colalign=sides))
 
 
-def tables_of(text: str) -> str:
-    """The text between README's two comments.
-
-    Raises:
-        ValueError: one of them is missing.
-    """
-    return _split(text)[1].strip()
-
-
-def with_tables(text: str, tables: str) -> str:
-    """README with these tables between its two comments."""
-    before, _, after = _split(text)
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
-
-
-def _split(text: str) -> tuple[str, str, str]:
-    before, begin, rest = text.partition(BEGIN)
-    between, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README has no {BEGIN} with {END} behind it")
-    return before, between, after
-
-
 def main(words: Iterable[str]) -> int:
     """Pack or write; returns an exit status."""
     match list(words):
@@ -201,9 +258,8 @@ def main(words: Iterable[str]) -> int:
         case ["write"]:
             with tempfile.TemporaryDirectory() as folder:
                 unpack(KEPT, Path(folder))
-                made = readme_tables(Path(folder))
-            text = with_tables(README.read_text(encoding="utf-8"), made)
-            README.write_text(text, encoding="utf-8")
+                PAGE.write_text(results_page(Path(folder)), encoding="utf-8")
+                draw(averages(Path(folder)), PICTURE)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -1,8 +1,10 @@
-"""README's tables are what the kept results say, and the results are whole."""
+"""The page and the picture of results are what the kept results say, and these are whole."""
 
+import re
 import shutil
 import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import published
 import pytest
@@ -33,19 +35,27 @@ def test_every_kept_result_is_whole(runs: Path) -> None:
     assert not any("runs_dir" in text or "/tmp" in text for text in texts), "where it was run"
 
 
-def test_readme_says_what_they_say(runs: Path) -> None:
-    written = published.tables_of(published.README.read_text(encoding="utf-8"))
-    assert written == published.readme_tables(runs), "python tests/published.py write"
+def test_page_says_what_they_say(runs: Path) -> None:
+    written = published.PAGE.read_text(encoding="utf-8")
+    assert written == published.results_page(runs), "python tests/published.py write"
 
 
-def test_tables_take_the_place_of_what_was_there() -> None:
-    text = f"before {published.BEGIN}{published.END} after"
-    once = published.with_tables(text, "| a |")
-    assert published.tables_of(once) == "| a |"
-    assert published.with_tables(published.with_tables(once, "| b |"), "| a |") == once
-    assert once.startswith("before <") and once.endswith("> after")
-    with pytest.raises(ValueError, match="README has no"):
-        published.with_tables("no comments", "| a |")
+def test_picture_shows_what_they_say(runs: Path, tmp_path: Path) -> None:
+    """Pictures hold their numbers, since another version of matplotlib draws other lines."""
+    published.draw(published.averages(runs), tmp_path / "again.svg")
+    again, kept = (ElementTree.parse(path) for path in (tmp_path / "again.svg", published.PICTURE))
+    described = "{http://purl.org/dc/elements/1.1/}description"
+    texts = [next(tree.iter(described)).text for tree in (again, kept)]
+    assert texts[0] == texts[1] and str(texts[0]).count("micro_") == 18
+
+
+@pytest.mark.parametrize("page", [published.TEMPLATE, published.REPOSITORY / "README.md"])
+def test_intervals_in_prose_are_among_the_results(page: Path) -> None:
+    """Findings are written by hand: `+3.4 [+1.4, +5.4]` has to stand in a table."""
+    results = published.PAGE.read_text(encoding="utf-8")
+    tables = "\n".join(line for line in results.splitlines() if line.startswith("|"))
+    quoted = re.findall(r"[-+]?[\d.]+ \[[-+\d., ]+\]", page.read_text(encoding="utf-8"))
+    assert quoted and all(interval in tables for interval in quoted)
 
 
 def test_packing_and_unpacking_keep_every_byte(runs: Path, tmp_path: Path) -> None:
