@@ -33,6 +33,7 @@ def small_config(checkpoint: Path, runs_dir: Path, tasks: Sequence[str]) -> dict
             **option("calibration", "random"), "samples": 4, "texts": ["micro_arc"], "length": 8,
         },
         "task": {"name": "some", "tasks": {t: option("task", t)["tasks"][t] for t in tasks}},
+        "evaluation": {"name": "published"},
         "decoding": {"name": "published", "mc_num": 2},
         "tracking": option("tracking", "off"),
         "sweep": "s", "runs_dir": str(runs_dir), "data_root": None, "limit": 3, "seed": 0,

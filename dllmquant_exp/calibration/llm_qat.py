@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from dllmquant_exp.calibration.sampler import DecodingSampler, Inputs, prompt_seeds
 from dllmquant_exp.calibration.states import CalibrationSet, sizes, unscored_state
 from dllmquant_exp.diffusion.decoding import generate
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.store.schema import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class LlmQat(DecodingSampler):
         report = {
             **sizes(states),
             "seed": seed,
-            "decoding": asdict(decoding),
+            "decoding": describe(decoding),
             "forwards": made.forwards,
             "token_forwards": made.token_forwards,
         }

@@ -28,7 +28,7 @@ Algorithm 1 leaves some things open. They are settled here, or by a setting, as 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
@@ -50,7 +50,7 @@ from dllmquant_exp.calibration.states import (
 )
 from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.store.schema import Above, AtLeast, AtMost
+from dllmquant_exp.store.schema import Above, AtLeast, AtMost, describe
 
 logger = logging.getLogger(__name__)
 Cell = tuple[int, int]  # block, m
@@ -116,7 +116,7 @@ class Tmas(DecodingSampler):
         report: dict[str, Any] = {
             **sizes(D),
             "seed": inputs.seed,
-            "decoding": asdict(self.decoding(architecture)),
+            "decoding": describe(self.decoding(architecture)),
             "prompts_used": used,
             "quotas": [list(p)] * self.blocks,
             "filled": C,

@@ -1,6 +1,6 @@
 """States of decodes at evenly spaced steps, whatever their masks ("Uniform time" of Table 6)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 
 from dllmquant_exp.calibration.sampler import (
@@ -10,6 +10,7 @@ from dllmquant_exp.calibration.sampler import (
     calibration_state,
 )
 from dllmquant_exp.calibration.states import CalibrationError, CalibrationSet, sizes
+from dllmquant_exp.store.schema import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class UniformTime(DecodingSampler):
         report = {
             **sizes(kept),
             "seed": inputs.seed,
-            "decoding": asdict(self.decoding(inputs.model.config.architecture)),
+            "decoding": describe(self.decoding(inputs.model.config.architecture)),
             "steps_per_prompt": k,
             "prompts_used": needed,
         }

@@ -28,12 +28,13 @@ from dllmquant_exp.config.rows import row_of
 from dllmquant_exp.config.saved_model import check_saving, is_saved, saved_model, saved_row
 from dllmquant_exp.config.task_config import (
     SPEED,
-    DecodingOverrides,
+    EvaluationSettings,
     check_effects,
     check_speed,
     resolve_tasks,
 )
 from dllmquant_exp.errors import ConfigError, Refusal
+from dllmquant_exp.evaluation.settings import DecodingOverrides
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.outside import fault, place_outside
 from dllmquant_exp.store.schema import read, unknown_key
@@ -41,7 +42,7 @@ from dllmquant_exp.store.tracking import TrackingSettings
 
 __all__ = ["CommonSettings", "Experiment", "resolve", "to_mapping"]
 
-GROUPS = ("model", "method", "quant", "calibration", "task", "decoding", "tracking")
+GROUPS = ("model", "method", "quant", "calibration", "task", "evaluation", "decoding", "tracking")
 # Choose options of other groups, how jobs are started or what is reported; no job reads them.
 PRESETS = ("row", "models", "table", "launcher", "report", "controls", "leaves")
 
@@ -99,11 +100,12 @@ def _resolved(
     readers: dict[str, Callable[[], Any]] = {
         "common": lambda: read(CommonSettings, config, "config", ignore=others),
         **{name: partial(reader, config) for name, reader in sections.items()},
+        "evaluation": lambda: read(EvaluationSettings, config["evaluation"], "evaluation"),
         "decoding": lambda: read(DecodingOverrides, config["decoding"], "decoding"),
         "tracking": lambda: read(TrackingSettings, config["tracking"], "tracking"),
     }
     found = _read_all(readers)
-    common, decoding = found["common"], found["decoding"]
+    common, evaluation, decoding = (found[k] for k in ("common", "evaluation", "decoding"))
     _check_choices(config, choices or {}, line)
     if saved:
         model = saved_model(config, line)
@@ -112,7 +114,7 @@ def _resolved(
     if model.quant is not None and common.execution == "packed":
         _check_packed(common, model.quant)
     check_saving(model, common.dtype, common.save, common.export)
-    tasks = resolve_tasks(config["task"], model.model, decoding)
+    tasks = resolve_tasks(config["task"], model.model, decoding, evaluation)
     check_effects(line, tasks)
     if any(task.kind == SPEED for task in tasks):
         fake = model.quant is not None and common.execution == "fake"
@@ -123,6 +125,7 @@ def _resolved(
         row=row,
         is_own_row=is_own,
         tasks=tasks,
+        evaluation=evaluation,
         decoding=decoding,
         tracking=found["tracking"],
         common=common,

@@ -13,8 +13,9 @@ import torch
 
 from dllmquant_exp.config.own_options import Row
 from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, QuantizedModel
-from dllmquant_exp.config.task_config import SPEED, DecodingOverrides, Task
+from dllmquant_exp.config.task_config import SPEED, EvaluationSettings, Task
 from dllmquant_exp.errors import ConfigError
+from dllmquant_exp.evaluation.settings import DecodingOverrides
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.names import LONGEST_FOLDER, check_name
 from dllmquant_exp.store.paths import expanded
@@ -86,6 +87,7 @@ class Experiment(QuantizedModel):
     row: Row
     is_own_row: bool  # an option of the user's folder, which was chosen
     tasks: tuple[Task, ...]
+    evaluation: EvaluationSettings
     decoding: DecodingOverrides
     tracking: TrackingSettings
     common: CommonSettings
@@ -116,9 +118,6 @@ class Experiment(QuantizedModel):
         A user's row is part of it: its cells are not those of another row that does the same.
         """
         settings = describe(task.settings)
-        del settings["source"]  # says where the values come from
-        if settings["include_path"] is None:
-            del settings["include_path"]
         common, scored = self.common, task.kind != SPEED
         speed = None if task.speed is None else describe(task.speed)
         config = {

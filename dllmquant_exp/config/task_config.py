@@ -1,37 +1,35 @@
 """The tasks of an experiment, how they are decoded, and what a speed task measures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.config.quantized_model import ModelSettings
-from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.evaluation.settings import TaskSettings, resolve_settings
-from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.evaluation.settings import (
+    GENERATION_OVERRIDES,
+    LIKELIHOOD_OVERRIDES,
+    OVERRIDES,
+    DecodingOverrides,
+    TaskSettings,
+    profile_settings,
+    resolve_settings,
+)
 from dllmquant_exp.speed.workload import SpeedSettings
 from dllmquant_exp.store.schema import read
 
+PUBLISHED = "published"  # the profile that every task's `settings` are
 SPEED = "speed"  # the kind of a task without items; see dllmquant_exp.speed
 # Settings that a measurement of speed does not read.
 IGNORED = ("dtype", "limit", "batch_size", "data_root", "shards", "shard")
 
 
 @dataclass(frozen=True)
-class DecodingOverrides:
-    """Replacements of every task's published settings; None keeps the published value."""
+class EvaluationSettings:
+    """The choice of settings: `published` are the authors' own; see `profiles` in conf/task."""
 
     name: str
-    gen_length: int | None = None
-    steps: int | None = None
-    block_length: int | None = None
-    remasking: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    guidance: float | None = None
-    mc_num: int | None = None
-    suppress_eos: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -48,20 +46,35 @@ class Task:
 
 
 def resolve_tasks(
-    suite: Any, model: ModelSettings, decoding: DecodingOverrides
+    suite: Any, model: ModelSettings, decoding: DecodingOverrides, evaluation: EvaluationSettings
 ) -> tuple[Task, ...]:
     """The tasks of the group `task`, with the settings that this model is evaluated with.
 
     Raises:
         ConfigError: no task, or settings that it or the model cannot follow.
+        NoUse: a profile that no task has.
     """
     entries = suite.get("tasks") if isinstance(suite, Mapping) else None
     if not isinstance(entries, Mapping) or not entries:
         raise ConfigError("task.tasks is empty: choose a task or a suite, e.g. task=micro_nine")
-    return tuple(_resolve_task(name, spec, model, decoding) for name, spec in entries.items())
+    tasks = tuple(
+        _resolve_task(name, spec, model, decoding, evaluation.name)
+        for name, spec in entries.items()
+    )
+    if evaluation.name != PUBLISHED and not any(
+        profile_settings(task.spec, evaluation.name) for task in tasks
+    ):
+        raise NoUse(
+            f"evaluation={evaluation.name} would change nothing: none of the chosen tasks has "
+            "settings under this name in its `profiles`",
+            "evaluation",
+        )
+    return tasks
 
 
-def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: DecodingOverrides) -> Task:
+def _resolve_task(
+    name: str, spec: Any, model: ModelSettings, decoding: DecodingOverrides, profile: str
+) -> Task:
     where = f"task.tasks.{name}"
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where} is {spec!r}, but a task's settings belong there")
@@ -70,9 +83,8 @@ def _resolve_task(name: str, spec: Any, model: ModelSettings, decoding: Decoding
         raise ConfigError(f"{where} has no {' and no '.join(missing)}")
     overrides = {key: value for key, value in asdict(decoding).items() if key != "name"}
     try:
-        settings = resolve_settings(name, spec, model.settings, overrides)
-        settings = read(TaskSettings, asdict(settings), f"{where}.settings")  # types of YAML values
-        check_diffusion(settings, model.architecture)
+        settings = resolve_settings(name, spec, model.settings, overrides, profile)
+        settings.validate(model.architecture)
     except ConfigError:
         raise
     except ValueError as error:
@@ -101,30 +113,13 @@ def _source(settings: TaskSettings, where: str) -> str | None:
     return source
 
 
-def check_diffusion(settings: TaskSettings, architecture: Architecture) -> None:
-    """Refuse decoding or likelihood settings that this architecture cannot follow (ValueError)."""
-    if settings.variant == "generation":
-        names = [field.name for field in fields(DecodingSettings)]
-        values: dict[str, Any] = {name: getattr(settings, name) for name in names}
-        DecodingSettings(**values).validate(architecture)
-        return
-    assert settings.mc_num is not None and settings.mc_batch_size is not None
-    LikelihoodSettings(
-        mc_num=settings.mc_num,
-        mc_batch_size=settings.mc_batch_size,
-        guidance=settings.guidance,
-        estimator=str(settings.estimator),
-    ).validate(architecture)
-
-
 def check_effects(line: Overrides, tasks: Sequence[Task]) -> None:
     """Refuse a decoding setting of the command line that no task would follow (NoUse)."""
-    effective = {"guidance", "name"}
+    effective: set[str] = set()
     for task in tasks:
         likelihood = task.settings.variant == "likelihood"
-        every = {field.name for field in fields(DecodingOverrides)}
-        effective |= {"mc_num"} if likelihood else every - {"mc_num"}
-    idle = [f.name for f in fields(DecodingOverrides) if f.name not in effective]
+        effective |= {*(LIKELIHOOD_OVERRIDES if likelihood else GENERATION_OVERRIDES)}
+    idle = [name for name in OVERRIDES if name not in effective]
     names = [f"decoding.{name}" for name in idle]
     if line.touches(*names):
         variants = {task.settings.variant for task in tasks}

@@ -58,6 +58,10 @@ def check_prompts(
 ) -> None:
     """Raise DiffusionError for what `generate` could not decode; see there."""
     settings.validate(config.architecture)
+    if settings.confidence_eos_eot_inf and settings.end_of_turn is None:
+        raise DiffusionError(
+            "confidence_eos_eot_inf needs end_of_turn, the id of the tokenizer's end-of-turn token"
+        )
     if len(seeds) != len(prompts):
         raise DiffusionError(f"{len(prompts)} prompts have {len(seeds)} seeds; give one each")
     for i, prompt in enumerate(prompts):

@@ -9,7 +9,8 @@ A row with a prompt of 3, gen_length 6, two blocks, two steps per block (`_` is 
     p p p | a b c d e f      step 4, block 2
 
 Nothing committed is ever masked again. Therefore a row may stop as soon as the beginning of its
-response, up to the first mask, holds an end-of-text or a stop string: later steps cannot change it.
+response, up to the first mask, holds all that will be read: where responses are cut at their
+end-of-text or at a stop string, one of these. Later steps cannot change it.
 
 Every row has its own random generator and its own counts, so what a row decodes to does not depend
 on the rows that share its batch, as far as its logits do not (see models/transformer.py).
@@ -71,10 +72,11 @@ def generate(
     """Decode one response per prompt, by LLaDA's or Dream's published algorithm.
 
     Where the published code leaves a choice, or lets a row depend on its batch:
-    - ties in confidence go to the leftmost position
+    - ties in confidence go to the leftmost position, see `most_confident`
     - Dream's number of reveals is int(masks * share) per row; the published code averages the
       masks over the batch
-    - probabilities are computed in float32 or better, also for a 16-bit model
+    - the softmax is computed in float32, in float64 for a float64 model. LLaDA's code has computed
+      it in float64 and in the model's own bfloat16, where many confidences tie
     - as published, a position where the model predicts the mask token itself stays masked, and
       later steps may fill it; mask tokens inside a prompt belong to the prompt
 
@@ -82,8 +84,8 @@ def generate(
         prompts: token ids; they may differ in length.
         seeds: one per prompt, for temperature, `random` and `origin`.
         batch_size: rows per forward pass (guidance doubles them).
-        finished: gets a row's response up to its first mask, and says whether its text is already
-            decided (a stop string is in it). An end-of-text ends a row in any case.
+        finished: gets a row's response up to its first mask, and says whether all that will be
+            read of it is decided. Without it, an end-of-text ends a row.
         progress: called after each step with the prompts done since its last call; a prompt that
             is decoded still counts as the share of its steps.
 
@@ -95,7 +97,7 @@ def generate(
     check_prompts(config, prompts, settings, seeds)
 
     def ended(_: int, prefix: list[int]) -> bool:
-        return config.eos_token_id in prefix or (finished is not None and finished(prefix))
+        return config.eos_token_id in prefix if finished is None else finished(prefix)
 
     predictor = Predictor(model, settings.guidance)
     tokens = decode(predictor, prompts, settings, seeds, batch_size, ended, progress)
@@ -254,10 +256,14 @@ def _commit(rows: _Rows, step: Step, settings: DecodingSettings, predictor: Pred
     if settings.suppress_eos:
         logits[:, predictor.config.eos_token_id] = -torch.inf
     if settings.architecture == "dream":
-        logits = dream_logits(logits, settings.temperature, settings.top_p)
+        logits = dream_logits(logits, settings.temperature, settings.top_p, settings.top_k)
     tokens = _draw(logits, settings, asked.sum(1).tolist(), rows.generators)
     proposal = response.masked_scatter(asked, tokens)
     if settings.remasking not in BLIND_REMASKING:
+        if settings.confidence_eos_eot_inf:
+            ends = [settings.end_of_turn]
+            ends += [predictor.config.eos_token_id] if settings.temperature == 0 else []
+            logits[:, ends] = -torch.inf
         surest = confidence_of(logits, tokens, settings.remasking)
         confidence = surest.new_full(asked.shape, -torch.inf).masked_scatter(asked, surest)
         asked = most_confident(confidence, counts)

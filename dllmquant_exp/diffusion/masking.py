@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dllmquant_exp.diffusion.sampling import row_generator, uniform
-from dllmquant_exp.diffusion.settings import LikelihoodSettings
+from dllmquant_exp.diffusion.settings import LikelihoodSettings, MaskCounts
 
 DREAM_LEAST_RATIO = 1e-3  # sampling_eps of Dream's published estimator
 
@@ -40,7 +40,7 @@ def draw_masks(
     if settings.estimator == "llada":
         if length == 1:
             return whole(length)
-        return llada_masks(length, b, batches, generator)
+        return llada_masks(length, b, batches, generator, settings.mask_counts)
     if settings.estimator == "dream_whole" and length == 1 and not first_visible:
         return whole(length)
     return dream_masks(length, b, batches, generator, first_visible=first_visible)
@@ -52,20 +52,29 @@ def whole(length: int) -> Masks:
     return Masks(everything, torch.ones(1, dtype=torch.float64, device="cpu"))
 
 
-def llada_masks(length: int, b: int, batches: int, generator: torch.Generator) -> Masks:
+def llada_masks(
+    length: int,
+    b: int,
+    batches: int,
+    generator: torch.Generator,
+    mask_counts: MaskCounts = "uniform",
+) -> Masks:
     """LLaDA: sample i of a batch masks exactly x_i tokens and weighs L / x_i.
 
     k ~ U{1..L}, x_i = round(k + i L/b), then ((x_i - 1) mod L) + 1: one shared random number, and
     counts spread evenly over 1..L. Each x_i is uniform on 1..L, which makes the estimate unbiased,
-    only if halves are always rounded the same way. The published code rounds them to even: at
-    L = 2, b = 4 it would mask both tokens in three samples of four instead of two. Here halves
-    round up.
+    only if halves are always rounded the same way: `uniform` rounds them up. The published code
+    rounds them to even. In batches of 8 it masks 1 or 2 tokens of 2 in a ratio of 6:10, and 1 to 4
+    of 4 in 4:12:4:12; `halves_to_even` does the same.
     """
     L = length
     k = torch.randint(1, L + 1, (batches, 1), generator=generator, device="cpu")
     i = torch.arange(b, device="cpu")
-    rounded = (2 * i * L + b) // (2 * b)  # i L/b, halves up, in exact integers
-    x = ((k + rounded - 1) % L + 1).reshape(-1)
+    if mask_counts == "uniform":
+        rounded = k + (2 * i * L + b) // (2 * b)  # k + i L/b, halves up, in exact integers
+    else:
+        rounded = (k + i * (L / b)).round().long()
+    x = ((rounded - 1) % L + 1).reshape(-1)
     rank = uniform(generator, len(x), L).argsort(-1).argsort(-1)
     return Masks(rank < x[:, None], L / x.to(torch.float64) / len(x))
 

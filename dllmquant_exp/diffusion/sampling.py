@@ -41,21 +41,26 @@ def categorical(logits: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
-def dream_logits(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Temperature, then the nucleus; tokens outside the nucleus get -inf.
+def dream_logits(
+    logits: Tensor, temperature: float, top_p: float, top_k: int | None = None
+) -> Tensor:
+    """Temperature, then the nucleus, then the `top_k` likeliest; other tokens get -inf.
 
-    A token stays if the more likely ones before it have at most `top_p` together, so the most
-    likely one always does.
+    A token stays in the nucleus if the more likely ones before it have at most `top_p` together, so
+    the most likely one always does. Tokens as likely as the last of the `top_k` stay too.
     """
     if temperature > 0:
         logits = logits / temperature
-    if top_p == 1:
-        return logits
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
-    before[:, 0] = 0
-    ordered = ordered.masked_fill(before > top_p, -torch.inf)
-    return torch.empty_like(logits).scatter(-1, order, ordered)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        before[:, 0] = 0
+        ordered = ordered.masked_fill(before > top_p, -torch.inf)
+        logits = torch.empty_like(logits).scatter(-1, order, ordered)
+    if top_k is not None:
+        last = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < last, -torch.inf)
+    return logits
 
 
 def confidence_of(logits: Tensor, tokens: Tensor, remasking: str) -> Tensor:
@@ -77,8 +82,9 @@ def confidence_of(logits: Tensor, tokens: Tensor, remasking: str) -> Tensor:
 def most_confident(confidence: Tensor, counts: Tensor) -> Tensor:
     """The `counts` [B] largest entries of each row of `confidence` [B, n] as a bool mask.
 
-    Equal entries (a sure model has many of exactly 1) are taken from left to right, which
-    torch.topk does not promise and a result that is the same in every batch needs.
+    The tie rule of the whole product: of equal entries, the leftmost is taken first. A sure model
+    has many of exactly 1, and confidence_eos_eot_inf makes many of exactly 0. torch.topk, which the
+    published code uses, promises no order; a result that is the same in every batch needs one.
     """
     order = confidence.sort(dim=-1, descending=True, stable=True).indices
     taken = torch.arange(confidence.shape[1], device=confidence.device) < counts[:, None]

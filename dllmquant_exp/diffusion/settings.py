@@ -6,13 +6,14 @@ divide is refused before any model is loaded. Whether they fit a model is checke
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
-from dllmquant_exp.store.schema import Above, AtLeast, AtMost, Settings
+from dllmquant_exp.store.schema import Above, AtLeast, AtMost, Settings, plain
 
 Count = Annotated[int, AtLeast(1)]
+MaskCounts = Literal["uniform", "halves_to_even"]
 NotNegative = Annotated[float, AtLeast(0)]
 REMASKING: dict[Architecture, tuple[str, ...]] = {
     "llada": ("low_confidence", "random"),
@@ -40,7 +41,14 @@ class DecodingSettings(Settings):
     temperature: 0 takes the most likely token, more samples
     guidance: classifier-free guidance scale of LLaDA, 0 for none
     top_p: Dream's nucleus, 1 for the whole vocabulary; applies at temperature 0 as well
-    suppress_eos: end-of-text is never predicted
+    top_k: Dream's likeliest tokens that are kept, after the nucleus; None for all
+    suppress_eos: end-of-text is never predicted (LLaDA's logits_eos_inf: end-of-turn still is)
+    confidence_eos_eot_inf: LLaDA's, under its own name. Tokens are chosen first; then end-of-text
+        and end-of-turn leave the softmax that the confidences come from. Where they were chosen,
+        their confidence is 0 and they are committed last; the others share their probability.
+        Above temperature 0 only end-of-turn leaves it, as in the published code. `random` looks at
+        no confidence, and nothing changes there
+    end_of_turn: id of that token, which the tokenizer knows; needed by confidence_eos_eot_inf
     """
 
     gen_length: Count
@@ -51,6 +59,9 @@ class DecodingSettings(Settings):
     guidance: NotNegative = 0.0
     top_p: Annotated[float, Above(0), AtMost(1)] = 1.0
     suppress_eos: bool = False
+    top_k: Count | None = None
+    confidence_eos_eot_inf: bool = False
+    end_of_turn: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +71,10 @@ class DecodingSettings(Settings):
     def architecture(self) -> Architecture:
         """The architecture whose published decoding this is."""
         return _owner("remasking", self.remasking, REMASKING)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values; settings that older recordings do not know only where they are set."""
+        return plain(self, later=("top_k", "confidence_eos_eot_inf", "end_of_turn"))
 
     def validate(self, architecture: Architecture) -> None:
         """Raise DiffusionError for a decoding of the other architecture."""
@@ -76,12 +91,15 @@ class LikelihoodSettings(Settings):
     guidance: classifier-free guidance scale of LLaDA, 0 for none
     estimator: llada | dream | dream_whole (as dream, but the only token of a one-token target is
         always masked, which is exact and lets the options of a question share one forward pass)
+    mask_counts: of LLaDA. uniform: every number of masks is as likely as any other, which makes the
+        estimate unbiased | halves_to_even: as the published code rounds, see `masking.llada_masks`
     """
 
     mc_num: Count
     mc_batch_size: Count
     guidance: NotNegative = 0.0
     estimator: str = "llada"
+    mask_counts: MaskCounts = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +109,10 @@ class LikelihoodSettings(Settings):
                 f"take one of {_divisors(self.mc_num)}"
             )
         _check_guidance(self.guidance, self.architecture)
+        if self.mask_counts != "uniform" and self.architecture == "dream":
+            raise DiffusionError(
+                f"mask_counts = {self.mask_counts}: Dream draws no counts; set it to uniform"
+            )
 
     @property
     def architecture(self) -> Architecture:
@@ -127,6 +149,8 @@ def _check_decoding(s: DecodingSettings) -> None:
     """Refuse settings that do not fit together, or no published decoding (DiffusionError)."""
     _check_guidance(s.guidance, s.architecture)
     if s.architecture == "dream":
+        if s.confidence_eos_eot_inf:
+            raise DiffusionError("confidence_eos_eot_inf is LLaDA's; set it to false for Dream")
         if s.block_length != s.gen_length:
             raise DiffusionError(
                 f"block_length = {s.block_length}: Dream decodes the whole response as one "
@@ -146,6 +170,8 @@ def _check_decoding(s: DecodingSettings) -> None:
         )
     if s.top_p != 1:
         raise DiffusionError(f"top_p = {s.top_p}: LLaDA's decoding has no nucleus; set top_p to 1")
+    if s.top_k is not None:
+        raise DiffusionError(f"top_k = {s.top_k}: LLaDA takes all tokens; set top_k to null")
 
 
 def _check_guidance(guidance: float, architecture: Architecture) -> None:

@@ -10,15 +10,19 @@ from dllmquant_exp.evaluation.stopping import cut_at_stop, is_decided
 from dllmquant_exp.models.transformer import TransformerConfig
 
 # ends of a turn or text in the tokenizers of the supported models, besides the model's own
-END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|endoftext|>", "</s>")
+END_OF_TURN = "<|eot_id|>"  # LLaDA's
+END_TOKENS = (END_OF_TURN, "<|im_end|>", "<|endoftext|>", "</s>")
 
 
 class Codec:
     """A tokenizer as one task uses it.
 
     Args:
-        max_length: tokens that a sequence may have. A longer one loses its beginning, and
-            `truncated` counts such sequences.
+        max_length: tokens that a sequence may have, at most the settings' own. A longer one loses
+            its beginning, and `truncated` counts such sequences.
+
+    Raises:
+        SettingsError: the settings ask for tokens that the tokenizer does not have.
     """
 
     def __init__(
@@ -31,9 +35,20 @@ class Codec:
         self.tokenizer = tokenizer
         self.settings = settings
         self.config = config
-        self.max_length = max_length
+        self.max_length = min(max_length, settings.max_length or max_length)
         self.truncated = 0
         self._ends = self._end_tokens()
+        self.end_of_turn = self.tokenizer.get_vocab().get(END_OF_TURN)
+        if settings.add_bos and tokenizer.bos_token_id is None:
+            raise SettingsError(
+                f"task {settings.harness_task} puts begin-of-text before every request, and the "
+                "tokenizer has none: use the model's own tokenizer or set add_bos to false"
+            )
+        if settings.confidence_eos_eot_inf and self.end_of_turn is None:
+            raise SettingsError(
+                f"task {settings.harness_task}: confidence_eos_eot_inf needs the end-of-turn token "
+                f"{END_OF_TURN}, which the tokenizer does not have; set it to false"
+            )
 
     @property
     def prefix_token_id(self) -> int:
@@ -105,20 +120,36 @@ class Codec:
                 f"gen_length = {gen_length} leaves no room for a prompt in the model's "
                 f"{self.max_length} tokens; choose a shorter gen_length"
             )
+        room = min(room, self.settings.max_prompt_length or room)
         prompt = self._with_bos(self.encode(text)) or [self.prefix_token_id]
         self.truncated += len(prompt) > room
         return prompt[-room:]
 
     def response_text(self, ids: Sequence[int], stops: Sequence[str]) -> str:
-        """The text of a response up to its end of text and its first stop string."""
-        end = next((i for i, token in enumerate(ids) if token in self._ends), len(ids))
-        return cut_at_stop(self._decode(ids[:end]), stops)
+        """The text of a response up to its first stop string, without special tokens.
+
+        With `cut_at_end` it ends at the first end token as well; else what stands behind counts.
+        """
+        return cut_at_stop(self._decode(ids[: self._end(ids)]), stops)
 
     def is_finished(self, prefix: Sequence[int], stops: Sequence[str]) -> bool:
         """Whether a response's beginning decides `response_text`, whatever follows."""
-        if any(token in self._ends for token in prefix):
+        if self._end(prefix) < len(prefix):
             return True
         return bool(stops) and is_decided(self._decode(prefix), stops)
+
+    def has_ended(self, ids: Sequence[int], stops: Sequence[str]) -> bool:
+        """Whether a response came to an end of its own: an end token or a stop string."""
+        if not self._ends.isdisjoint(ids):
+            return True
+        text = self._decode(ids)
+        return cut_at_stop(text, stops) != text
+
+    def _end(self, ids: Sequence[int]) -> int:
+        """Tokens before the first end token where a response ends there, else all."""
+        if not self.settings.cut_at_end:
+            return len(ids)
+        return next((i for i, token in enumerate(ids) if token in self._ends), len(ids))
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         if not self.settings.add_bos or ids[:1] == [self.prefix_token_id]:

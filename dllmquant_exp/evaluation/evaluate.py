@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,15 @@ from lm_eval.api.instance import Instance
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
-from dllmquant_exp.evaluation.harness import DiffusionLM, derive_seed
+from dllmquant_exp.evaluation.diagnostics import diagnose
+from dllmquant_exp.evaluation.harness import DiffusionLM
+from dllmquant_exp.evaluation.requests import ask, make_requests
 from dllmquant_exp.evaluation.sandbox import active_guards
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.task_building import BuiltTask, build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import Transformer
 
-FEWSHOT_SEED = 1234  # lm-eval's; examples are the same for every seed of a run
+OTHER_METRICS = ("acc", "acc_norm")  # both follow from the same log-likelihoods
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,13 @@ class ItemRecord:
 class TaskResult:
     """A task's score and items, as `evaluate_task` returns them.
 
-    score: mean of the items' scores, in [0, 1]
+    score: mean of the items' scores, in [0, 1]; with average = members, of the members' means
     chance: score of guessing uniformly; None where nothing was declared
     token_forwards, forwards: tokens and rows that went through the model, resumed ones included
     truncated: requests whose context lost its beginning
+    diagnostics: shares of what may have gone wrong, see diagnostics.py
+    other_scores: each item's score by another metric that the same answers give (acc beside
+        acc_norm), by metric
     notes: differences from the published procedure, and the guards that programs ran behind
     seconds: wall time of this call
     seconds_before: wall time of earlier calls and of other shards for answers that were kept
@@ -64,6 +69,7 @@ class TaskResult:
     task: str
     label: str
     metric: str
+    average: str
     score: float
     n: int
     chance: float | None
@@ -71,6 +77,8 @@ class TaskResult:
     token_forwards: int
     forwards: int
     truncated: int
+    diagnostics: Mapping[str, float]
+    other_scores: Mapping[str, tuple[float, ...]]
     notes: tuple[str, ...]
     seconds: float
     seconds_before: float
@@ -120,22 +128,41 @@ def evaluate_task(
     with quiet_libraries():
         make_requests(built, settings, lm)
         ask(lm, built)
-        items = [item for member in built for item in _score(member, settings)]
+        scored = [one for member in built for one in _score(member, settings)]
+    items = [item for item, _ in scored]
+    others = {name: tuple(other[name] for _, other in scored) for name in scored[0][1]}
     return TaskResult(
         task=task_name,
         label=str(task_spec.get("label", task_name)),
         metric=settings.metric,
-        score=math.fsum(item.score for item in items) / len(items),
+        average=settings.average,
+        score=average_score(items, settings.average),
         n=len(items),
         chance=_chance(built, items, settings, task_spec),
         items=tuple(items),
         token_forwards=lm.token_forwards,
         forwards=lm.forwards,
         truncated=lm.truncated,
+        diagnostics=diagnose(
+            sum(each.repeats or 1 for member in built for each in member.task._instances),
+            [(item.response, item.answer) for item in items if item.response is not None],
+            lm,
+        ),
+        other_scores=others,
         notes=tuple(dict.fromkeys(note for member in built for note in member.notes)) + guards,
         seconds=time.monotonic() - started,
         seconds_before=lm.cache.seconds_before,
     )
+
+
+def average_score(items: Sequence[ItemRecord], average: str) -> float:
+    """Mean of the items' scores; with average = members, mean of the members' means."""
+    if average == "items":
+        return math.fsum(item.score for item in items) / len(items)
+    members: dict[str, list[ItemRecord]] = {}
+    for item in items:
+        members.setdefault(item.subtask, []).append(item)
+    return math.fsum(average_score(each, "items") for each in members.values()) / len(members)
 
 
 def _guards(settings: TaskSettings) -> tuple[str, ...]:
@@ -145,70 +172,10 @@ def _guards(settings: TaskSettings) -> tuple[str, ...]:
     return (f"programs ran behind: {', '.join(active_guards()) or 'nothing'}",)
 
 
-def make_requests(built: Sequence[BuiltTask], settings: TaskSettings, lm: DiffusionLM) -> None:
-    """Put the requests of every item into its task."""
-    for member in built:
-        chat = lm.apply_chat_template if settings.chat_template else None
-        member.task._instances = build_requests(member, settings, chat)
+Scored = tuple[ItemRecord, dict[str, float]]  # a record, and scores by other metrics
 
 
-def prompt_of(
-    member: BuiltTask, doc_id: int, settings: TaskSettings, chat: Callable[..., str] | None
-) -> Any:
-    """An item's prompt with its few-shot examples; a list where a task has one per option.
-
-    The examples are drawn anew for each item, from a seed of its own: lm-eval draws them one item
-    after the other, so that `limit` would change an item's prompt.
-    """
-    task, doc = member.task, member.task.task_docs[doc_id]
-    task.set_fewshot_seed(derive_seed(FEWSHOT_SEED, member.name, doc_id))
-    return task.fewshot_context(
-        doc,
-        num_fewshot=settings.shots,
-        apply_chat_template=settings.chat_template,
-        fewshot_as_multiturn=True,
-        chat_template=chat,
-        gen_prefix=task.doc_to_prefix(doc),
-    )
-
-
-def build_requests(
-    member: BuiltTask, settings: TaskSettings, chat: Callable[..., str] | None
-) -> list[Instance]:
-    """The requests of a task's items.
-
-    Args:
-        chat: writes a conversation as one string; None without a chat template.
-    """
-    task, instances = member.task, []
-    for doc_id in member.doc_ids:
-        made = task.construct_requests(
-            doc=task.task_docs[doc_id],
-            ctx=prompt_of(member, doc_id, settings, chat),
-            metadata=(member.name, doc_id, task.config.repeats),
-            apply_chat_template=settings.chat_template,
-            chat_template=chat,
-        )
-        instances += made if isinstance(made, list) else [made]
-    expected = "loglikelihood" if settings.variant == "likelihood" else "generate_until"
-    if instances[0].request_type != expected:
-        raise SettingsError(
-            f"task {member.name} makes {instances[0].request_type} requests, which does not go "
-            f"with variant {settings.variant}"
-        )
-    return instances
-
-
-def ask(lm: DiffusionLM, built: Sequence[BuiltTask]) -> None:
-    """Put the model's responses into the requests (ShardsMissing: see DiffusionLM)."""
-    instances = [instance for member in built for instance in member.task._instances]
-    repeated = [instance for instance in instances for _ in range(instance.repeats or 1)]
-    answer = getattr(lm, instances[0].request_type)
-    for instance, response in zip(repeated, answer(repeated), strict=True):
-        instance.resps.append(response)
-
-
-def _score(member: BuiltTask, settings: TaskSettings) -> list[ItemRecord]:
+def _score(member: BuiltTask, settings: TaskSettings) -> list[Scored]:
     """One record per item. Programs run side by side, one per core: each is its own process."""
     member.task.apply_filters()
     groups: dict[int, list[Instance]] = {doc_id: [] for doc_id in member.doc_ids}
@@ -223,13 +190,18 @@ def _score(member: BuiltTask, settings: TaskSettings) -> list[ItemRecord]:
 
 def _score_item(
     member: BuiltTask, settings: TaskSettings, doc_id: int, instances: list[Instance]
-) -> ItemRecord:
+) -> Scored:
     task = member.task
     instances.sort(key=lambda instance: instance.idx)
     (filter_name,) = instances[0].filtered_resps
     results = [instance.filtered_resps[filter_name] for instance in instances]
     doc = instances[0].doc
     outcome = task.process_results(doc, results)
+    others = {
+        name: float(outcome[name])
+        for name in OTHER_METRICS
+        if name in outcome and settings.metric in OTHER_METRICS and name != settings.metric
+    }
     common: dict[str, Any] = {
         "subtask": member.name,
         "doc_id": doc_id,
@@ -238,20 +210,22 @@ def _score_item(
         "note": outcome.get("note"),
     }
     if settings.variant == "generation":
-        return ItemRecord(
+        record = ItemRecord(
             **common,
             answer=str(results[0]),
             target=_text_target(task, doc),
             response=str(instances[0].resps[0]),
         )
+        return record, others
     values = tuple(float(value) for value, _ in results)
     choices = task.doc_to_choice(doc)
-    return ItemRecord(
+    record = ItemRecord(
         **common,
         answer=choices[_chosen(values, choices, settings.metric)],
         target=_choice_target(task, doc, choices, settings.metric),
         log_likelihoods=values,
     )
+    return record, others
 
 
 def _metric(outcome: Mapping[str, Any], settings: TaskSettings, name: str) -> float:

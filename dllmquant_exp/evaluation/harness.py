@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -82,6 +82,7 @@ class DiffusionLM(TemplateLM):
         self.codec = Codec(tokenizer, settings, model.config, self.max_length)
         self.cache = RequestCache(cache_path, other_caches)
         self.shard = shard
+        self.endless = 0
         parts = (model_fingerprint(model), asdict(settings), self.max_length)
         self._fingerprint = request_key(*parts)
 
@@ -184,7 +185,10 @@ class DiffusionLM(TemplateLM):
     # generation
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The response to each request, up to the first stop string or end of text."""
+        """The response to each request as text; see `Codec.response_text`.
+
+        `endless` then counts responses that were still going on at their last token.
+        """
         gen_length = self.settings.decoding().gen_length
         prompts, stops, keys, seeds = [], [], [], []
         repeats: Counter[tuple[object, ...]] = Counter()
@@ -198,8 +202,9 @@ class DiffusionLM(TemplateLM):
             parts = ("generation", prompts[-1], seeds[-1], stops[-1])
             keys.append(request_key(self._fingerprint, *parts))
         self._generate(prompts, stops, keys, seeds, disable_tqdm)
-        found = zip(keys, stops, strict=True)
-        return [self.codec.response_text(self.cache.answers[key], stop) for key, stop in found]
+        found = [(self.cache.answers[key], stop) for key, stop in zip(keys, stops, strict=True)]
+        self.endless = sum(not self.codec.has_ended(answer, stop) for answer, stop in found)
+        return [self.codec.response_text(answer, stop) for answer, stop in found]
 
     def _generate(
         self,
@@ -209,6 +214,7 @@ class DiffusionLM(TemplateLM):
         seeds: list[int],
         disable_tqdm: bool,
     ) -> None:
+        decoding = replace(self.settings.decoding(), end_of_turn=self.codec.end_of_turn)
         row = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal requests: once
         order = sorted(row, key=lambda k: (stops[row[k]], -len(prompts[row[k]]), row[k]))
         each = [list(same) for _, same in groupby(order, key=lambda k: stops[row[k]])]
@@ -219,7 +225,7 @@ class DiffusionLM(TemplateLM):
             result = generate(
                 self.model,
                 [prompts[i] for i in rows],
-                self.settings.decoding(),
+                decoding,
                 seeds=[seeds[i] for i in rows],
                 batch_size=self.batch_size,
                 finished=partial(self.codec.is_finished, stops=stops[rows[0]]),

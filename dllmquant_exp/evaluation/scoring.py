@@ -1,21 +1,17 @@
-"""Per-item scores that lm-eval's own code does not give.
+"""Per-item scores and answers that lm-eval's own code does not give.
 
-Programs run in the sandbox, mc2 survives long answers, and letters are found in free text.
+mc2 survives long answers, letters and numbers are found in free text. Programs: see programs.py.
 
 Task files name these functions, for example
 
-    filter_list: [{name: program, filter: [{function: take_first}]}]
-    process_results: !function dllmquant_exp.evaluation.scoring.score_program
+    process_results: !function dllmquant_exp.evaluation.scoring.score_number
 """
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from dllmquant_exp.evaluation.sandbox import run_program
-
-PROGRAM_SECONDS = 10.0
 NO_ANSWER = "[no answer]"
 
 # From the surest sign of an answer to the weakest; within one, the last match counts, except that
@@ -44,32 +40,6 @@ def score_mc2(doc: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dic
     return {"mc2": true / math.fsum(mass)}
 
 
-def checks_of(doc: dict[str, Any]) -> str:
-    """The trusted half of an item: its prompt for the helpers that tests use, and its tests.
-
-    Tests that call a helper get the prompt's. A response that replaces the helper (HumanEval/32
-    multiplies its results by `poly`) changes its own answers alone.
-    """
-    name = doc["entry_point"]
-    return f"{doc['prompt']}\n{name} = answer({name!r})\n{doc['test']}\ncheck({name})\n"
-
-
-def score_program(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """pass@1 of one response: its program runs in the sandbox, with the reason as a note.
-
-    doc: needs `prompt` (Python that is complete by itself, as with HumanEval's docstrings), `test`
-        (which defines `check`) and `entry_point`.
-    """
-    program = f"{doc['prompt']}{results[0]}\n"
-    verdict = run_program(program, checks_of(doc), timeout=PROGRAM_SECONDS)
-    return {"pass@1": float(verdict.passed), "note": verdict.reason}
-
-
-def score_chat_program(doc: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """As `score_program`, for a response that continues a code fence: it ends where that closes."""
-    return score_program(doc, [results[0].split("```", 1)[0]])
-
-
 def extract_letter(text: str) -> str:
     """The option letter that a free-text answer names, or "[no answer]".
 
@@ -84,8 +54,65 @@ def extract_letter(text: str) -> str:
     return NO_ANSWER
 
 
-def extract_letters(
-    responses: Iterable[Sequence[str]], docs: Sequence[dict[str, Any]]
-) -> list[list[str]]:
-    """`extract_letter` as an lm-eval filter function: one list of responses per item."""
-    return [[extract_letter(text) for text in texts] for texts in responses]
+# OpenCompass's rule, which LLaDA's evaluation uses: the first of these forms that is anywhere in a
+# text decides, by the first option in what it caught. Forms in Chinese are left out.
+FIRST_OPTION = (
+    r"[\s:,]([ABCD])[,.]?$",
+    r"(?i)ANSWER\s*:\s*([ABCD])",
+    r"[Tt]he answer is:?\s+\(?([ABCD])\)?",
+    r"[Tt]he answer is option:?\s+\(?([ABCD])\)?",
+    r"[Tt]he correct answer is:?\s+\(?([ABCD])\)?",
+    r"[Tt]he correct answer is option:?\s+\(?([ABCD])\)?",
+    r"[Tt]he correct answer is:?.*?boxed{([ABCD])}",
+    r"[Tt]he correct option is:?.*?boxed{([ABCD])}",
+    r"[Tt]he correct answer option is:?.*?boxed{([ABCD])}",
+    r"[Tt]he answer to the question is:?\s+\(?([ABCD])\)?",
+    r"^([ABCD])[\s,:.]",
+    r"1\.\s?(.*)$",
+    r"boxed\{([ABCD])\}",
+    r"([ABCD]):",
+    r"([ABCD])",
+)
+
+
+def first_option(text: str) -> str:
+    """The option A to D that a response names, or "[no answer]"; see FIRST_OPTION."""
+    text = text.strip().replace("**", "").strip()
+    for form in FIRST_OPTION:
+        if found := re.search(form, text, re.DOTALL):
+            for option in "ABCD":
+                if option in found.group(1):
+                    return option
+    return NO_ANSWER
+
+
+def last_number(text: str) -> str:
+    """The last number before a further "Question:", or "[no answer]"; OpenCompass's rule."""
+    numbers = re.findall(r"-?\d+\.\d+|-?\d+", text.split("Question:")[0])
+    return str(numbers[-1]) if numbers else NO_ANSWER
+
+
+def score_number(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """exact_match of a number, as a number: 18.0 is 18."""
+    right = float(doc["answer"].split("#### ")[1].replace(",", ""))
+    found = math.nan if results[0] == NO_ANSWER else float(results[0])
+    return {"exact_match": float(abs(found - right) < 1e-6)}
+
+
+def four_options(dataset: Any) -> Any:
+    """The questions of a split that have four options, as lm-eval's `process_docs`."""
+    return dataset.filter(lambda doc: len(doc["choices"]["text"]) == 4)
+
+
+def _filter(extract: Callable[[str], str]) -> Callable[..., list[list[str]]]:
+    """An extractor as an lm-eval filter function: one list of responses per item."""
+
+    def apply(responses: Iterable[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
+        return [[extract(text) for text in texts] for texts in responses]
+
+    return apply
+
+
+extract_letters = _filter(extract_letter)
+first_options = _filter(first_option)
+last_numbers = _filter(last_number)

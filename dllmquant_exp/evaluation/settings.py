@@ -2,29 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
-from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings
+from dllmquant_exp.diffusion.settings import DecodingSettings, LikelihoodSettings, MaskCounts
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.transformer import Architecture
+from dllmquant_exp.store.schema import AtLeast, Settings, plain, read
 
 Variant = Literal["likelihood", "generation"]
 Estimator = Literal["llada", "dream", "dream_whole"]
+Length = Annotated[int, AtLeast(1)]
 
 LIKELIHOOD_METRICS = ("acc", "acc_norm", "mc2")
-OVERRIDES = (
-    "gen_length",
-    "steps",
-    "block_length",
-    "remasking",
-    "temperature",
-    "top_p",
-    "guidance",
-    "mc_num",
-    "suppress_eos",
-)
 
 
 class SettingsError(Refusal):
@@ -32,7 +22,32 @@ class SettingsError(Refusal):
 
 
 @dataclass(frozen=True)
-class TaskSettings:
+class DecodingOverrides:
+    """Replacements of every task's published settings; None keeps the published value."""
+
+    name: str
+    gen_length: int | None = None
+    steps: int | None = None
+    block_length: int | None = None
+    remasking: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    guidance: float | None = None
+    mc_num: int | None = None
+    mask_counts: MaskCounts | None = None
+    suppress_eos: bool | None = None
+    confidence_eos_eot_inf: bool | None = None
+    cut_at_end: bool | None = None
+
+
+OVERRIDES = tuple(field.name for field in fields(DecodingOverrides) if field.name != "name")
+LIKELIHOOD_OVERRIDES = ("mc_num", "mask_counts", "guidance")
+GENERATION_OVERRIDES = tuple(name for name in OVERRIDES if name not in ("mc_num", "mask_counts"))
+
+
+@dataclass(frozen=True)
+class TaskSettings(Settings):
     """Everything that decides how a task's items become a score.
 
     Lengths are in tokens, `shots` in examples, `mc_num` in Monte-Carlo samples per answer.
@@ -44,7 +59,7 @@ class TaskSettings:
     variant: Variant
     metric: str  # acc, acc_norm or mc2 of a likelihood task; else what the task's scoring gives
     source: str
-    shots: int = 0
+    shots: Annotated[int, AtLeast(0)] = 0
     chat_template: bool = False
     answer_filter: str | None = None  # name of one of the task's filters; None: its only one
     add_bos: bool = False  # put the model's begin-of-text token before every request
@@ -60,37 +75,41 @@ class TaskSettings:
     top_p: float = 1.0
     suppress_eos: bool = False
     include_path: str | None = None  # a folder of the user's with the task's YAML
+    top_k: int | None = None
+    mask_counts: MaskCounts = "uniform"
+    confidence_eos_eot_inf: bool = False
+    cut_at_end: bool = True  # a response ends at its first end-of-text or end-of-turn
+    multiturn: bool = True  # with a chat template: each example is a turn of its own
+    max_length: Length | None = None  # of a whole request; a longer one loses its beginning
+    max_prompt_length: Length | None = None  # the same, of a prompt
+    average: Literal["items", "members"] = "items"  # members: each of a group counts alike
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
+        try:
+            super().__post_init__()
+            problems = list(_problems(self))
+        except ValueError as error:
+            problems = [str(error)]
         if problems:
             raise SettingsError(f"task {self.harness_task}: " + "; ".join(problems))
 
+    def describe(self) -> dict[str, Any]:
+        """Values that can change a score. Settings that older results do not know are there only
+        where they are set, so that the cells of unchanged tasks keep their names."""
+        names = [field.name for field in fields(self)]
+        values = plain(self, later=names[names.index("include_path") :])
+        del values["source"]  # says where the values come from
+        return values
+
     def decoding(self) -> DecodingSettings:
         """The decoding of a generation task; DiffusionError where values do not fit."""
-        assert self.gen_length is not None and self.steps is not None
-        assert self.block_length is not None and self.remasking is not None
-        return DecodingSettings(
-            gen_length=self.gen_length,
-            steps=self.steps,
-            block_length=self.block_length,
-            remasking=self.remasking,
-            temperature=self.temperature,
-            guidance=self.guidance,
-            top_p=self.top_p,
-            suppress_eos=self.suppress_eos,
-        )
+        known = [field.name for field in fields(DecodingSettings) if field.name != "end_of_turn"]
+        return DecodingSettings(**{name: getattr(self, name) for name in known})
 
     def likelihood(self) -> LikelihoodSettings:
         """The estimator of a likelihood task; DiffusionError where the values do not fit."""
-        assert self.mc_num is not None and self.mc_batch_size is not None
-        assert self.estimator is not None
-        return LikelihoodSettings(
-            mc_num=self.mc_num,
-            mc_batch_size=self.mc_batch_size,
-            guidance=self.guidance,
-            estimator=self.estimator,
-        )
+        known = [field.name for field in fields(LikelihoodSettings)]
+        return LikelihoodSettings(**{name: getattr(self, name) for name in known})
 
     def validate(self, architecture: Architecture) -> None:
         """Raise SettingsError where remasking, estimator or guidance is another architecture's."""
@@ -98,7 +117,7 @@ class TaskSettings:
         try:
             settings.validate(architecture)
         except Refusal as error:
-            raise SettingsError(f"task {self.harness_task}: {error}") from None
+            raise SettingsError(str(error)) from None
 
 
 def resolve_settings(
@@ -106,14 +125,17 @@ def resolve_settings(
     task_spec: Mapping[str, Any],
     settings_name: str,
     overrides: Mapping[str, Any] | None = None,
+    profile: str = "published",
 ) -> TaskSettings:
     """The settings of a task for a model, with a decoding option's overrides on top.
 
     Args:
         task_name: for messages.
-        task_spec: one entry of `task.tasks`, with a mapping `settings`.
+        task_spec: one entry of `task.tasks`, with a mapping `settings`, and `profiles` of settings
+            that take their place.
         settings_name: the model's `settings` key, such as llada_base.
         overrides: the decoding group; a value of None keeps what was published.
+        profile: one of `profiles`; where it has nothing for this model, `settings` stay.
 
     Raises:
         SettingsError: no settings for this model, an unknown key, or an impossible value.
@@ -125,55 +147,41 @@ def resolve_settings(
             f"for: {', '.join(known) or 'none'}. Add settings.{settings_name} to conf/task/"
             f"{task_name}.yaml or choose another task"
         )
-    values = dict(known[settings_name])
-    names = [field.name for field in fields(TaskSettings)]
-    _refuse_unknown(f"task {task_name}, settings {settings_name}", values, names)
-    _refuse_unknown("decoding", overrides or {}, [*OVERRIDES, "name"])
+    values = profile_settings(task_spec, profile).get(settings_name, known[settings_name])
+    where = f"task {task_name}, settings {settings_name}"
     try:
-        settings = TaskSettings(**values)
-    except TypeError as error:
-        raise SettingsError(f"task {task_name}, settings {settings_name}: {error}") from None
-    return _override(settings, overrides or {})
+        settings = read(TaskSettings, values, where)
+        asked = asdict(read(DecodingOverrides, {"name": "", **(overrides or {})}, "decoding"))
+        return _override(settings, asked)
+    except SettingsError:
+        raise
+    except Refusal as error:
+        raise SettingsError(str(error)) from error
+
+
+def profile_settings(task_spec: Mapping[str, Any], profile: str) -> Mapping[str, Any]:
+    """A task's settings under a profile, by the models that it changes something for."""
+    profiles: Mapping[str, Mapping[str, Any]] = task_spec.get("profiles") or {}
+    return profiles.get(profile) or {}
 
 
 def _override(settings: TaskSettings, overrides: Mapping[str, Any]) -> TaskSettings:
     """Apply overrides that mean something for the task's variant; the others cannot matter."""
-    common = {"guidance"}
-    mine = {"mc_num"} if settings.variant == "likelihood" else {*OVERRIDES} - {"mc_num"} - common
-    given = {
-        key: value for key, value in overrides.items() if value is not None and key in mine | common
-    }
+    likelihood = settings.variant == "likelihood"
+    mine = LIKELIHOOD_OVERRIDES if likelihood else GENERATION_OVERRIDES
+    given = {name: overrides[name] for name in mine if overrides[name] is not None}
     if "mc_num" in given and settings.mc_batch_size is not None:
         given["mc_batch_size"] = math.gcd(settings.mc_batch_size, given["mc_num"])
     return replace(settings, **given)
 
 
-def _refuse_unknown(where: str, values: Mapping[str, Any], known: list[str]) -> None:
-    for key in values:
-        if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
-            raise SettingsError(f"{where}: unknown key {key!r}{hint}")
-
-
 def _problems(s: TaskSettings) -> list[str]:
     """List the problems of the settings, in words."""
     found = []
-    for name, allowed in (
-        ("variant", get_args(Variant)),
-        ("estimator", (None, *get_args(Estimator))),
-    ):
-        if getattr(s, name) not in allowed:
-            choices = ", ".join(str(a) for a in allowed if a is not None)
-            found.append(f"{name} = {getattr(s, name)!r} is not one of: {choices}")
-    if found:
-        return found
     if (s.variant == "likelihood") != (s.metric in LIKELIHOOD_METRICS):
         found.append(f"metric {s.metric} does not go with variant {s.variant}")
     if not s.source:
         found.append("source is empty: say where the values were published, or 'house choice: why'")
-    if s.shots < 0:
-        found.append(f"shots = {s.shots} must not be negative")
     needed = (
         ("estimator", "mc_num", "mc_batch_size")
         if s.variant == "likelihood"

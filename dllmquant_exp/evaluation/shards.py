@@ -5,8 +5,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, ShardsMissing, shard_caches
-from dllmquant_exp.evaluation.evaluate import ask, make_requests
 from dllmquant_exp.evaluation.harness import DiffusionLM
+from dllmquant_exp.evaluation.requests import ask, make_requests
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
 from dllmquant_exp.models.transformer import Transformer

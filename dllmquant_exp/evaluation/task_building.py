@@ -14,7 +14,8 @@ from huggingface_hub import get_session
 from lm_eval.api.task import ConfigurableTask
 
 from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows, split_file
-from dllmquant_exp.evaluation.scoring import score_program
+from dllmquant_exp.evaluation.programs import score_program
+from dllmquant_exp.evaluation.scoring import four_options
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.tasks import task_configs
 
@@ -101,7 +102,8 @@ def _build(
 
 def _check_programs(task: ConfigurableTask) -> None:
     """Refuse rows that the sandbox's scoring cannot read (SettingsError)."""
-    if task.config.process_results is not score_program:
+    score = task.config.process_results
+    if getattr(score, "func", score) is not score_program:
         return
     lacking = {"prompt", "test", "entry_point"} - set(task.task_docs[0])
     if lacking:
@@ -120,7 +122,8 @@ def _from_local(
     evaluated = config.get("test_split") or config.get("validation_split")
     if evaluated not in rows:
         raise DataError(f"task {config['task']}: data_root has no {evaluated} split of its data")
-    if not settings.shots:  # examples may need all rows, the evaluation only the first ones
+    # Examples may need all rows, the evaluation only the first ones that are not left out.
+    if not settings.shots and config.get("process_docs") is not four_options:
         rows[evaluated] = rows[evaluated][:limit]
     splits = {split: datasets.Dataset.from_list(part) for split, part in rows.items()}
     config = {**config, "custom_dataset": lambda **_: splits, "dataset_kwargs": None}

@@ -23,7 +23,7 @@ from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.diffusion.trajectory import Trajectory, states, trajectories
 from dllmquant_exp.evaluation.codec import Codec
-from dllmquant_exp.evaluation.evaluate import prompt_of
+from dllmquant_exp.evaluation.requests import prompt_of
 from dllmquant_exp.evaluation.task_building import build_tasks
 from dllmquant_exp.models.transformer import Transformer, TransformerConfig, at_least_float32
 from dllmquant_exp.probes.arguments import ProbeError

@@ -25,7 +25,7 @@ from dllmquant_exp.reporting.figures.recordings import FIGURE_VERSION, SCHEMA_VE
 from dllmquant_exp.reporting.frame import flat
 from dllmquant_exp.run.cell import local_digest
 from dllmquant_exp.run.sweep.refusals import explain
-from dllmquant_exp.store.schema import read
+from dllmquant_exp.store.schema import describe, read
 
 # Read by every measurement: what its (greedy) decodes are made of, and where it runs.
 OF_CELL = ("model", "task", "data_root", "device", "dtype", "batch_size", "threads")
@@ -80,7 +80,7 @@ class Probe:
         return {name: cell[name] for name in OF_CELL} | {
             "checkpoint_digest": local_digest(self.experiment, keep_going=False),
             "prompts": self.settings.prompts,
-            "decoding": asdict(self.decoding),
+            "decoding": describe(self.decoding),
         }
 
 

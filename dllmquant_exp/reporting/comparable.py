@@ -171,8 +171,23 @@ def _model_results(frame: pd.DataFrame, samples: Mapping[str, int]) -> ModelResu
         rows={row: _variants(row, own, samples) for row, own in rows.items()},
         tasks=dict(zip(kept["label"], kept["task"], strict=True)),
         chance=dict(zip(known["label"], known["chance"], strict=True)),
-        notes=(*setting_notes(cell), *left),
+        notes=(*setting_notes(cell), *_metric_notes(kept), *left),
     )
+
+
+def _metric_notes(frame: pd.DataFrame) -> list[str]:
+    """Columns whose scores are not the results' own: by the metric that the paper's row fits, or
+    averaged over items where the result averages over members."""
+    fitting = frame[frame["metric"] != ""].groupby("metric")["label"].unique()
+    notes = [
+        f"{', '.join(labels)}: {metric}, which the paper's row fits; the results hold both."
+        for metric, labels in fitting.items()
+    ]
+    settings = frame["config"].map(lambda config: config.get("task", {}).get("settings", {}))
+    members = frame[settings.map(lambda found: found.get("average") == "members").astype(bool)]
+    for label in members["label"].unique():
+        notes.append(f"{label}: averaged over items; the results' own score, over its subjects.")
+    return notes
 
 
 def _largest(

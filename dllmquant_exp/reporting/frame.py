@@ -3,7 +3,7 @@
 A file that lacks a field of every result, or lies in another cell's folder, is named and left out.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -15,9 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dllmquant_exp.errors import printable
+from dllmquant_exp.reporting.paper import paper_metric
 from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
+PUBLISHED = "published"  # the evaluation of results from before there was a choice
 SPEED = "speed"  # the kind of a task without items
 # Sections of a configuration that make a row; saved and row: which saved model, and which own row.
 RECIPE = ("method", "quant", "calibration", "cgq", "iaaq", "execution", "saved", "row")
@@ -68,6 +70,8 @@ class Cell(NamedTuple):
     made_of: str  # the same as a text
     conditions: Mapping[str, object]  # every setting that results of one table share
     comparable: str  # the same as a text
+    evaluation: str = PUBLISHED  # whose settings: the option of that group
+    metric: str = ""  # that scores were read by, where it is not the result's own
 
 
 COLUMNS = list(Cell._fields)
@@ -166,7 +170,8 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         raise ValueError(f"status is {status!r}, neither finished nor failed")
     if cell.get("name") not in (None, folder.name):
         raise ValueError(f"is the result of {cell['name']}, in another folder")
-    items, scores = _scores(value.get("items", ()))
+    metric, others = _fitting(cell, value)
+    items, scores = _scores(value.get("items", ()), others)
     speed = _speed(value) if status == "finished" and cell["kind"] == SPEED else {}
     if status == "finished" and not items and not speed:
         raise ValueError("is finished and has no items")
@@ -189,7 +194,7 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         finished_at=value["timing"]["finished_at"],
         error=(value["error"] or {}).get("message", ""),
         chance=value.get("chance"),
-        score=float(value["score"]) if items else None,
+        score=float(scores.mean() if metric else value["score"]) if items else None,
         n=len(items),
         items=items,
         scores=scores,
@@ -203,6 +208,8 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         made_of=_text({key: part for key, part in recipe.items() if part is not None}),
         conditions=conditions,
         comparable=_text(conditions),
+        evaluation=_evaluation(cell),
+        metric=metric,
     )
 
 
@@ -248,6 +255,7 @@ def _conditions(cell: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
         "model.name": cell["model"],
         "kind": cell["kind"],
         "decoding": _decoding(cell),
+        **({} if _evaluation(cell) == PUBLISHED else {"evaluation": _evaluation(cell)}),
         **shared,
     }
 
@@ -266,10 +274,30 @@ def flat(name: str, value: object) -> dict[str, object]:
     return found
 
 
-def _scores(items: Iterable[Mapping[str, Any]]) -> tuple[tuple[Item, ...], NDArray[np.float64]]:
-    """Items by name, and their scores in this order."""
+def _evaluation(cell: Mapping[str, Any]) -> str:
+    return str(cell.get("evaluation", PUBLISHED))
+
+
+def _fitting(
+    cell: Mapping[str, Any], value: Mapping[str, Any]
+) -> tuple[str, Sequence[float] | None]:
+    """The metric that the paper's row of this model fits, and each item's score by it, where the
+    result has them besides its own; else an empty name and None."""
+    wanted = paper_metric(cell["model"], cell["label"])
+    kept = value.get("other_scores") or {}
+    return (wanted, kept[wanted]) if wanted in kept else ("", None)
+
+
+def _scores(
+    items: Sequence[Mapping[str, Any]], others: Sequence[float] | None
+) -> tuple[tuple[Item, ...], NDArray[np.float64]]:
+    """Items by name, and in this order their scores, or `others` in their place."""
     names = tuple((item["subtask"], str(item["doc_id"])) for item in items)
     scores = np.array([float(item["score"]) for item in items])
+    if others is not None:
+        if len(others) != len(scores):
+            raise ValueError(f"{len(others)} other scores stand beside {len(scores)} items")
+        scores = np.array(others, np.float64)
     wrong = scores[~((scores >= 0) & (scores <= 1))]
     if wrong.size:
         raise ValueError(f"an item's score is {wrong[0]}, not a fraction in [0, 1]")

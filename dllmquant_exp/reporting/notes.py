@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from dllmquant_exp.reporting.frame import Cell
+from dllmquant_exp.reporting.frame import PUBLISHED, Cell
 from dllmquant_exp.reporting.render import in_line
 
 
@@ -19,6 +19,9 @@ def setting_notes(cell: Cell) -> list[str]:
         )
     if not model["checkpoint"].startswith("embedded:"):
         notes.append(f"checkpoint: {model['checkpoint']}")
+    if cell.kind == "official":
+        whose = "the authors' own" if cell.evaluation == PUBLISHED else "see conf/README.md"
+        notes.append(f"settings: evaluation={cell.evaluation} ({whose}).")
     if cell.decoding != "published":
         notes.append(f"decoding={cell.decoding}: not the published settings.")
     if cell.config.get("limit") is not None:

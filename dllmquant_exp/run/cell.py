@@ -15,7 +15,7 @@ from dllmquant_exp.config.task_config import Task
 from dllmquant_exp.evaluation import TaskResult
 from dllmquant_exp.models.checkpoints import CheckpointError, checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.quantization.kernels import execution
-from dllmquant_exp.reporting.statistics import score_interval
+from dllmquant_exp.reporting.statistics.intervals import Estimate, average, score_interval
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.speed.machine import abilities
@@ -74,7 +74,7 @@ class Cell:
         """The content of an evaluation's result; a repetition may change nothing but `timing`."""
         content = self._head("finished")
         content["hardware"] |= {"kernels": self._kernels()}
-        interval = score_interval([item.score for item in measured.items])
+        interval = _interval(measured)
         names = ("chance", "token_forwards", "forwards", "truncated")
         return content | {
             "metric": measured.metric,
@@ -82,6 +82,8 @@ class Cell:
             "n": measured.n,
             "interval95": [interval.low, interval.high],
             **{name: getattr(measured, name) for name in names},
+            "diagnostics": dict(measured.diagnostics),
+            "other_scores": {name: list(found) for name, found in measured.other_scores.items()},
             "notes": list(measured.notes),
             "items": [asdict(item) for item in measured.items],
             "quantization": dict(prepared.report),
@@ -137,6 +139,7 @@ class Cell:
                 "label": task.label,
                 "kind": task.kind,
                 "seed": experiment.common.seed,
+                "evaluation": experiment.evaluation.name,
                 "decoding": experiment.decoding.name,
                 "decoding_overrides": overrides,
                 "settings_source": task.settings.source,
@@ -148,6 +151,16 @@ class Cell:
             "source": provenance.source(),
             "hardware": provenance.hardware(check_device(experiment.common.device)),
         }
+
+
+def _interval(measured: TaskResult) -> Estimate:
+    """The score's interval; of a mean over members, which are strata, theirs together."""
+    strata: dict[str, list[float]] = {}
+    for item in measured.items:
+        name = item.subtask if measured.average == "members" else ""
+        strata.setdefault(name, []).append(item.score)
+    intervals = [score_interval(scores) for scores in strata.values()]
+    return intervals[0] if len(intervals) == 1 else average(intervals)
 
 
 def cells_of(experiment: Experiment) -> list[Cell]:

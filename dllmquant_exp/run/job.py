@@ -20,6 +20,7 @@ from typing import Any, Literal
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
+from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
 from dllmquant_exp.run.machine import (
@@ -48,6 +49,7 @@ class Outcome:
 
     folder: Path
     status: Literal["finished", "failed", "skipped", "partial"]  # partial: shards are missing
+    warnings: tuple[str, ...] = ()  # about the outputs behind a finished cell's score
 
 
 def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
@@ -82,6 +84,9 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
                 place = f"{cell.task.name} ({cells.index(cell) + 1} of {len(cells)})"
                 with suppress(Busy), within(place):  # Busy in the first round only
                     outcomes[cell.task.name] = job.in_turn(cell, wait)
+    for cell in cells:
+        for warning in outcomes[cell.task.name].warnings:
+            logger.warning("%s, %s: %s", experiment.model.name, cell.task.name, warning)
     return [outcomes[cell.task.name] for cell in cells]
 
 
@@ -186,7 +191,8 @@ class _Job:
                 raise
             return _fail(cell, error, started_at)
         logger.info("  %s: %s", cell.task.name, result.get("summary") or _summary(result))
-        return Outcome(cell.folder, "finished")
+        warnings = diagnostic_warnings(result.get("diagnostics", {}))  # a speed task has none
+        return Outcome(cell.folder, "finished", tuple(warnings))
 
 
 def _evaluate(cell: Cell, prepared: Prepared, started_at: str) -> dict[str, Any]:

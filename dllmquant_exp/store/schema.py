@@ -169,6 +169,14 @@ def describe(value: Any) -> dict[str, Any]:
     return plain
 
 
+def plain(value: Any, *, later: Iterable[str] = ()) -> dict[str, Any]:
+    """A dataclass as plain values. Fields named in `later` are left out where they have their
+    default: descriptions from before there were such settings stay equal to new ones."""
+    defaults = {field.name: field.default for field in dataclasses.fields(value)}
+    left_out = {name for name in later if getattr(value, name) == defaults[name]}
+    return {k: v for k, v in dataclasses.asdict(value).items() if k not in left_out}
+
+
 def unknown_key(key: str, known: Iterable[str], where: str) -> str:
     """The message for a key that nothing reads, with the nearest one that something does."""
     known = sorted(known)

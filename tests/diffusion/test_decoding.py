@@ -1,4 +1,4 @@
-"""Decoding against a plain loop over one prompt: no batch, no early stop, every logit computed."""
+"""Decoding against the published algorithms as plain loops; see official_algorithms.py."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from official_algorithms import Trace, decoded
 
 from dllmquant_exp.diffusion import DecodingSettings, DiffusionError, generate
 
-EOS, MASK, VOCAB = 37, 39, 40
-Trace = list[list[int]]  # the response after each step of a reference
+EOT, EOS, MASK, VOCAB = 36, 37, 39, 40
 LLADA = {
     "one_block": DecodingSettings(12, 12, 12, "low_confidence"),
     "blocks": DecodingSettings(12, 6, 4, "low_confidence"),
@@ -24,7 +23,20 @@ LLADA = {
     "warm": DecodingSettings(12, 6, 6, "low_confidence", temperature=0.8),
     "warm_random_guided": DecodingSettings(8, 4, 4, "random", temperature=1.2, guidance=0.5),
     "no_eos": DecodingSettings(12, 12, 6, "low_confidence", suppress_eos=True),
-}
+    "ends_last": DecodingSettings(
+        12, 12, 6, "low_confidence", confidence_eos_eot_inf=True, end_of_turn=EOT
+    ),
+    "ends_last_warm": DecodingSettings(
+        12, 6, 6, "low_confidence", temperature=0.9, confidence_eos_eot_inf=True, end_of_turn=EOT
+    ),
+    "ends_last_guided": DecodingSettings(
+        12, 6, 12, "low_confidence", guidance=1.0, confidence_eos_eot_inf=True, end_of_turn=EOT
+    ),
+    "ends_last_no_eos": DecodingSettings(
+        12, 12, 12, "low_confidence", suppress_eos=True, confidence_eos_eot_inf=True,
+        end_of_turn=EOT,
+    ),
+}  # fmt: skip
 DREAM = {
     "origin": DecodingSettings(12, 7, 12, "origin"),
     "origin_warm": DecodingSettings(12, 7, 12, "origin", temperature=0.7, top_p=0.9),
@@ -34,137 +46,13 @@ DREAM = {
     "entropy": DecodingSettings(12, 8, 12, "entropy", top_p=0.95),
     "entropy_warm": DecodingSettings(12, 8, 12, "entropy", temperature=0.2, top_p=0.95),
     "more_steps_than_tokens": DecodingSettings(8, 20, 8, "entropy"),
+    "top_k": DecodingSettings(12, 8, 12, "entropy", top_k=5),
+    "top_k_warm": DecodingSettings(12, 8, 12, "topk_margin", temperature=0.9, top_p=0.9, top_k=3),
     "no_eos": DecodingSettings(12, 12, 12, "entropy", suppress_eos=True),
 }
 CASES = [("llada", s) for s in LLADA.values()] + [("dream", s) for s in DREAM.values()]
 NAMES = [f"llada_{n}" for n in LLADA] + [f"dream_{n}" for n in DREAM]
 each_case = pytest.mark.parametrize(("architecture", "settings"), CASES, ids=NAMES)
-
-
-# ---------------------------------------------------------------- the plain reference
-
-
-def all_logits(model: Any, x: list[int], prompt: int, settings: DecodingSettings) -> Tensor:
-    logits = model(torch.tensor([x]))[0]
-    if settings.guidance:
-        hidden = model(torch.tensor([[MASK] * prompt + x[prompt:]]))[0]
-        logits = hidden + (settings.guidance + 1) * (logits - hidden)
-    if settings.suppress_eos:
-        logits[:, EOS] = -torch.inf
-    return logits
-
-
-def leftmost_top(scores: dict[int, float], k: int) -> list[int]:
-    return sorted(scores, key=lambda i: (-scores[i], i))[:k]
-
-
-def llada_token(logits: Tensor, temperature: float, u: Tensor) -> int:
-    if temperature == 0:
-        return int(logits.argmax())
-    return int((logits.exp() / (-u.log()) ** temperature).argmax())
-
-
-def reference_llada(model: Any, prompt: list[int], s: DecodingSettings, seed: int) -> Trace:
-    generator = torch.Generator().manual_seed(seed)
-    start, x, trace = len(prompt), [*prompt, *[MASK] * s.gen_length], []
-    blocks = s.gen_length // s.block_length
-    steps = s.steps // blocks
-    for block in range(blocks):
-        end = start + (block + 1) * s.block_length
-        m = sum(x[i] == MASK for i in range(end - s.block_length, end))
-        for step in range(steps):
-            k = m // steps + (1 if step < m % steps else 0)
-            masks = [i for i in range(start, end) if x[i] == MASK]
-            logits = all_logits(model, x, start, s)
-            if s.remasking == "random":
-                u = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
-                masks = sorted(leftmost_top(dict(zip(masks, u, strict=True)), k))
-            elif k == 0:
-                masks = []
-            noise = torch.ones(len(masks), VOCAB)
-            if s.temperature > 0:
-                noise = torch.rand(len(masks), VOCAB, generator=generator, dtype=torch.float64)
-            x0 = {
-                i: llada_token(logits[i], s.temperature, u)
-                for i, u in zip(masks, noise, strict=True)
-            }
-            confidence = {i: float(logits[i].softmax(-1)[x0[i]]) for i in masks}
-            for i in leftmost_top(confidence, k):
-                x[i] = x0[i]
-            trace.append(x[start:])
-    return trace
-
-
-def nucleus(p: list[float], top_p: float) -> list[float]:
-    """Published rule: the smallest set of likeliest tokens with more than top_p, renormalized."""
-    kept, total = [0.0] * len(p), 0.0
-    for i in sorted(range(len(p)), key=lambda i: -p[i]):
-        kept[i] = p[i]
-        total += p[i]
-        if total > top_p:
-            break
-    return [value / sum(kept) for value in kept]
-
-
-def dream_confidence(p: list[float], token: int, remasking: str) -> float:
-    if remasking == "origin":
-        return 0.0  # every chosen position is revealed
-    if remasking == "maskgit_plus":
-        return p[token]
-    if remasking == "topk_margin":
-        first, second = sorted(p, reverse=True)[:2]
-        return first - second
-    return sum(q * float(torch.tensor(q + 1e-10, dtype=torch.float64).log()) for q in p)
-
-
-def dream_token(p: list[float], temperature: float, u: float) -> int:
-    if temperature == 0:
-        return p.index(max(p))
-    total = 0.0
-    for token, q in enumerate(p):
-        total += q
-        if u < total:
-            return token
-    raise AssertionError("probabilities do not sum to 1")
-
-
-def reference_dream(model: Any, prompt: list[int], s: DecodingSettings, seed: int) -> Trace:
-    generator = torch.Generator().manual_seed(seed)
-    start, x, trace = len(prompt), [*prompt, *[MASK] * s.gen_length], []
-    time = torch.linspace(1, 1e-3, s.steps + 1)
-    for step in range(s.steps):
-        share = float(1 - time[step + 1] / time[step]) if step < s.steps - 1 else 1.0
-        masks = [i for i in range(start, len(x)) if x[i] == MASK]
-        k = int(len(masks) * share)
-        logits = all_logits(model, x, start, s)
-        if s.remasking == "origin":
-            u = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
-            masks = [i for i, v in zip(masks, u, strict=True) if v < share]
-            k = len(masks)
-        elif k == 0:
-            masks = []
-        noise = [0.0] * len(masks)
-        if s.temperature > 0:
-            noise = torch.rand(len(masks), generator=generator, dtype=torch.float64).tolist()
-        x0, confidence = {}, {}
-        for i, u in zip(masks, noise, strict=True):
-            p = nucleus((logits[i] / (s.temperature or 1.0)).softmax(-1).tolist(), s.top_p)
-            x0[i] = dream_token(p, s.temperature, u)
-            confidence[i] = (
-                0.0 if s.remasking == "origin" else dream_confidence(p, x0[i], s.remasking)
-            )
-        for i in leftmost_top(confidence, k):
-            x[i] = x0[i]
-        trace.append(x[start:])
-    return trace
-
-
-def reference(
-    model: Any, prompt: list[int], settings: DecodingSettings, seed: int
-) -> list[list[int]]:
-    plain = reference_llada if settings.architecture == "llada" else reference_dream
-    with torch.inference_mode():
-        return plain(model, prompt, settings, seed)
 
 
 def prefix(response: list[int]) -> list[int]:
@@ -187,8 +75,59 @@ def test_agrees_with_the_plain_loop(
     prompts = random_prompts(4, seed=2)
     out = generate(model, prompts, settings, seeds=range(4), batch_size=3)
     for i, prompt in enumerate(prompts):
-        assert out.tokens[i] == reference(model, prompt, settings, i)[-1]
+        assert out.tokens[i] == decoded(model, prompt, settings, i)[-1]
         assert MASK not in out.tokens[i]
+
+
+# response offsets where the model wants (end-of-text, end-of-turn)
+WANTED = {
+    **{f"end_at_{i}": ([i], []) for i in range(12)},
+    "never": ([], []),
+    "turn_then_text": ([5, 6, 7, 8], [4]),
+    "repeated": ([1, 4, 9, 10], [2, 7]),
+    "all_text": (list(range(12)), []),
+    "all_turn": ([], list(range(12))),
+}
+
+
+ENDS = [name for name in LLADA if name.startswith("ends_last")]
+
+
+@pytest.mark.parametrize("name", ["blocks", "warm", *ENDS[:3]])
+def test_ends_anywhere_agree_with_the_plain_loop(
+    name: str, tiny_model: Any, random_prompts: Any
+) -> None:
+    """Whole responses, nothing stopped early, whatever ends are in them."""
+    settings, changed = LLADA[name], 0
+    (prompt,) = random_prompts(1, seed=11)
+    for ends, turns in WANTED.values():
+        model = tiny_model(seed=3, eos_logit=-4.0)
+        boost = torch.zeros(len(prompt) + settings.gen_length, VOCAB)
+        boost[[len(prompt) + offset for offset in ends], EOS] = 9.0
+        boost[[len(prompt) + offset for offset in turns], EOT] = 9.0
+        _prefer(model, boost)
+        expected = decoded(model, prompt, settings, 5)[-1]
+        made = generate(
+            model, [prompt], settings, seeds=[5], batch_size=1, finished=lambda _: False
+        )
+        assert made.tokens == [expected]
+        if name in ENDS:
+            changed += (
+                decoded(model, prompt, replace(settings, confidence_eos_eot_inf=False), 5)[-1]
+                != expected
+            )
+    assert (changed > 0) == (name in ENDS), "the option decides something"
+
+
+def _prefer(model: Any, boost: torch.Tensor) -> None:
+    """Add `boost` [length, vocabulary] to the logits, also where only chosen ones are asked for."""
+    real = model.forward
+
+    def forward(tokens: Any, attention_mask: Any = None, positions: Any = None) -> Any:
+        logits = real(tokens, attention_mask) + boost
+        return logits if positions is None else logits[positions]
+
+    model.forward = forward
 
 
 @each_case
@@ -198,7 +137,7 @@ def test_early_stop_changes_nothing_up_to_the_first_end_of_text(
     model = tiny_model(architecture, seed=3, eos_logit=6.0)
     prompts = random_prompts(4, seed=4)
     out = generate(model, prompts, settings, seeds=range(4), batch_size=3)
-    expected = [reference(model, prompt, settings, i)[-1] for i, prompt in enumerate(prompts)]
+    expected = [decoded(model, prompt, settings, i)[-1] for i, prompt in enumerate(prompts)]
     for got, full in zip(out.tokens, expected, strict=True):
         assert len(got) == settings.gen_length
         assert up_to_eos(prefix(got)) == up_to_eos(full)
@@ -230,7 +169,7 @@ def test_a_predicted_mask_token_stays_a_mask_as_published(
         "dream": DecodingSettings(12, 9, 12, "entropy"),
     }[architecture]
     prompts = random_prompts(6, seed=8)
-    traces = [reference(model, prompt, settings, 0) for prompt in prompts]
+    traces = [decoded(model, prompt, settings, 0) for prompt in prompts]
     assert any(MASK in trace[-1] for trace in traces)  # otherwise this test shows nothing
     out = generate(model, prompts, settings, seeds=[0] * 6, batch_size=4)
     assert out.tokens == [trace[-1] for trace in traces]
@@ -274,7 +213,7 @@ def test_rows_leave_the_batch_at_the_first_step_that_decides_them(
     model, settings = tiny_model(seed=3, eos_logit=4.0), LLADA[name]
     prompts = random_prompts(8, seed=9)
     needed = [
-        over_after(reference(model, prompt, settings, 0), lambda tokens: EOS in tokens)
+        over_after(decoded(model, prompt, settings, 0), lambda tokens: EOS in tokens)
         for prompt in prompts
     ]
     assert len(set(needed)) > 1  # rows must leave at different times to show anything
@@ -303,7 +242,7 @@ def test_finished_sees_only_the_decided_prefix_and_ends_its_row(
         seen.append(list(tokens))
         return has_stop(tokens)
 
-    traces = [reference(model, prompt, settings, 0) for prompt in prompts]
+    traces = [decoded(model, prompt, settings, 0) for prompt in prompts]
     needed = [over_after(trace, has_stop) for trace in traces]
     log = call_log(model)
     out = generate(model, prompts, settings, seeds=[0] * 8, batch_size=5, finished=finished)
@@ -390,7 +329,7 @@ def test_no_prompts_and_an_empty_prompt(tiny_model: Any) -> None:
         model.embedding.register_forward_hook(lambda _m, _i, x, at=places: x + at[: x.shape[1]])
         out = generate(model, [[], [1, 2]], settings, seeds=[0, 1], batch_size=4)
         for i, prompt in enumerate(([], [1, 2])):
-            assert out.tokens[i] == reference(model, prompt, settings, i)[-1]
+            assert out.tokens[i] == decoded(model, prompt, settings, i)[-1]
 
 
 def test_bfloat16_decodes_to_complete_responses(tiny_model: Any, random_prompts: Any) -> None:

@@ -1,15 +1,12 @@
 """Likelihoods against plain loops and full enumeration, and what they cost."""
 
 import math
-from collections.abc import Iterator
-from itertools import combinations
 from statistics import fmean, pvariance
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from scipy.integrate import quad
+from official_algorithms import dream_bound, halves_to_even, llada_bound, masked_log_p, subsets
 
 from dllmquant_exp.diffusion import (
     DiffusionError,
@@ -42,23 +39,6 @@ def requests_of(random_prompts: Any, n: int = 9, seed: int = 0) -> list[Likeliho
 # ---------------------------------------------------------------- plain references
 
 
-def masked_log_p(
-    model: Any, request: LikelihoodRequest, masked: list[int], settings: LikelihoodSettings
-) -> float:
-    """Sum of log p over the masked target positions: one unbatched forward, all logits."""
-    context, target = list(request.context), list(request.target)
-    noisy = [MASK if i in masked else token for i, token in enumerate(target)]
-    tail = noisy + ([] if settings.estimator == "llada" else [EOS])
-    with torch.inference_mode():
-        logits = model(torch.tensor([context + tail]))[0]
-        if settings.guidance:
-            hidden = model(torch.tensor([[MASK] * len(context) + tail]))[0]
-            logits = hidden + (settings.guidance + 1) * (logits - hidden)
-    return sum(
-        -float(F.cross_entropy(logits[len(context) + i], torch.tensor(target[i]))) for i in masked
-    )
-
-
 def plain_estimate(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
     """One forward per Monte-Carlo sample, whatever repeats."""
     masks = draw_masks(
@@ -69,32 +49,6 @@ def plain_estimate(model: Any, request: LikelihoodRequest, settings: LikelihoodS
         masked = [i for i, is_masked in enumerate(row) if is_masked]
         total += weight * masked_log_p(model, request, masked, settings)
     return total
-
-
-def subsets(length: int) -> Iterator[tuple[int, ...]]:
-    for size in range(1, length + 1):
-        yield from combinations(range(length), size)
-
-
-def llada_bound(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
-    """Mean over x in 1..L and over all subsets of x tokens of (L / x) sum log p."""
-    L = len(request.target)
-    return sum(
-        masked_log_p(model, request, list(S), settings) / len(S) / math.comb(L, len(S))
-        for S in subsets(L)
-    )
-
-
-def dream_bound(model: Any, request: LikelihoodRequest, settings: LikelihoodSettings) -> float:
-    """Integral over t of the sum over subsets of p^|S| (1-p)^(L-|S|) / p * sum log p."""
-    L = len(request.target)
-    weight = {
-        size: quad(
-            lambda t, n=size: (0.999 * t + 1e-3) ** (n - 1) * (0.999 - 0.999 * t) ** (L - n), 0, 1
-        )[0]
-        for size in range(1, L + 1)
-    }
-    return sum(weight[len(S)] * masked_log_p(model, request, list(S), settings) for S in subsets(L))
 
 
 # ---------------------------------------------------------------- values
@@ -131,39 +85,69 @@ def test_a_request_does_not_depend_on_its_batch(
 
 
 MANY = 2000  # seeds; they share the few distinct masked inputs, so this is cheap
+TARGET = (8, 9, 21, 11, 30, 2)
 
 
 def seeds_of(context: tuple[int, ...], target: tuple[int, ...]) -> list[LikelihoodRequest]:
     return [LikelihoodRequest(context, target, seed) for seed in range(MANY)]
 
 
+def estimates(model: Any, length: int, settings: LikelihoodSettings) -> tuple[Any, Any, int]:
+    """The request, its estimates over many seeds, and the forward passes of all."""
+    requests = seeds_of((5, 6, 7), TARGET[:length])
+    result = log_likelihoods(model, requests, settings, batch_size=16)
+    return requests[0], torch.tensor(result.values, dtype=torch.float64), result.forwards
+
+
+def standard_error(values: Any) -> float:
+    return float(values.std()) / math.sqrt(MANY)
+
+
 @pytest.mark.parametrize(
     ("length", "mc_num", "b", "guidance"),
-    [(2, 4, 4, 0.0), (3, 1, 1, 0.0), (4, 8, 8, 0.0), (3, 6, 2, 0.0), (2, 2, 2, 1.0)],
+    [
+        (2, 4, 4, 0.0),
+        (3, 1, 1, 0.0),
+        (4, 8, 8, 0.0),
+        (3, 6, 2, 0.0),
+        (2, 2, 2, 1.0),
+        (5, 8, 8, 0.5),
+        (6, 8, 8, 0.0),
+        (6, 4, 4, 2.0),
+    ],
 )
 def test_llada_is_unbiased(
     length: int, mc_num: int, b: int, guidance: float, tiny_model: Any
 ) -> None:
     model, settings = tiny_model(seed=3), LikelihoodSettings(mc_num, b, guidance=guidance)
-    requests = seeds_of((5, 6, 7), (8, 9, 21, 11)[:length])
-    result = log_likelihoods(model, requests, settings, batch_size=16)
-    values = torch.tensor(result.values, dtype=torch.float64)
-    error = float(values.mean()) - llada_bound(model, requests[0], settings)
+    request, values, forwards = estimates(model, length, settings)
+    error = float(values.mean()) - llada_bound(model, request, settings)
     assert values.std() > 0.01  # a constant would prove nothing
-    assert abs(error) < 4 * float(values.std()) / math.sqrt(MANY)
+    assert abs(error) < 3 * standard_error(values)
     # thousands of requests, and no masked input went through the model twice
-    assert result.forwards == (2**length - 1) * (2 if guidance else 1)
+    assert forwards == (2**length - 1) * (2 if guidance else 1)
 
 
-@pytest.mark.parametrize(("length", "mc_num", "b"), [(1, 4, 4), (2, 4, 4), (3, 4, 1), (4, 8, 8)])
+@pytest.mark.parametrize("length", [2, 4])
+def test_halves_to_even_has_the_published_bias(length: int, tiny_model: Any) -> None:
+    """It is what the published rounding expects, and not what equally likely counts do."""
+    model = tiny_model(seed=3)
+    settings = LikelihoodSettings(8, 8, mask_counts="halves_to_even")
+    request, values, _ = estimates(model, length, settings)
+    biased = llada_bound(model, request, settings, halves_to_even(length, 8))
+    assert abs(float(values.mean()) - biased) < 3 * standard_error(values)
+    uniform = llada_bound(model, request, settings)
+    assert abs(float(values.mean()) - uniform) > 3 * standard_error(values)
+
+
+@pytest.mark.parametrize(
+    ("length", "mc_num", "b"), [(1, 4, 4), (2, 4, 4), (3, 4, 1), (4, 8, 8), (5, 8, 8), (6, 8, 4)]
+)
 def test_dream_is_unbiased(length: int, mc_num: int, b: int, tiny_model: Any) -> None:
     model, settings = tiny_model("dream", seed=3), LikelihoodSettings(mc_num, b, estimator="dream")
-    requests = seeds_of((5, 6, 7), (8, 9, 21, 11)[:length])
-    values = torch.tensor(
-        log_likelihoods(model, requests, settings, batch_size=16).values, dtype=torch.float64
-    )
-    error = float(values.mean()) - dream_bound(model, requests[0], settings)
-    assert abs(error) < 4 * float(values.std()) / math.sqrt(MANY)
+    request, values, _ = estimates(model, length, settings)
+    error = float(values.mean()) - dream_bound(model, request, settings)
+    assert abs(error) < 3 * standard_error(values)
 
 
 def test_variance_is_that_of_the_enumeration_and_falls_with_samples_and_stratification(

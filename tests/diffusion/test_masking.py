@@ -51,6 +51,19 @@ def test_every_llada_sample_has_a_uniform_count_and_uniform_positions(L: int, b:
     assert torch.allclose(by_position, torch.full((L,), (L + 1) / (2 * L)), atol=0.02)
 
 
+@pytest.mark.parametrize(("L", "counts"), [(2, [6, 10]), (4, [4, 12, 4, 12])])
+def test_halves_to_even_gives_the_published_codes_counts(L: int, counts: list[int]) -> None:
+    """Of batches of 8, one for every k, as the published line draws them."""
+    published = []
+    for k in range(1, L + 1):
+        x = torch.round(torch.linspace(float(k), k + 7 * (L / 8), steps=8)).long()
+        published.append(((x - 1) % L + 1).tolist())
+    drawn = llada_masks(L, 8, 400, seeded(0), "halves_to_even").masked.sum(1).reshape(-1, 8)
+    assert {tuple(batch) for batch in drawn.tolist()} == {tuple(batch) for batch in published}
+    flat = [x for batch in published for x in batch]
+    assert [flat.count(x) for x in range(1, L + 1)] == counts
+
+
 def test_counts_of_one_batch_are_spread_over_the_whole_range() -> None:
     for seed in range(20):
         counts = llada_masks(8, 8, 1, seeded(seed)).masked.sum(1)

@@ -1,7 +1,6 @@
 """Scores of single items against closed forms and lm-eval's own code."""
 
 import math
-import sys
 from typing import Any
 
 import pytest
@@ -10,16 +9,11 @@ from dllmquant_exp.evaluation.scoring import (
     NO_ANSWER,
     extract_letter,
     extract_letters,
-    score_chat_program,
+    first_option,
+    last_number,
     score_mc2,
-    score_program,
+    score_number,
 )
-
-DOC = {
-    "prompt": "def double(x):\n    '''Twice x.'''\n",
-    "test": "def check(candidate):\n    assert candidate(2) == 4",
-    "entry_point": "double",
-}
 
 
 def test_mc2_is_the_share_of_the_true_answers() -> None:
@@ -33,48 +27,6 @@ def test_mc2_survives_long_answers() -> None:
     doc = {"mc2_targets": {"labels": [1, 0]}}
     shifted = score_mc2(doc, [(-2000.0, False), (-2001.0, False)])["mc2"]
     assert shifted == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-12)
-
-
-def test_a_program_is_prompt_response_and_tests() -> None:
-    right = score_program(DOC, ["    return x + x"])
-    assert right == {"pass@1": 1.0, "note": "passed"}
-    wrong = score_program(DOC, ["    return x"])
-    assert wrong["pass@1"] == 0.0
-    assert wrong["note"].startswith("failed: AssertionError")
-
-
-def test_tests_use_the_prompts_helper_and_not_the_responses() -> None:
-    """As HumanEval/32: its tests multiply the result by the prompt's own `poly`."""
-    doc = {
-        "prompt": "def poly(x):\n    return x - 3\n\ndef root():\n    '''Of poly.'''\n",
-        "test": "def check(candidate):\n    assert poly(candidate()) == 0",
-        "entry_point": "root",
-    }
-    assert score_program(doc, ["    return 3"])["note"] == "passed"
-    forged = score_program(doc, ["    return 4\n\ndef poly(x):\n    return 0"])
-    assert forged["note"].startswith("failed: AssertionError")
-
-
-def test_tests_may_call_the_function_by_its_name() -> None:
-    doc = DOC | {"test": "def check(candidate):\n    assert candidate(2) == double(2) == 4"}
-    assert score_program(doc, ["    return x + x"])["note"] == "passed"
-
-
-def test_a_response_cannot_forge_a_pass() -> None:
-    for response in ("    exit(0)", "    return x\nimport os\nos._exit(0)"):
-        assert score_program(DOC, [response])["pass@1"] == 0.0
-
-
-def test_the_program_does_not_run_in_this_process() -> None:
-    response = "    import sys; sys.dllmquant_leak = 1\n    return 4"
-    assert score_program(DOC, [response])["pass@1"] == 1.0
-    assert not hasattr(sys, "dllmquant_leak")
-
-
-def test_a_chat_response_ends_at_its_fence() -> None:
-    response = "    return 2 * x\n```\nThis doubles x."
-    assert score_chat_program(DOC, [response])["pass@1"] == 1.0
-    assert score_program(DOC, [response])["pass@1"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -108,3 +60,40 @@ def test_letters_in_free_text(text: str, letter: str) -> None:
 def test_the_filter_keeps_the_shape() -> None:
     docs: list[dict[str, Any]] = [{}, {}]
     assert extract_letters([["A", "(B)"], ["?"]], docs) == [["A", "B"], [NO_ANSWER]]
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        (" C\n", "C"),
+        ("**D** because A is wrong", "D"),
+        ("The answer is (B). A comes close.", "B"),
+        ("Although C is near, the correct answer is D: it fits.", "D"),
+        ("ANSWER: A\nfor B is wrong", "A"),
+        ("I would say so. It must be C.", "C"),
+        ("\\boxed{B} is right here", "B"),
+        ("no letter at all", NO_ANSWER),
+        ("Clearly, one of them", "C"),  # the rule takes any capital of an option, also a word's
+        ("", NO_ANSWER),
+    ],
+)
+def test_the_first_option_follows_opencompass(text: str, option: str) -> None:
+    assert first_option(text) == option
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "score"),
+    [
+        ("9 * 2 = 18. The answer is 18.", "#### 18", 1.0),
+        ("It is 18.0 dollars", "#### 18", 1.0),
+        ("The answer is 18\n\nQuestion: what is 3?", "#### 18", 1.0),
+        ("The answer is 1,800", "#### 1,800", 0.0),  # as published: 800 is the last number
+        ("The answer is 1800", "#### 1,800", 1.0),
+        ("-3", "#### -3", 1.0),
+        ("none", "#### 1", 0.0),
+    ],
+)
+def test_the_last_number_follows_opencompass(text: str, answer: str, score: float) -> None:
+    assert score_number({"answer": answer}, [last_number(text)]) == {"exact_match": score}

@@ -1,5 +1,7 @@
 """Settings per (model, task): against the published values, and against nonsense."""
 
+from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,8 @@ GENERATED = {
     ("humaneval", "llada_1_5"): (512, 32),
     ("humaneval", "dream_base"): (512, 512),
     ("arc_challenge", "llada_instruct"): (512, 512),
+    ("hellaswag", "llada_instruct"): (3, 3),
+    ("mmlu", "llada_instruct"): (3, 3),
 }
 
 
@@ -80,15 +84,65 @@ def test_lengths_are_the_published_ones(task: str, model: str) -> None:
     assert settings.chat_template == (model in ("llada_instruct", "llada_1_5"))
 
 
+# (logits_eos_inf, confidence_eos_eot_inf) of LLaDA's published generations
+ENDS = {
+    ("gsm8k", "llada_base"): (False, False),
+    ("gsm8k", "llada_instruct"): (False, False),
+    ("gsm8k", "llada_1_5"): (False, True),
+    ("humaneval", "llada_base"): (False, False),
+    ("humaneval", "llada_instruct"): (True, False),
+    ("humaneval", "llada_1_5"): (False, True),
+    ("arc_challenge", "llada_instruct"): (False, False),
+    ("mmlu", "llada_instruct"): (False, False),
+}
+
+
+@pytest.mark.parametrize(("task", "model"), ENDS)
+def test_ends_are_treated_as_published(task: str, model: str) -> None:
+    settings = resolve(task, model)
+    assert (settings.suppress_eos, settings.confidence_eos_eot_inf) == ENDS[task, model]
+    assert not settings.cut_at_end
+
+
 def test_dream_base_decodes_as_published() -> None:
     code, words = resolve("humaneval", "dream_base"), resolve("gsm8k", "dream_base")
     assert (code.temperature, code.top_p, code.remasking) == (0.2, 0.95, "entropy")
     assert (words.temperature, words.top_p, words.shots) == (0.0, 0.95, 8)
-    assert words.harness_task == "gsm8k_cot"
-    for task in ("mmlu", "arc_challenge", "hellaswag", "piqa", "winogrande"):
+    assert (code.harness_task, words.harness_task) == ("humaneval_dream", "gsm8k_cot")
+    for task in NINE:
         settings = resolve(task, "dream_base")
-        assert (settings.mc_num, settings.guidance) == (128, 0.0)
-        assert settings.shots == (5 if task in ("mmlu", "winogrande") else 0)
+        assert (settings.add_bos, settings.max_length, settings.cut_at_end) == (True, 2048, True)
+        if settings.variant == "likelihood":
+            assert (settings.mc_num, settings.mc_batch_size, settings.guidance) == (128, 32, 0.0)
+            assert settings.shots == (5 if task in ("mmlu", "winogrande", "ceval") else 0)
+
+
+def test_chat_models_are_asked_as_published() -> None:
+    mmlu, dream = resolve("mmlu", "llada_instruct"), resolve("mmlu", "dream_instruct")
+    assert (mmlu.shots, mmlu.multiturn, mmlu.average) == (5, True, "members")
+    assert (dream.shots, dream.multiturn, dream.max_prompt_length) == (4, False, 1024)
+    assert resolve("gsm8k", "llada_instruct").shots == 4
+
+
+def test_the_papers_profile_is_the_mixture_that_its_row_prints() -> None:
+    def paper(task: str, model: str) -> Any:
+        return resolve_settings(task, spec_of(task), model, profile="paper")
+
+    code, published = paper("humaneval", "llada_1_5"), resolve("humaneval", "llada_1_5")
+    instruct = resolve("humaneval", "llada_instruct")
+    assert code.describe() == instruct.describe() != published.describe()
+    assert paper("mmlu", "llada_1_5").describe() == resolve("mmlu", "llada_base").describe()
+    for task, model in product(NINE, MODELS):
+        mixed = (task, model) in (("humaneval", "llada_1_5"), ("mmlu", "llada_1_5"))
+        assert mixed or paper(task, model) == resolve(task, model)
+
+
+def test_settings_that_older_results_do_not_know_are_described_where_they_are_set() -> None:
+    plain, new = resolve("micro_gsm8k", "micro"), resolve("mmlu", "llada_instruct")
+    names = [field.name for field in fields(plain)]
+    older = names[: names.index("include_path")]
+    assert list(plain.describe()) == [name for name in older if name != "source"]
+    assert set(new.describe()) == set(plain.describe()) | {"cut_at_end", "average"}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -98,7 +152,8 @@ def test_every_model_has_settings_with_a_source(task: str, model: str) -> None:
     assert (spec["label"], spec["kind"]) == (NINE[task], "official")
     settings = resolve(task, model)
     settings.validate("dream" if model.startswith("dream") else "llada")
-    assert "repository" in settings.source or settings.source.startswith("house choice: ")
+    published = ("LLaDA: ", "Dream: ", "house choice: ")
+    assert settings.source.startswith(published)
     assert task_source(settings.harness_task) is None  # one of ours
     assert task_configs(settings.harness_task)
 
@@ -159,7 +214,7 @@ def test_overrides_replace_what_matters_to_the_variant_only() -> None:
         ("piqa", "llada_base", {"mc_num": 0}, "mc_num = 0 must be at least 1"),
         ("piqa", "dream_base", {"guidance": 1.0}, "Dream's published settings use no guidance"),
         ("piqa", "gpt", {}, "no settings for models of kind 'gpt'; it has them for: llada_base"),
-        ("piqa", "llada_base", {"mc_nun": 4}, "unknown key 'mc_nun'; did you mean mc_num"),
+        ("piqa", "llada_base", {"mc_nun": 4}, "mc_nun is not a setting .did you mean 'mc_num'"),
     ],
 )
 def test_impossible_settings_say_why(
@@ -176,8 +231,8 @@ def test_impossible_settings_say_why(
         ({"metric": "exact_match"}, "metric exact_match does not go with variant likelihood"),
         ({"variant": "magic"}, "variant = 'magic' is not one of: likelihood, generation"),
         ({"mc_num": None}, "variant likelihood needs mc_num"),
-        ({"shots": -1}, "shots = -1 must not be negative"),
-        ({"colour": 1}, "unknown key 'colour'"),
+        ({"shots": -1}, "shots = -1 must be at least 0"),
+        ({"colour": 1}, "colour is not a setting"),
     ],
 )
 def test_impossible_task_files_say_why(change: dict[str, Any], message: str) -> None:
@@ -205,5 +260,6 @@ def test_an_unknown_harness_task_is_refused() -> None:
 
 
 def test_groups_have_all_their_subjects() -> None:
-    assert len(task_configs("mmlu")) == len(task_configs("mmlu_generative")) == 57
+    for name in ("mmlu", "mmlu_llada", "mmlu_dream"):
+        assert len({config["dataset_name"] for config in task_configs(name)}) == 57
     assert len(task_configs("ceval-valid")) == 52

@@ -23,6 +23,24 @@ def test_what_replaces_published_decoding_is_part_of_its_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("model", "label", "metric", "scores"),
+    [
+        ("llada_8b", "Arc.", "acc", [0.0, 1.0]),
+        ("dream_7b", "Arc.", "", [1.0, 0.0]),  # fits acc_norm, which is the result's own
+        ("llada_8b", "PIQA", "", [1.0, 0.0]),  # nothing tells
+        ("mine", "Arc.", "", [1.0, 0.0]),
+    ],
+)
+def test_scores_are_by_the_metric_that_the_papers_row_fits(
+    tmp_path: Path, model: str, label: str, metric: str, scores: list[float]
+) -> None:
+    cell = {**CELL, "model": model, "label": label, "evaluation": "paper"}
+    found = read_result(write_result(tmp_path, content(cell=cell, other_scores={"acc": [0, 1]})))
+    assert (found.metric, found.scores.tolist(), found.evaluation) == (metric, scores, "paper")
+    assert found.conditions["evaluation"] == "paper"
+
+
+@pytest.mark.parametrize(
     ("source", "commit"),
     [({"commit": "abc", "modified": False}, "abc"), ({"commit": "abc", "modified": True}, "abc+"),
      ({"commit": None, "modified": None}, "")],
@@ -63,6 +81,12 @@ def test_the_commit_that_made_it(tmp_path: Path, source: dict[str, Any], commit:
         (content(items=[]), "is finished and has no items"),
         (content(items=[{"subtask": "t", "doc_id": 0, "score": 1.5}]), "is 1.5, not"),
         (content(items=[{"subtask": "t", "doc_id": 0, "score": "x"}]), "could not"),
+        (
+            content(
+                cell={**CELL, "model": "llada_8b", "label": "Arc."}, other_scores={"acc": [1.0]}
+            ),
+            "1 other scores stand beside 2 items",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, text: str | dict[str, Any], message: str) -> None:

@@ -78,7 +78,20 @@ def test_a_job_writes_a_result_per_task_that_says_how_it_was_made(
         assert set(value["timing"]["wall_seconds"]) == {"load", "calibrate", "quantize", "evaluate"}
         assert value["timing"]["peak_memory_bytes"] > 50_000_000
         assert value["error"] is None and value["calibration_digest"] is None
+        assert value["cell"]["evaluation"] == "published"
+        assert (value["diagnostics"], value["other_scores"]) == ({"cut_prompts": 0.0}, {})
         assert read_result(outcome.folder / "result.json").score == value["score"]
+
+
+def test_outputs_that_went_wrong_are_warned_of_at_the_end_of_the_run(
+    make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "diagnostic_warnings", lambda shares: [f"{len(shares)} share"])
+    outcomes = run(make(), keep_going=False)
+    assert [outcome.warnings for outcome in outcomes] == [("1 share",)] * 2
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"micro_llada, {task}: 1 share" for task in TASKS]
+    assert caplog.records[-1].getMessage() == told[-1]
 
 
 def test_what_wandb_recorded_offline_is_what_the_result_file_says(

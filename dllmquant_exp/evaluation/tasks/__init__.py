@@ -9,14 +9,13 @@ Any other task is one from outside, see outside.py: a path of a YAML, a name in 
 (`include_path`), or any name of lm-eval's.
 """
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from dllmquant_exp.evaluation import scoring
+from dllmquant_exp.evaluation import programs, scoring
 from dllmquant_exp.evaluation.settings import SettingsError
 from dllmquant_exp.evaluation.tasks.outside import (
     PACKAGED,
@@ -38,17 +37,10 @@ OFFICIAL = {
     "winogrande": "winogrande/default.yaml",
     "piqa": "piqa/piqa.yaml",
     "mmlu": "mmlu/default/mmlu_*.yaml",
-    "mmlu_generative": "mmlu/generative/mmlu_*.yaml",
     "ceval-valid": "ceval/ceval-valid_*.yaml",
     "humaneval": "humaneval/humaneval.yaml",
-    "humaneval_instruct": "humaneval/humaneval_instruct.yaml",
     "gsm8k": "gsm8k/gsm8k.yaml",
     "gsm8k_cot": "gsm8k/gsm8k-cot.yaml",
-}
-TAKE_FIRST = {"function": "take_first"}
-LETTER = {
-    "name": "letter",
-    "filter": [{"function": "custom", "filter_fn": scoring.extract_letters}, TAKE_FIRST],
 }
 
 
@@ -103,24 +95,22 @@ def _own_files() -> list[Path]:
 def _official(name: str, path: Path) -> TaskConfigDict:
     # these YAML files' functions are replaced below; importing humaneval's would load a metric from
     # the network, importing truthfulqa's takes seconds
-    program = name.startswith("humaneval")
-    config = load_yaml(path, resolve_func=not program and name != "truthfulqa_mc2")
-    if program:
-        score: Callable[..., Any] = scoring.score_program
-        if name == "humaneval_instruct":
-            score = scoring.score_chat_program
-        config |= SCORED_IN_SANDBOX | {"process_results": score}
+    config = load_yaml(path, resolve_func=name not in ("humaneval", "truthfulqa_mc2"))
+    if name == "humaneval":
+        config |= SCORED_IN_SANDBOX
         config.pop("unsafe_code", None)  # it is not run in this process
     if name == "truthfulqa_mc2":
         entry = {"metric": "mc2", "aggregation": "mean", "higher_is_better": True}
         config |= {"process_results": scoring.score_mc2, "metric_list": [entry]}
-    if name == "mmlu_generative":
-        config["filter_list"] = [*config["filter_list"], LETTER]
     return _without_structure(config)
 
 
 def _own(path: Path) -> Iterator[TaskConfigDict]:
-    """A task file, or the members of a group file: names of files beside it, or inline tasks."""
+    """A task file, or the members of a group file: names of files beside it, or inline tasks.
+
+    `packaged` names lm-eval's file that it changes, or a pattern of files, each a member. `program`
+    says how programs.py scores responses.
+    """
     config = load_yaml(path)
     if isinstance(members := config.get("task"), list):
         shared = {k: v for k, v in config.items() if k not in ("group", "task", "group_alias")}
@@ -129,9 +119,17 @@ def _own(path: Path) -> Iterator[TaskConfigDict]:
             own = load_yaml(path.with_name(f"{member}.yaml")) if isinstance(member, str) else member
             yield _without_structure({**shared, **own})
         return
-    if "packaged" in config:
-        config = load_yaml(PACKAGED / config.pop("packaged")) | config
-    yield _without_structure(config)
+    packaged, program = config.pop("packaged", None), config.pop("program", None)
+    if program is not None:
+        score = partial(programs.score_program, **program)
+        config = {**SCORED_IN_SANDBOX, "unsafe_code": False, "process_results": score, **config}
+    if packaged is None:
+        yield _without_structure(config)
+        return
+    for file in sorted(PACKAGED.glob(packaged)):
+        base = load_yaml(file, resolve_func=program is None)
+        task = base["task"] if "*" in packaged else config["task"]
+        yield _without_structure({**base, **config, "task": task})
 
 
 def _without_structure(config: TaskConfigDict) -> TaskConfigDict:

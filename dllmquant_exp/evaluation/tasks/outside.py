@@ -15,7 +15,7 @@ import yaml
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.evaluation import scoring
+from dllmquant_exp.evaluation import programs
 from dllmquant_exp.evaluation.settings import SettingsError
 from dllmquant_exp.store.outside import fault, imported_files
 from dllmquant_exp.store.paths import expanded
@@ -27,7 +27,7 @@ OUTPUT_TYPES = ("multiple_choice", "generate_until")
 STRUCTURE = ("tag", "group", "task_list", "group_alias", "aggregate_metric_list")
 RUNS_PROGRAMS = ("code_eval", "pass@1", "pass_at_k")  # metrics
 SCORED_IN_SANDBOX: TaskConfigDict = {
-    "process_results": scoring.score_program,
+    "process_results": programs.score_program,
     "metric_list": [{"metric": "pass@1", "aggregation": "mean", "higher_is_better": True}],
     "filter_list": [{"name": "program", "filter": [{"function": "take_first"}]}],
 }

@@ -95,6 +95,12 @@ def paper_checkpoint(model: str) -> str:
     return str(read_paper("tables.yaml")["checkpoints"][model])
 
 
+def paper_metric(model: str, column: str) -> str:
+    """The accuracy that a model's row can only be, acc or acc_norm; empty where nothing tells."""
+    metrics: dict[str, dict[str, str]] = read_paper("tables.yaml")["metrics"]
+    return metrics.get(model, {}).get(column, "")
+
+
 def paper_quotes() -> dict[str, str]:
     """Quotations from the paper's text, word for word, by a short name."""
     return dict(read_paper("quotes.yaml"))

@@ -15,9 +15,9 @@ from dllmquant_exp.diffusion.schedule import steps_of
 from dllmquant_exp.diffusion.settings import DecodingSettings
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.codec import Codec
-from dllmquant_exp.evaluation.evaluate import build_requests
 from dllmquant_exp.evaluation.harness import derive_seed
 from dllmquant_exp.evaluation.local_data import SOURCES
+from dllmquant_exp.evaluation.requests import build_requests
 from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.evaluation.task_building import build_tasks, quiet_libraries
 from dllmquant_exp.evaluation.tasks import task_configs

@@ -2,7 +2,8 @@
 
 import datasets
 
-from dllmquant_exp.evaluation.scoring import score_mc2, score_program
+from dllmquant_exp.evaluation.programs import score_program
+from dllmquant_exp.evaluation.scoring import score_mc2
 from dllmquant_exp.models.embedded import splits
 
 __all__ = [
