@@ -128,8 +128,7 @@ def _about(path: Path) -> str:
 def _types(group: str, path: Path) -> dict[str, str]:
     """Types of an option's settings by their last names, from the classes that read them."""
     from dllmquant_exp.config.quantized_model import ModelSettings
-    from dllmquant_exp.config.task_config import DecodingOverrides
-    from dllmquant_exp.evaluation.settings import TaskSettings
+    from dllmquant_exp.evaluation.settings import DecodingOverrides, TaskSettings
     from dllmquant_exp.quantization.quant_settings import AttentionSettings, QuantSettings
     from dllmquant_exp.speed.workload import SpeedSettings
     from dllmquant_exp.store.tracking import TrackingSettings
