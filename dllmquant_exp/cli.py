@@ -270,11 +270,12 @@ COMMANDS = {
     ),
     "report": REPORTS["sweep"],
     "figures": Command(
-        "measure and draw: figures figure=1 (to 9, or all) model=micro_llada prompts=64",
+        "measure and draw: figures figure=1 (to 10, or all) model=micro_llada prompts=64",
         "Measures a model for each figure, keeps the numbers under <runs_dir>/figures and\n"
         "draws them as PNG and PDF. A recorded figure is drawn again without measuring.\n"
         "Figures 1 to 6 are the paper's; 7 (ablation) and 8 (paper and ours) are drawn from the\n"
-        "results of a sweep; 9 is the sensitivity of each layer.\n\n"
+        "results of a sweep; 9 is the sensitivity of each layer, 10 the outliers of\n"
+        "each kind of tensor.\n\n"
         "All other words are those of an experiment (model, runs_dir, device, threads, ...). A\n"
         "setting that none of the chosen figures reads is refused. `report claims` is decided by\n"
         "figures recorded with a model's own settings (but any number of prompts) and checkpoint,\n"

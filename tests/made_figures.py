@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from dllmquant_exp.probes.measurement import mean, ratio
+from dllmquant_exp.probes.outliers import GROUPS, KINDS, STATISTICS
 from dllmquant_exp.reporting.figures.maps import KEPT, MASKED, NEW
 from dllmquant_exp.reporting.figures.recordings import (
     FIGURE_VERSION,
@@ -78,6 +79,10 @@ def arrays_and_labels(figure: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "figure9": (
             {"divergence": r.random((4, 7, PROMPTS))},
             {"linears": [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]},
+        ),
+        "figure10": (
+            {"statistics": r.random((2, len(KINDS), 6, len(STATISTICS)))},
+            {"groups": list(GROUPS), "kinds": list(KINDS), "statistics": list(STATISTICS)},
         ),
     }
     return made[figure]

@@ -1,4 +1,4 @@
-"""Measurements inside a model while it decodes, behind Figures 1-6 and 9.
+"""Measurements inside a model while it decodes, behind Figures 1-6, 9 and 10.
 
 command             `figures ...`: measure once, keep under <runs_dir>/figures, draw from there
 arguments           the command's settings, with ranges and help
@@ -11,6 +11,7 @@ logit_error         Figure 2: error of quantized models over the steps of a deco
 attention_maps      Figures 3 and 5: softmax maps and values
 error_propagation   Figure 4: one decode, and how far noise at one position reaches
 linear_sensitivity  Figure 9: one linear quantized at a time
+outliers            Figure 10: large channels and massive tokens, by kind of tensor and block
 
 reporting/figures/catalog.yaml says which probe measures a figure, and which settings it reads.
 """

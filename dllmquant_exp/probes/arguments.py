@@ -34,7 +34,7 @@ class ProbeSettings(Settings):
     noise: Annotated[
         float, Above(0), AtMost(10), "figure 4's RMS, as a share of the RMS of a block's output"
     ] = 0.5
-    states: Annotated[int, AtLeast(1), "per prompt, evenly over the decode, for figure 9"] = 4
+    states: Annotated[int, AtLeast(1), "per prompt, evenly over the decode: figures 9, 10"] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +63,7 @@ def figure_settings() -> dict[str, Setting]:
         usual = "" if field.default is MISSING else f" (default: {field.default})"
         own[field.name] = Setting(text + usual, kind=kind, least=-1)
     return {
-        "figure": Setting("or some of 1 to 9, separated by commas", "all"),
+        "figure": Setting("or some of 1 to 10, separated by commas", "all"),
         "task": Setting("where prompts are from: micro_gsm8k, or piqa for a published checkpoint"),
         **own,
         "sweep": Setting(f"whose results figures 7 and 8 show (default: {TABLES_SWEEP})"),

@@ -17,6 +17,7 @@ from dllmquant_exp.reporting.figures.recordings import FigureData
 from dllmquant_exp.reporting.figures.style import styled, write_pictures
 from dllmquant_exp.reporting.frame import read_sweep
 from dllmquant_exp.store.results import FIGURES_FOLDER, ResultError
+from dllmquant_exp.store.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class FigureKind:
 
     caption: str
     draw: str
+    tabulate: str = ""
     measure: str = ""
     models: str = ""
     reads: Sequence[str] = ()
@@ -49,10 +51,22 @@ def catalog() -> dict[str, FigureKind]:
 
 
 def draw(data: FigureData) -> list[Path]:
-    """Draw a recording into its folder; returns the PNG's path and the PDF's."""
-    figure = catalog()[data.figure].picture(data)
+    """Draw a recording into its folder; returns paths: the PNG's, the PDF's, a table's if any."""
+    kind = catalog()[data.figure]
+    figure = kind.picture(data)
     assert figure is not None  # only results can lack something
-    return write_pictures(figure, data.folder, data.figure)
+    paths = write_pictures(figure, data.folder, data.figure)
+    return paths + ([write_table(kind, data)] if kind.tabulate else [])
+
+
+def write_table(kind: FigureKind, data: FigureData) -> Path:
+    """Write a recording's numbers as a Markdown table beside its pictures; returns its path."""
+    path = data.folder / f"{data.figure}.md"
+    frame = resolve_name(kind.tabulate)(data)
+    with whole_file(path) as partial:
+        text = frame.to_markdown(index=False, floatfmt=".3g", missingval="-")
+        partial.write_text(f"{text}\n\n{data.footnote}\n", encoding="utf-8")
+    return path
 
 
 def draw_results(name: str, runs_dir: Path, sweep: str, model: str) -> tuple[list[Path], str]:

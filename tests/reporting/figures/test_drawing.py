@@ -35,7 +35,7 @@ def test_every_figure_is_explained_and_its_functions_exist() -> None:
     assert list(catalog()) == [f"figure{n}" for n in range(1, len(catalog()) + 1)]
     for kind in catalog().values():
         assert kind.caption and bool(kind.measure) != bool(kind.table)
-        for name in filter(None, (kind.draw, kind.measure, kind.models)):
+        for name in filter(None, (kind.draw, kind.tabulate, kind.measure, kind.models)):
             assert callable(resolve_name(name))
     compared = catalog()["figure2"].rows
     assert {row["colour"] for row in compared.values()} <= set(COLOURS)
@@ -53,6 +53,7 @@ def test_every_figure_is_explained_and_its_functions_exist() -> None:
         ("figure5", 2, 2, 1),
         ("figure6", 3, 1, 0),
         ("figure9", 1, 0, 1),
+        ("figure10", 10, 6, 0),
     ],
 )
 def test_figures_have_their_panels_and_no_text_in_the_way(
@@ -65,6 +66,19 @@ def test_figures_have_their_panels_and_no_text_in_the_way(
     assert not overlaps(found)
     assert any("stand-in" in text.get_text() for text in found.texts)
     assert axes[-1].get_xlabel() and any(a.get_ylabel() for a in axes)
+
+
+def test_a_table_stands_beside_the_picture_of_outliers(tmp_path: Path) -> None:
+    data = recorded(tmp_path, "figure10")
+    *pictures, table = draw(data)
+    assert [path.name for path in pictures] == ["figure10.png", "figure10.pdf"]
+    header, _, *rows = [line for line in table.read_text().splitlines() if line[:1] == "|"]
+    assert header.split("|")[3].strip() == "channel, masked" and len(rows) == 6 * 6
+    cells = [cell.strip() for cell in rows[7].split("|")[1:-1]]
+    assert cells[:2] == ["input of gate, up", "2"]
+    found = data.arrays["statistics"][:, 1, 1].flatten()
+    assert [float(cell) for cell in cells[2:]] == pytest.approx(found, rel=1e-2)
+    assert table.read_text().endswith(f"{data.footnote}\n")
 
 
 def test_overlaps_are_noticed() -> None:
