@@ -43,10 +43,15 @@ def blocks_of(model: Transformer) -> Iterable[Block]:
         yield block
 
 
+def norm_readers(model: Transformer) -> list[tuple[nn.Module, list[nn.Linear]]]:
+    """Each norm of a model in the order of a forward pass, and the linears behind it."""
+    readers = [pair for block in blocks_of(model) for pair in _block_readers(block)]
+    return [*readers, (model.final_norm, [model.head])]
+
+
 def fuse_norms(model: Transformer) -> None:
     """Move every RMSNorm's weight into the linears behind it; the norms' weights become 1."""
-    readers = [pair for block in blocks_of(model) for pair in _block_readers(block)]
-    for norm, linears in [*readers, (model.final_norm, [model.head])]:
+    for norm, linears in norm_readers(model):
         assert isinstance(norm.weight, Tensor)
         scale = norm.weight.detach().double()
         for linear in linears:

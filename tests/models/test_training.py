@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from dllmquant_exp.__main__ import main
 from dllmquant_exp.models.checkpoints import load_model
 from dllmquant_exp.models.embedded import batches, train, world
+from dllmquant_exp.models.embedded.grown_outliers import Growth
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.embedded.tokenizer import EOS_ID, MASK_ID, train_tokenizer
 from dllmquant_exp.models.transformer import Transformer
@@ -81,8 +82,12 @@ def test_exam_letters_are_the_only_response() -> None:
     assert len(letters) == 3 and set(letters) <= {" A", " B", " C", " D"}
 
 
-def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path, small: None) -> None:
-    whole = train.train(TINY, tmp_path / "whole")
+@pytest.mark.parametrize("growth", [None, Growth(rare_channels=2)])
+def test_a_killed_training_continues_to_the_same_weights(
+    tmp_path: Path, small: None, growth: Growth | None
+) -> None:
+    recipe = replace(TINY, growth=growth)
+    whole = train.train(recipe, tmp_path / "whole")
     # The killed run stops after its second checkpoint; its recipe is that of the whole run.
     original = train.train_step
 
@@ -94,10 +99,10 @@ def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path, small: 
     train.train_step = dies
     try:
         with pytest.raises(KeyboardInterrupt):
-            train.train(TINY, tmp_path / "killed")
+            train.train(recipe, tmp_path / "killed")
     finally:
         train.train_step = original
-    resumed = train.train(TINY, tmp_path / "killed")
+    resumed = train.train(recipe, tmp_path / "killed")
     a, b = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)

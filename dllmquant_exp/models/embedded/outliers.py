@@ -13,6 +13,7 @@ Full-precision outputs stay the same up to rounding. Tables label the model as o
 in by hand.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -98,14 +99,22 @@ def principal_components(model: Transformer, tokenizer: PreTrainedTokenizerBase)
         second_moment.addmm_(x.T, x)
 
     hooks = [block.register_forward_pre_hook(add) for block in model.blocks]
-    dice = Dice("outliers", "train")
-    for counts in BUCKETS:
-        batch = make_batch(counts, dice, tokenizer)
-        keep = batch.attention_mask.to(device)
-        inputs = batch.tokens.masked_fill(batch.masked, model.config.mask_token_id).to(device)
+    for inputs, keep in training_inputs(model, tokenizer):
         model.hidden(inputs, keep)
     for hook in hooks:
         hook.remove()
     with one_thread():
         _, vectors = torch.linalg.eigh(second_moment)
     return vectors.flip(1)
+
+
+def training_inputs(
+    model: Transformer, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens [B, T] with their masks, and which are real, of one training step; always the same."""
+    device = model.embedding.weight.device
+    dice = Dice("outliers", "train")
+    for counts in BUCKETS:
+        batch = make_batch(counts, dice, tokenizer)
+        inputs = batch.tokens.masked_fill(batch.masked, model.config.mask_token_id)
+        yield inputs.to(device), batch.attention_mask.to(device)

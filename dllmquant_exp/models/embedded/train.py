@@ -30,6 +30,13 @@ from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.checkpoints import load_model, save_checkpoint
 from dllmquant_exp.models.embedded import tokenizer as micro_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, HARDER_BUCKETS, make_batch, row_losses
+from dllmquant_exp.models.embedded.grown_outliers import (
+    Growth,
+    norm_inputs,
+    plant,
+    pull,
+    sharpen,
+)
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.transformer import Architecture, Transformer, TransformerConfig
 from dllmquant_exp.store.whole_files import whole_file
@@ -58,6 +65,21 @@ class Recipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
+    growth: Growth | None = None  # outliers that are planted at the start and then grow
+
+
+def with_outliers(recipe: Recipe) -> Recipe:
+    """A finished model's further training, in which its outliers grow."""
+    return replace(
+        recipe,
+        name=f"{recipe.name}_real",
+        start=f"embedded:{recipe.name}",
+        steps=200,
+        learning_rate=1e-3,
+        warmup=20,
+        decay=0.9,
+        growth=Growth(),
+    )
 
 
 RECIPES = {
@@ -75,8 +97,10 @@ RECIPES = {
         decay=0.9,
     ),
 }
-CHECKPOINT_EVERY = 250
+RECIPES |= {recipe.name: recipe for recipe in map(with_outliers, RECIPES.values())}
+CHECKPOINT_EVERY = 50
 LOG_EVERY = 50
+PULL = "outliers"  # beside the tasks' losses: how far outliers are from their aim
 
 
 def transformer_config(recipe: Recipe, vocabulary: int) -> TransformerConfig:
@@ -162,8 +186,14 @@ def train_step(
             group["lr"] = learning_rate(recipe, step)
     losses: dict[str, list[float]] = {}
     for batch in batches:
-        loss = row_losses(model, batch)
-        (loss.sum() / rows).backward()
+        with norm_inputs(model) as seen:
+            loss = row_losses(model, batch)
+        total = loss.sum()
+        if recipe.growth is not None:
+            distance = pull(model, seen, batch.attention_mask, recipe.growth)
+            total = total + recipe.growth.pull * len(batch.tasks) * distance
+            losses.setdefault(PULL, []).append(float(distance.detach()))
+        (total / rows).backward()
         for task, value in zip(batch.tasks, loss.tolist(), strict=True):
             losses.setdefault(task, []).append(value)
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -225,6 +255,8 @@ def train(recipe: Recipe, folder: Path) -> Path:
         if first.config != model.config:
             raise ValueError(f"{recipe.start} is of another shape than {recipe.name}")
         model.load_state_dict(first.state_dict())
+    if recipe.growth is not None:
+        plant(model, tokenizer, recipe.growth)
     optimizers = make_optimizers(model, recipe)
     log = load_state(folder, model, optimizers)
     if log is not None and log["recipe"] != json.loads(json.dumps(asdict(recipe))):
@@ -249,7 +281,8 @@ def train(recipe: Recipe, folder: Path) -> Path:
                 means = {task: sum(v) / len(v) for task, v in recent.items()}
                 log["curve"].append({"step": step + 1, **means})
                 recent = {}
-                mean = sum(means.values()) / len(means)
+                tasks = [loss for name, loss in means.items() if name != PULL]
+                mean = sum(tasks) / len(tasks)
                 progress.update(bar, status=f"loss {mean:.3f}")
                 logger.info(
                     "step %d loss %.3f: %s",
@@ -264,6 +297,8 @@ def train(recipe: Recipe, folder: Path) -> Path:
                 save_state(folder, model, optimizers, log)
                 write_curve(folder, log["curve"])
             progress.advance(bar)
+    if recipe.growth is not None:
+        sharpen(model, tokenizer, recipe.growth)
     final = folder / "final"
     save_checkpoint(model, final, dtype=torch.float16, tokenizer=tokenizer, overwrite=True)
     summary = {k: v for k, v in log.items() if k != "curve"} | {"losses": log["curve"][-1:]}
