@@ -74,8 +74,11 @@ def rotate_residual(model: Transformer, rotation: Rotation) -> None:
             change_outputs(writer.weight, rotation)
 
 
-def scale_ffn_channels(block: Block, channels: Tensor, factor: float) -> None:
-    """Multiply `channels` of the down projection's input by a factor, undone in its columns."""
+def scale_ffn_channels(block: Block, channels: Tensor, factor: float | Tensor) -> None:
+    """Multiply `channels` of the down projection's input by a factor, undone in its columns.
+
+    factor: of all of them, or one for each.
+    """
     scale = _factors(block.up_proj, channels, factor)
     change_outputs(block.up_proj.weight, lambda rows: rows * scale)
     change_inputs(block.down_proj.weight, lambda rows: rows / scale)
@@ -96,8 +99,8 @@ def scale_value_channels(block: Block, channels: Tensor, factor: float) -> None:
     change_inputs(block.o_proj.weight, lambda rows: rows / columns)
 
 
-def _factors(linear: nn.Linear, channels: Tensor, factor: float) -> Tensor:
-    """One per output: `factor` for the channels, 1 for the others."""
+def _factors(linear: nn.Linear, channels: Tensor, factor: float | Tensor) -> Tensor:
+    """One per output: `factor` (or its own one) for the channels, 1 for the others."""
     scale = torch.ones(linear.out_features, dtype=torch.float64)
-    scale[channels] = factor
+    scale[channels] = torch.as_tensor(factor, dtype=torch.float64)
     return scale.to(linear.weight.device)

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import dllmquant_exp
+from dllmquant_exp.config.folder import Folders, content_of
 from dllmquant_exp.models.checkpoints import load_model, load_tokenizer
 from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losses
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.embedded.train import RECIPES, transformer_config
 
-NAMES = ("micro_llada", "micro_llada_1_5", "micro_dream")
+FIRST = ("micro_llada", "micro_llada_1_5", "micro_dream")
+NAMES = (*FIRST, *(f"{name}_real" for name in FIRST))
 EMBEDDED = Path(dllmquant_exp.__file__).parent / "models" / "embedded"
-CONF = Path(__file__).parents[2] / "conf"
 GUESSING = 5.0  # nats per masked token of an untrained model: the logarithm of the words in use
 
 
@@ -26,7 +26,7 @@ def test_all_of_them_are_small() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_what_its_recipe_and_its_preset_say(name: str) -> None:
-    preset = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    preset = content_of(Folders(), "model", name)
     assert (preset["name"], preset["checkpoint"]) == (name, f"embedded:{name}")
     model = load_model(preset["checkpoint"], dtype=torch.float32, device=torch.device("cpu"))
     expected = transformer_config(RECIPES[name], model.config.vocab_size)

@@ -67,15 +67,44 @@ def test_the_pull_is_the_relative_distance_from_the_aim() -> None:
 @pytest.mark.parametrize("name", ["micro_llada", "micro_dream"])
 def test_sharpening_keeps_the_function(name: str) -> None:
     model = load_model(f"embedded:{name}", dtype=torch.float64, device=CPU)
-    tokens, keep = next(iter(training_inputs(model, TOKENIZER)))
-    with torch.inference_mode():
-        before = model(tokens, keep)[keep]
+    batches = list(training_inputs(model, TOKENIZER))
+    tokens, keep = batches[0]
+
+    def down_input() -> Tensor:
+        seen = []
+        hook = first.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        with torch.inference_mode():
+            for tokens, keep in batches:
+                model.hidden(tokens, keep)
+        hook.remove()
+        return torch.cat([x[keep] for x, (_, keep) in zip(seen, batches, strict=True)])
+
     first = next(iter(blocks_of(model)))
-    norm, up = first.attention_norm.weight.clone(), first.up_proj.weight.clone()
-    sharpen(model, TOKENIZER, Growth(gain=2.0, rare_channels=3, rare_factor=8.0))
     with torch.inference_mode():
-        torch.testing.assert_close(model(tokens, keep)[keep], before, rtol=1e-8, atol=1e-8)
+        logits = model(tokens, keep)[keep]
+    norm, before = first.attention_norm.weight.clone(), down_input()
+    growth = Growth(gain=2.0, evenness=0.0, steady=10.0, rare_channels=3, rare_factor=8.0)
+    sharpen(model, TOKENIZER, growth)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens, keep)[keep], logits, rtol=1e-8, atol=1e-8)
     ratio = first.attention_norm.weight / norm
     assert ratio[:2].tolist() == [2, 2] and bool((ratio[2:] == 1).all())
-    grown = (first.up_proj.weight / up).median(1).values
-    assert sorted(grown.tolist())[-4:] == pytest.approx([1, 8, 8, 8])
+    after = down_input()
+    grown = after.pow(2).sum(0).sqrt() / before.pow(2).sum(0).sqrt()
+    rare = (before.abs().amax(0) / before.pow(2).mean(0).sqrt()).topk(3).indices
+    assert grown[rare].tolist() == pytest.approx([8, 8, 8])
+    (steady,) = set((grown - 1).abs().gt(1e-6).nonzero().flatten().tolist()) - set(rare.tolist())
+    size = before.pow(2).mean(1).sqrt().median()
+    assert float(after[:, steady].abs().median() / size) == pytest.approx(10)
+
+
+def test_even_channels_have_one_size() -> None:
+    model = load_model("embedded:micro_llada", dtype=torch.float64, device=CPU)
+    sharpen(model, TOKENIZER, Growth(evenness=1.0, rare_channels=0))
+    first, seen = next(iter(blocks_of(model))), []
+    hook = first.down_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0][keep]))
+    for tokens, keep in training_inputs(model, TOKENIZER):
+        model.hidden(tokens, keep)
+    hook.remove()
+    sizes = torch.cat(seen).pow(2).mean(0).sqrt().sort().values
+    assert float(sizes[-2] / sizes[0]) == pytest.approx(1) and sizes[-1] > 2 * sizes[0]

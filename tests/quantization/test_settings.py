@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dllmquant_exp.config.folder import Folders, content_of
 from dllmquant_exp.errors import Refusal
 from dllmquant_exp.models.embedded import world
 from dllmquant_exp.quantization.awq import Awq
@@ -147,6 +148,11 @@ def test_method_presets_are_what_their_names_say() -> None:
     [
         ("micro_llada", "llada", "embedded:micro_llada", "micro"),
         ("micro_llada_plain", "llada", "embedded:micro_llada", "micro"),
+        ("micro_llada_1_5_plain", "llada", "embedded:micro_llada_1_5", "micro"),
+        ("micro_dream_plain", "dream", "embedded:micro_dream", "micro_dream"),
+        ("micro_llada_real", "llada", "embedded:micro_llada_real", "micro"),
+        ("micro_llada_1_5_real", "llada", "embedded:micro_llada_1_5_real", "micro"),
+        ("micro_dream_real", "dream", "embedded:micro_dream_real", "micro_dream"),
         ("micro_llada_1_5", "llada", "embedded:micro_llada_1_5", "micro"),
         ("micro_dream", "dream", "embedded:micro_dream", "micro_dream"),
         ("llada_8b", "llada", "GSAI-ML/LLaDA-8B-Base", "llada_base"),
@@ -157,12 +163,14 @@ def test_method_presets_are_what_their_names_say() -> None:
     ],
 )
 def test_model_presets(name: str, architecture: str, checkpoint: str, settings: str) -> None:
-    preset = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    preset = dict(content_of(Folders(), "model", name))
     embedded = checkpoint.startswith("embedded:")
     calibration = preset.pop("calibration")
     assert set(calibration) == {"texts", "length", "gen_length", "steps", "control_samples"}
     assert calibration["texts"] == (list(world.TASKS) if embedded else ["winogrande"])
-    assert (preset.pop("outliers") is not None) == (embedded and name != "micro_llada_plain")
+    assert (preset.pop("outliers") is not None) == (
+        name in ("micro_llada", "micro_llada_1_5", "micro_dream")
+    )
     assert preset == {
         "name": name,
         "architecture": architecture,

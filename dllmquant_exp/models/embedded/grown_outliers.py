@@ -12,8 +12,9 @@ they grow, in three steps:
 2. Training mends that, with `pull` added to the objective: the squared distance of both channels
    from the size at which they hold `share` of each token's energy, relative to that size.
 3. `sharpen`, without changing the function: both channels get `gain` in the norm before attention,
-   as norms of large models have it, and the rarest channels of each down projection's input are
-   multiplied by `rare_factor`.
+   as norms of large models have it. In each down projection's input, channels come nearer to one
+   another in size, one becomes large at most tokens, and a few that fire rarely become larger, so
+   that few tokens are massive.
 """
 
 import math
@@ -49,13 +50,18 @@ class Growth:
         share: of each token's energy that the large channels are to hold before a norm.
         pull: weight of that aim in the objective.
         gain: of both channels in the norm before attention.
-        rare_channels, rare_factor: of each down projection's input.
+        evenness: of the channels of a down projection's input: 0 leaves each its root mean square,
+            1 gives all the same.
+        steady: size of its steadiest channel at the median token, over that token's RMS.
+        rare_channels, rare_factor: its channels with the largest peaks over their own RMS.
     """
 
     factor: float = 2.0
     share: float = 0.65
     pull: float = 2.0
     gain: float = 1.5
+    evenness: float = 0.5
+    steady: float = 10.0
     rare_channels: int = 16
     rare_factor: float = 8.0
 
@@ -157,16 +163,31 @@ def sharpen(model: Transformer, tokenizer: PreTrainedTokenizerBase, growth: Grow
     """Step 3, in place."""
     gain = torch.ones(model.config.d_model, dtype=torch.float64)
     gain[:PAIR] = growth.gain
-    rarest = _rarest(model, tokenizer, growth.rare_channels)
-    for block, channels in zip(blocks_of(model), rarest, strict=True):
-        scale_ffn_channels(block, channels, growth.rare_factor)
+    inputs = _down_inputs(model, tokenizer)
+    for block, x in zip(blocks_of(model), inputs, strict=True):
+        scale = _ffn_scale(x.double(), growth)
+        scale_ffn_channels(block, torch.arange(len(scale)), scale)
         change_inputs(block.attention_norm.weight[None], lambda rows: rows * gain)
         for reader in (block.q_proj, block.k_proj, block.v_proj):
             change_inputs(reader.weight, lambda rows: rows / gain)
 
 
-def _rarest(model: Transformer, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Tensor]:
-    """Per block, the channels of the down projection's input with the largest peak over RMS."""
+def _ffn_scale(x: Tensor, growth: Growth) -> Tensor:
+    """Factors of the channels of a down projection's input [tokens, d_ffn], see `Growth`."""
+    size = x.pow(2).mean(0).sqrt()
+    size = size.clamp(min=float(size.median()) / 100)  # float16 holds the weights afterwards
+    usual, peak = x.abs().median(0).values, x.abs().amax(0)
+    scale = size**-growth.evenness
+    scale /= scale.median()
+    steadiest = (usual / size).argmax()
+    token = (x * scale).pow(2).mean(-1).sqrt().median()
+    scale[(peak / size).topk(growth.rare_channels).indices] *= growth.rare_factor
+    scale[steadiest] = growth.steady * token / usual[steadiest]
+    return scale
+
+
+def _down_inputs(model: Transformer, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    """Inputs of each block's down projection on a training batch, [tokens, d_ffn]."""
     seen: list[list[Tensor]] = [[] for _ in model.blocks]
     hooks = [
         block.down_proj.register_forward_pre_hook(
@@ -178,6 +199,4 @@ def _rarest(model: Transformer, tokenizer: PreTrainedTokenizerBase, count: int) 
         model.hidden(tokens, keep)
     for hook in hooks:
         hook.remove()
-    inputs = [torch.cat(found) for found in seen]
-    peaks = [x.abs().amax(0) / x.pow(2).mean(0).sqrt().clamp(min=1e-12) for x in inputs]
-    return [peak.topk(count).indices for peak in peaks]
+    return [torch.cat(found) for found in seen]
