@@ -5,8 +5,8 @@ Statistics of a tensor [tokens, features], for the input or output of each kind 
     channel  largest over median of the channels' largest magnitudes: a few large channels
     token    largest magnitude over root mean square inside a token, the median over tokens; at most
              the root of the number of features
-    error    share of the energy that is lost to 4 bits, with one asymmetric range per token (per
-             token and head for keys and values): error of all tokens over energy of all tokens
+    error    share of the energy that is lost to 4 bits, with one asymmetric range per token: error
+             of all tokens over energy of all tokens
     median   the same share of each token, the median over tokens: a few massive tokens can hold
              most of the energy
     spread   largest over median root mean square of the tokens: massive tokens
@@ -15,7 +15,7 @@ Models of billions of parameters have large channels at every token in the input
 and up, massive tokens in the input of down, and little of either in values.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dllmquant_exp.models.invariance import blocks_of
 from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.probes.decodes import Subject
-from dllmquant_exp.probes.measurement import Measurement
+from dllmquant_exp.probes.measurement import Measurement, mean
 from dllmquant_exp.quantization.quantizers import Quantizer, fake_quantize
 
 STATISTICS = ("channel", "token", "error", "median", "spread")
@@ -49,23 +49,32 @@ class Tally:
     Attributes:
         peaks: [features], the largest magnitude of each channel so far.
         tokens: per batch [tokens, 4]: largest magnitude, mean square, error of rounding, energy.
+        prompts: per batch [tokens], where each token is from.
     """
 
     peaks: Tensor | None = None
     tokens: list[Tensor] = field(default_factory=list)
+    prompts: list[Tensor] = field(default_factory=list)
 
-    def add(self, x: Tensor, heads: int = 1) -> None:
-        """Count tokens [n, features]; each of `heads` equal parts of a token has its own range."""
+    def add(self, x: Tensor, prompts: Tensor) -> None:
+        """Count tokens [n, features], and the prompts [n] that they are from."""
         if not len(x):
             return
         x = x.float()
         peaks = x.abs().amax(0)
         self.peaks = peaks if self.peaks is None else torch.maximum(self.peaks, peaks)
-        parts = x.unflatten(-1, (heads, -1))
-        error = (fake_quantize(parts, FOUR_BITS) - parts).pow(2).sum((-2, -1))
+        error = (fake_quantize(x, FOUR_BITS) - x).pow(2).sum(-1)
         energy = x.pow(2).sum(-1)
         found = (x.abs().amax(-1), energy / x.shape[-1], error, energy)
         self.tokens.append(torch.stack(found, 1).cpu())
+        self.prompts.append(prompts.cpu())
+
+    def lost(self, count: int) -> np.ndarray:
+        """Error and energy of each of `count` prompts, [2, prompts]."""
+        found = torch.zeros(2, count, dtype=torch.float64)
+        for prompts, tokens in zip(self.prompts, self.tokens, strict=True):
+            found.index_add_(1, prompts, tokens[:, 2:].T.double())
+        return found.numpy()
 
     def statistics(self) -> list[float]:
         """In the order of STATISTICS; NaN without tokens, and tokens of zeros count nowhere."""
@@ -87,7 +96,8 @@ class Tally:
 def outliers(subject: Subject) -> Measurement:
     """Arrays: `statistics` [groups, kinds, layers, statistics] over the states of all prompts.
 
-    Labels: names of the array's places, and the `steps` of the states.
+    Labels: names of the array's places, and the `steps` of the states. Numbers: `error` of each
+    kind, a mean over blocks and prompts.
     """
     count, layers = subject.probe.settings.states, subject.model.config.n_layers
     steps = [i * subject.decoding.steps // count for i in range(count)]
@@ -96,16 +106,19 @@ def outliers(subject: Subject) -> Measurement:
         for group in GROUPS for kind in KINDS for layer in range(layers)
     }  # fmt: skip
     keep: dict[str, Tensor] = {}
+    prompts: Tensor
 
     def see(kind: str, layer: int, x: Tensor) -> None:
-        heads = subject.model.config.n_kv_heads if kind in ("keys", "values") else 1
         for group, chosen in keep.items():
-            tallies[group, kind, layer].add(x[chosen], heads)
+            tallies[group, kind, layer].add(x[chosen], prompts[chosen])
 
     with watched(subject.model, see):
         for batch in subject.states(subject.batch_size, steps, "outliers"):
             keep["masked"] = batch.masked
             keep["unmasked"] = batch.attention_mask & ~batch.masked
+            prompts = torch.tensor(batch.prompts, device=subject.device)[:, None].expand_as(
+                batch.masked
+            )
             subject.model.hidden(batch.tokens, batch.attention_mask)
     found = np.array([tally.statistics() for tally in tallies.values()])
     shape = (len(GROUPS), len(KINDS), layers, len(STATISTICS))
@@ -113,7 +126,20 @@ def outliers(subject: Subject) -> Measurement:
         "groups": list(GROUPS), "kinds": list(KINDS), "statistics": list(STATISTICS),
         "steps": steps,
     }  # fmt: skip
-    return Measurement({"statistics": found.reshape(shape)}, labels, {})
+    numbers = {"error": {kind: mean(errors(tallies, kind, subject)) for kind in KINDS}}
+    return Measurement({"statistics": found.reshape(shape)}, labels, numbers)
+
+
+def errors(
+    tallies: Mapping[tuple[str, str, int], Tally], kind: str, subject: Subject
+) -> np.ndarray:
+    """Each prompt's share of energy lost to 4 bits in one kind of tensor, the mean over blocks."""
+    count = len(subject.trajectories)
+    shares = []
+    for layer in range(subject.model.config.n_layers):
+        error, energy = sum(tallies[group, kind, layer].lost(count) for group in GROUPS)
+        shares.append(error / energy)
+    return np.mean(shares, axis=0)
 
 
 @contextmanager

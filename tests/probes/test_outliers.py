@@ -12,7 +12,7 @@ from dllmquant_exp.probes.outliers import GROUPS, KINDS, STATISTICS, Tally, outl
 
 
 def rounded(values: list[float]) -> list[float]:
-    """One token (or head) on 16 levels between its extremes and 0."""
+    """One token on 16 levels between its extremes and 0."""
     low, high = min(0.0, *values), max(0.0, *values)
     scale = (high - low) / 15
     zero = round(-low / scale)
@@ -20,17 +20,13 @@ def rounded(values: list[float]) -> list[float]:
     return [(level - zero) * scale for level in levels]
 
 
-def naive(tokens: list[list[float]], heads: int = 1) -> list[float]:
+def naive(tokens: list[list[float]]) -> list[float]:
     """The statistics by their definitions, token by token."""
-    width = len(tokens[0]) // heads
     peaks = [max(abs(token[i]) for token in tokens) for i in range(len(tokens[0]))]
-    errors, energies = [], []
-    for token in tokens:
-        parts = [token[i * width : (i + 1) * width] for i in range(heads)]
-        exact = [value for part in parts for value in part]
-        found = [value for part in parts for value in rounded(part)]
-        errors.append(sum((a - b) ** 2 for a, b in zip(found, exact, strict=True)))
-        energies.append(sum(value**2 for value in token))
+    errors = [
+        sum((a - b) ** 2 for a, b in zip(rounded(token), token, strict=True)) for token in tokens
+    ]
+    energies = [sum(value**2 for value in token) for token in tokens]
     sizes = [(energy / len(tokens[0])) ** 0.5 for energy in energies]
     largest = [max(map(abs, token)) for token in tokens]
     return [
@@ -51,11 +47,13 @@ def test_statistics_are_those_of_their_definitions() -> None:
     x = torch.randn(11, 12, generator=torch.Generator().manual_seed(0))
     x[:, 3] += 8  # a large channel
     x[5] *= 20  # a massive token
-    for heads in (1, 3):
-        tally = Tally()
-        tally.add(x[:4], heads)
-        tally.add(x[4:], heads)
-        assert tally.statistics() == pytest.approx(naive(x.tolist(), heads), rel=1e-4)
+    tally = Tally()
+    tally.add(x[:4], torch.zeros(4, dtype=torch.int64))
+    tally.add(x[4:], torch.ones(7, dtype=torch.int64))
+    assert tally.statistics() == pytest.approx(naive(x.tolist()), rel=1e-4)
+    error, energy = tally.lost(2)
+    assert energy == pytest.approx([float(part.pow(2).sum()) for part in (x[:4], x[4:])])
+    assert error.sum() / energy.sum() == pytest.approx(tally.statistics()[2])
     channel, token, *_, spread = tally.statistics()
     assert channel > 2 and 2 < token < 12**0.5 and spread > 10
 
@@ -63,8 +61,8 @@ def test_statistics_are_those_of_their_definitions() -> None:
 def test_tokens_of_zeros_and_no_tokens() -> None:
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     tally, with_zeros = Tally(), Tally()
-    tally.add(x)
-    with_zeros.add(torch.cat((x, torch.zeros(3, 4))))
+    tally.add(x, torch.zeros(6, dtype=torch.int64))
+    with_zeros.add(torch.cat((x, torch.zeros(3, 4))), torch.zeros(9, dtype=torch.int64))
     assert with_zeros.statistics() == tally.statistics()
     assert np.isnan(Tally().statistics()).all()
 
@@ -79,6 +77,7 @@ def test_a_models_statistics_are_those_of_its_states_one_by_one(
     statistics = found.arrays["statistics"]
     assert statistics.shape == (len(GROUPS), len(KINDS), config.n_layers, len(STATISTICS))
     assert found.labels["steps"] == [0, STEPS // 2]
+    assert found.numbers["error"]["values"]["n"] == len(one.trajectories)
     layer, block = 1, list(blocks_of(one.model))[1]
     seen: dict[str, list[Tensor]] = {"v_proj": [], "down_proj": []}
     hooks = [
@@ -95,11 +94,9 @@ def test_a_models_statistics_are_those_of_its_states_one_by_one(
     for hook in hooks:
         hook.remove()
     chosen = torch.cat(masked)
-    for kind, name, heads in (
-        ("values", "v_proj", config.n_kv_heads), ("input of down", "down_proj", 1),
-    ):  # fmt: skip
+    for kind, name in (("values", "v_proj"), ("input of down", "down_proj")):
         x, place = torch.cat(seen[name]), list(KINDS).index(kind)
         for group, where in zip(GROUPS, (chosen, ~chosen), strict=True):
-            expected = naive(x[where].tolist(), heads)
+            expected = naive(x[where].tolist())
             own = statistics[GROUPS.index(group), place, layer]
             assert own == pytest.approx(expected, rel=1e-3)
