@@ -59,10 +59,10 @@ class Growth:
     factor: float = 2.0
     share: float = 0.65
     pull: float = 2.0
-    gain: float = 1.5
+    gain: float = 1.3
     evenness: float = 0.5
     steady: float = 10.0
-    rare_channels: int = 16
+    rare_channels: int = 8
     rare_factor: float = 8.0
 
 
