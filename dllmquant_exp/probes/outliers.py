@@ -137,7 +137,7 @@ def errors(
     count = len(subject.trajectories)
     shares = []
     for layer in range(subject.model.config.n_layers):
-        error, energy = sum(tallies[group, kind, layer].lost(count) for group in GROUPS)
+        error, energy = np.sum([tallies[group, kind, layer].lost(count) for group in GROUPS], 0)
         shares.append(error / energy)
     return np.mean(shares, axis=0)
 

@@ -91,7 +91,8 @@ def plant(model: Transformer, tokenizer: PreTrainedTokenizerBase, growth: Growth
     model.embedding.weight[:, 1] -= target
     for number, (norm, _) in enumerate(norm_readers(model)):  # each changes the ones behind it
         after = _energies(model, tokenizer)
-        norm.weight *= math.sqrt(after[number] / before[number])
+        assert isinstance(norm.weight, Tensor)
+        norm.weight.mul_(math.sqrt(after[number] / before[number]))
 
 
 def _aim(model: Transformer, growth: Growth) -> float:
@@ -189,6 +190,7 @@ def _ffn_scale(x: Tensor, growth: Growth) -> Tensor:
 def _down_inputs(model: Transformer, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
     """Inputs of each block's down projection on a training batch, [tokens, d_ffn]."""
     seen: list[list[Tensor]] = [[] for _ in model.blocks]
+    keep: Tensor
     hooks = [
         block.down_proj.register_forward_pre_hook(
             lambda _, inputs, found=found: found.append(inputs[0][keep])

@@ -74,9 +74,9 @@ def with_outliers(recipe: Recipe) -> Recipe:
         recipe,
         name=f"{recipe.name}_real",
         start=f"embedded:{recipe.name}",
-        steps=200,
+        steps=100,
         learning_rate=1e-3,
-        warmup=20,
+        warmup=10,
         decay=0.9,
         growth=Growth(),
     )
@@ -98,7 +98,7 @@ RECIPES = {
     ),
 }
 RECIPES |= {recipe.name: recipe for recipe in map(with_outliers, RECIPES.values())}
-CHECKPOINT_EVERY = 50
+CHECKPOINT_EVERY = 25
 LOG_EVERY = 50
 PULL = "outliers"  # beside the tasks' losses: how far outliers are from their aim
 
