@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.evaluation import answer_shard, check_data_root, evaluate_task
 from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
+from dllmquant_exp.evaluation.evaluate import evaluate_task
+from dllmquant_exp.evaluation.local_data import check_data_root
+from dllmquant_exp.evaluation.shards import answer_shard
 from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
 from dllmquant_exp.run.machine import (

@@ -11,7 +11,7 @@ import torch
 from made_experiments import option, small_config
 
 from dllmquant_exp.config.experiment import Experiment, resolve
-from dllmquant_exp.evaluation import DataError
+from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.reporting.statistics.intervals import wilson
