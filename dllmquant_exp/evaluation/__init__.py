@@ -2,10 +2,11 @@
 
 from dllmquant_exp.evaluation.evaluate import ItemRecord, TaskResult, evaluate_task
 from dllmquant_exp.evaluation.harness import DiffusionLM
-from dllmquant_exp.evaluation.local_data import DataError, check_data_root
+from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.evaluation.sandbox import SandboxError, Verdict, active_guards, run_program
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings, resolve_settings
 from dllmquant_exp.evaluation.shards import answer_shard
+from dllmquant_exp.evaluation.task_building import check_local_data
 
 __all__ = [
     "DataError",
@@ -18,7 +19,7 @@ __all__ = [
     "Verdict",
     "active_guards",
     "answer_shard",
-    "check_data_root",
+    "check_local_data",
     "evaluate_task",
     "resolve_settings",
     "run_program",

@@ -7,9 +7,10 @@ for is refused.
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -126,8 +127,34 @@ def sweep_jobs(
     problems |= _refused(unused, len(lines), beside_others)
     if problems:
         raise ConfigError(_of_other_models(given) or _all_problems(lines, problems))
+    found = list(jobs.values())
+    _check_launcher(config, {job.experiment.common.device for job in found})
     _say(lines, unused)
-    return list(jobs.values())
+    return found
+
+
+def _check_launcher(config: DictConfig, devices: Iterable[str]) -> None:
+    """Refuse GPUs that a launcher gives no job, and a folder that it would call otherwise."""
+    launcher = config.get("launcher") or {}
+    gpus = launcher.get("gpus_per_node")
+    if gpus is None:  # this process's own machine
+        return
+    folder = Path(config.hydra.sweep.dir).absolute()
+    if "%" in str(folder):
+        raise ConfigError(
+            f"runs_dir: {folder.parent.parent.parent} holds a %, which the launcher reads as a "
+            "place for a job's number; choose another folder, or launcher=local"
+        )
+    if "gpu" in str(launcher.get("extra", "")):  # asked for in Slurm's own words
+        return
+    for device in sorted(devices):
+        number = re.fullmatch(r"cuda:?(\d*)", device)
+        wanted = 0 if number is None else int(number[1] or 0) + 1
+        if wanted > gpus:
+            raise ConfigError(
+                f"device = {device}, but launcher.gpus_per_node = {gpus} is all that a job gets; "
+                f"set launcher.gpus_per_node={wanted}"
+            )
 
 
 def _refused(
