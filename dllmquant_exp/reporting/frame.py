@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dllmquant_exp.errors import printable
-from dllmquant_exp.reporting.paper import paper_metric
+from dllmquant_exp.reporting.paper import paper_metric, paper_name
 from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
@@ -72,6 +72,7 @@ class Cell(NamedTuple):
     comparable: str  # the same as a text
     evaluation: str = PUBLISHED  # whose settings: the option of that group
     metric: str = ""  # that scores were read by, where it is not the result's own
+    same_as: str = ""  # hub id that the user says the weights are a copy of; empty: not stated
 
 
 COLUMNS = list(Cell._fields)
@@ -210,6 +211,7 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         comparable=_text(conditions),
         evaluation=_evaluation(cell),
         metric=metric,
+        same_as=printable(cell.get("same_as") or ""),
     )
 
 
@@ -283,7 +285,7 @@ def _fitting(
 ) -> tuple[str, Sequence[float] | None]:
     """The metric that the paper's row of this model fits, and each item's score by it, where the
     result has them besides its own; else an empty name and None."""
-    wanted = paper_metric(cell["model"], cell["label"])
+    wanted = paper_metric(paper_name(cell["model"], cell.get("same_as") or ""), cell["label"])
     kept = value.get("other_scores") or {}
     return (wanted, kept[wanted]) if wanted in kept else ("", None)
 

@@ -18,7 +18,8 @@ def setting_notes(cell: Cell) -> list[str]:
             f"{model['outliers']['strength']:g}) without changing its function."
         )
     if not model["checkpoint"].startswith("embedded:"):
-        notes.append(f"checkpoint: {model['checkpoint']}")
+        stated = f", which the user states is {cell.same_as}" if cell.same_as else ""
+        notes.append(f"checkpoint: {model['checkpoint']}{stated}")
     if cell.kind == "official":
         whose = "the authors' own" if cell.evaluation == PUBLISHED else "see conf/README.md"
         notes.append(f"settings: evaluation={cell.evaluation} ({whose}).")

@@ -64,6 +64,8 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     job = _Job(experiment, digest, keep_going, Preparation(experiment))
     cells = cells_of(experiment)
     waiting = [cell for cell in cells if not cell.is_finished(digest)]
+    for cell in (cell for cell in cells if cell not in waiting):
+        cell.restate()
     if not keep_going:
         check_jobs([experiment] if waiting else [])
     _announce(experiment, len(waiting))

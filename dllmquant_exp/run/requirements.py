@@ -69,6 +69,7 @@ def _check_model(job: Experiment) -> None:
     if config is None:
         return
     try:
+        _check_stated(config, job.same_as)
         if job.quant is not None:
             check_shape(config, job.method, job.quant)
         for settings in (task.settings for task in job.tasks if task.speed is None):
@@ -77,6 +78,18 @@ def _check_model(job: Experiment) -> None:
                 prompt_room(settings.gen_length, longest)
     except Refusal as error:
         raise ConfigError(f"{job.model.name}: {error}") from error
+
+
+def _check_stated(config: TransformerConfig, same_as: str | None) -> None:
+    """Refuse to call weights a copy of others that have another shape (ConfigError)."""
+    published = SHAPES[same_as] if same_as else config
+    names = ("architecture", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ffn", "vocab_size")
+    for name in names:
+        given, expected = getattr(config, name), getattr(published, name)
+        if given != expected:
+            raise ConfigError(
+                f"model.same_as = {same_as} has {name} = {expected}, and this checkpoint {given}"
+            )
 
 
 def known_shape(settings: ModelSettings) -> TransformerConfig | None:

@@ -74,7 +74,11 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
         digest = local_digest(experiment, keep_going=True)
         left: list[Path] = []
         for cell in cells_of(experiment):
-            (finished if cell.is_finished(digest) else left).append(cell.folder.resolve())
+            if cell.is_finished(digest):
+                finished.append(cell.folder.resolve())
+                cell.restate()
+            else:
+                left.append(cell.folder.resolve())
         if not left and not _has_to_save(experiment, digest):
             continue
         started.append(experiment)
