@@ -63,6 +63,7 @@ class Cell(NamedTuple):
     scores: NDArray[np.float64]  # of the items, in [0, 1]
     speed: Mapping[str, Any]  # of a speed task, see speed.py
     hardware: Mapping[str, Any]
+    diagnostics: Mapping[str, float]  # shares of outputs that may have gone wrong
     calibrated_on: tuple[int, int] | None  # states and tokens that were collected
     bits: Bits | None  # see `bits_of`; None where nothing is quantized
     config: Mapping[str, Any]  # resolved
@@ -201,6 +202,7 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         scores=scores,
         speed=speed,
         hardware=value.get("hardware", {}),
+        diagnostics={name: float(of) for name, of in value.get("diagnostics", {}).items()},
         calibrated_on=calibrated and (int(calibrated["states"]), int(calibrated["tokens"])),
         bits=bits_of(config),
         config=config,

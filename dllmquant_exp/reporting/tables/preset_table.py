@@ -25,6 +25,7 @@ from dllmquant_exp.reporting.statistics import ALPHA, holm
 from dllmquant_exp.reporting.tables import REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
+    FLIPS,
     SCORE,
     gaps,
     line_notes,
@@ -36,7 +37,7 @@ from dllmquant_exp.reporting.tables.presets import Presets, TablePreset
 
 COLUMNS = [  # of a section's lines
     "table", "model", "embedded", "row", "name", "variant", "task", "column", "state", "n", "seeds",
-    *SCORE, *CHANGE, "covers", "best", "best_p", "paper", "paper_difference", "config_hash",
+    *SCORE, *CHANGE, *FLIPS, "covers", "best", "best_p", "paper", "paper_difference", "config_hash",
     "commit",
 ]  # fmt: skip
 
