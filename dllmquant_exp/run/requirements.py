@@ -46,8 +46,9 @@ def check_jobs(jobs: Iterable[Experiment]) -> None:
             checks["texts", *asked] = partial(check_texts, *asked, seed=common.seed)
         for task in job.tasks if root is not None else ():
             if task.speed is None:
-                read = (task.settings, root)
-                checks[read] = partial(check_local_data, *read)
+                settings = task.settings
+                rows = (settings.harness_task, settings.include_path, settings.shots, root)
+                checks[rows] = partial(check_local_data, settings, root)
     problems: dict[str, None] = {}
     for check in checks.values():
         try:

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.folder import SEARCH_PATH, config_folder
 from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.quantized_model import COMPONENTS
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.schema import unknown_key
@@ -246,7 +247,9 @@ def _absent(config: DictConfig, name: str) -> str | None:
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{where} holds no settings here, so not {name}"
         if key not in node:
-            return unknown_key(key, [str(known) for known in node if known != "hydra"], where)
+            known = [str(name) for name in node if name != "hydra"]
+            is_off = not where and key in COMPONENTS
+            return f"{key} is off here" if is_off else unknown_key(key, known, where or "config")
         where = f"{where}.{key}".lstrip(".")
         node = node._get_node(key)
     return None
