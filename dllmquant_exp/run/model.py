@@ -35,6 +35,7 @@ from dllmquant_exp.run import job
 from dllmquant_exp.run.cell import local_digest
 from dllmquant_exp.run.machine import check_surroundings, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared, calibration_set, prepare
+from dllmquant_exp.run.requirements import check_left
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.sweep.composition import experiment_of
 from dllmquant_exp.run.sweep.refusals import explain
@@ -261,6 +262,7 @@ def evaluate(
             "speed has no scores; run task=speed as a sweep, and read table('table4')"
         )
     check_surroundings(experiments)
+    check_left(experiments)
     for experiment in experiments:
         folders |= dict.fromkeys(cell.folder for cell in job.run(experiment, keep_going=False))
     cells, problems = read_cells(folders)

@@ -22,7 +22,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import (
+from typing import (, cast
     Annotated,
     Any,
     ClassVar,
@@ -212,8 +212,7 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
     home = sys.modules.get(found.__module__)  # whose source identifies the class
     if getattr(home, "__file__", None) is None or getattr(home, found.__name__, None) is not found:
         raise ConfigError(f"{name} is of no file; define it by `class` at the top of a module")
-    result: type[T] = found
-    return result
+    return cast(type[T], found)
 
 
 @functools.cache
