@@ -16,7 +16,6 @@ from lm_eval.api.task import ConfigurableTask
 from dllmquant_exp.evaluation.local_data import (
     SOURCES,
     DataError,
-    Row,
     check_data_root,
     local_rows,
     split_file,
@@ -25,6 +24,7 @@ from dllmquant_exp.evaluation.programs import score_program
 from dllmquant_exp.evaluation.scoring import four_options
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.tasks import task_configs
+from dllmquant_exp.store.jsonl import Row
 
 
 @dataclass(frozen=True)

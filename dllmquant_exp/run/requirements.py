@@ -44,8 +44,8 @@ def check_jobs(jobs: Iterable[Experiment]) -> None:
         if sampler is not None and hasattr(sampler, "texts"):
             asked = (tuple(sampler.texts), sampler.least_texts, job.model.embedded, root)
             checks["texts", *asked] = partial(check_texts, *asked, seed=common.seed)
-        for task in job.tasks if root is not None else ():
-            if task.speed is None:
+        for task in job.tasks:
+            if task.speed is None and root is not None:
                 settings = task.settings
                 rows = (settings.harness_task, settings.include_path, settings.shots, root)
                 checks[rows] = partial(check_local_data, settings, root)
