@@ -4,7 +4,7 @@ Everything that can be known to be wrong before a model is loaded is refused her
 that says which setting, what it is and what would work.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -167,6 +167,23 @@ def _check_choices(
                 "tables go; choose an option, or write a YAML of your own in a folder for "
                 "--config-dir"
             )
+    if option := choices.get("task"):
+        stated = dict(_columns(content_of(line.folders, "task", option).get("tasks")))
+        given = dict(_columns(config["task"].get("tasks")))
+        if given != stated and "${" not in str(stated):
+            words = " ".join(line.touching("task")) or " ".join(line.texts)
+            raise ConfigError(
+                f"{words}: task={option} would ask other questions than its name says, or stand in "
+                "other columns; write a YAML of your own in a folder for --config-dir"
+            )
+
+
+def _columns(part: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of tasks that say which questions are asked, and in which column they stand."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        if key in ("label", "kind", "harness_task", "include_path"):
+            yield f"{place}{key}", value
+        yield from _columns(value, f"{place}{key}.")
 
 
 def _check_groups(config: Mapping[str, Any], line: Overrides) -> None:

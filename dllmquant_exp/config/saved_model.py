@@ -15,8 +15,7 @@ from dllmquant_exp.config.quantized_model import (
     read_method,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import CheckpointError
-from dllmquant_exp.models.formats import joined
+from dllmquant_exp.models.formats import CheckpointError, joined
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.saving import SavedModel, read_saved

@@ -12,7 +12,7 @@ import torch
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.task_config import Task
-from dllmquant_exp.evaluation import TaskResult
+from dllmquant_exp.evaluation.evaluate import TaskResult
 from dllmquant_exp.models.checkpoints import CheckpointError, checkpoint_digest, resolve_checkpoint
 from dllmquant_exp.quantization.kernels import execution
 from dllmquant_exp.reporting.statistics.intervals import Estimate, average, score_interval

@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.evaluation import answer_shard, evaluate_task
 from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
+from dllmquant_exp.evaluation.evaluate import evaluate_task
+from dllmquant_exp.evaluation.shards import answer_shard
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
 from dllmquant_exp.run.machine import FULL, check_device, explain_unwritten, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared

@@ -15,8 +15,8 @@ from dllmquant_exp.calibration.sources import check_texts
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.quantized_model import ModelSettings
 from dllmquant_exp.errors import ConfigError, Refusal
-from dllmquant_exp.evaluation import check_local_data
 from dllmquant_exp.evaluation.codec import prompt_room
+from dllmquant_exp.evaluation.task_building import check_local_data
 from dllmquant_exp.models.checkpoints import CheckpointError, load_config, resolve_checkpoint
 from dllmquant_exp.models.published_shapes import SHAPES
 from dllmquant_exp.models.transformer import TransformerConfig

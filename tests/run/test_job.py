@@ -12,7 +12,7 @@ from made_experiments import option, small_config
 
 from dllmquant_exp.config.experiment import Experiment, resolve
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.evaluation import DataError
+from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
 from dllmquant_exp.reporting.statistics.intervals import wilson

@@ -13,10 +13,11 @@ import pandas as pd
 
 from dllmquant_exp.reporting.comparable import Variant
 from dllmquant_exp.reporting.notes import listed, output_notes, source_notes
-from dllmquant_exp.reporting.render import AVERAGE, Grid, grid, in_line, points
+from dllmquant_exp.reporting.render import Grid, grid, in_line, points
 from dllmquant_exp.reporting.samples import Sample, average, difference, flips, shared_seeds
 from dllmquant_exp.reporting.statistics import SeededAverage
 from dllmquant_exp.reporting.tables import REFERENCE
+from dllmquant_exp.store.names import AVERAGE
 
 SCORE, CHANGE = ("score", "low", "high"), ("change", "change_low", "change_high")
 FLIPS = ("to_right", "to_wrong")

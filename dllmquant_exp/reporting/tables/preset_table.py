@@ -19,7 +19,7 @@ from dllmquant_exp.reporting.paper import (
     paper_model,
     paper_rows,
 )
-from dllmquant_exp.reporting.render import AVERAGE, Document, Grid, Section, signed
+from dllmquant_exp.reporting.render import Document, Grid, Section, signed
 from dllmquant_exp.reporting.samples import average, p_value
 from dllmquant_exp.reporting.statistics import ALPHA, holm
 from dllmquant_exp.reporting.tables import REFERENCE
@@ -34,6 +34,7 @@ from dllmquant_exp.reporting.tables.lines import (
     table_lines,
 )
 from dllmquant_exp.reporting.tables.presets import Presets, TablePreset
+from dllmquant_exp.store.names import AVERAGE
 
 COLUMNS = [  # of a section's lines
     "table", "model", "embedded", "row", "name", "variant", "task", "column", "state", "n", "seeds",

@@ -14,7 +14,7 @@ from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import Variant, newest, one_checkpoint
 from dllmquant_exp.reporting.frame import SPEED, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import seed_notes, setting_notes
-from dllmquant_exp.reporting.render import AVERAGE, Section, in_line
+from dllmquant_exp.reporting.render import Section, in_line
 from dllmquant_exp.reporting.samples import sample_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
@@ -26,6 +26,7 @@ from dllmquant_exp.reporting.tables.lines import (
     score_grids,
     table_lines,
 )
+from dllmquant_exp.store.names import AVERAGE
 
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 LONGEST = 40  # letters of a setting's value that are shown

@@ -259,7 +259,8 @@ def _say(lines: Sequence[Sequence[str]], unused: Mapping[str, Mapping[int, str]]
     """Log the words that some jobs go without."""
     names = _distinguished(lines)
     for words, reasons in unused.items():
-        where, why = _which(names, [*reasons]), "; ".join(dict.fromkeys(reasons.values()))
+        said = (reason.removeprefix(f"{words}: ") for reason in reasons.values())
+        where, why = _which(names, [*reasons]), "; ".join(dict.fromkeys(said))
         shares = (len(reasons), len(lines))
         logger.warning("%s is left out of %d of %d jobs, %s: %s", words, *shares, where, why)
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.config.identity import saved_parts
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import CheckpointError
+from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.run.cell import cells_of, local_digest
 from dllmquant_exp.run.machine import check_surroundings
 from dllmquant_exp.run.requirements import check_jobs
