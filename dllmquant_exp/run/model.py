@@ -239,8 +239,9 @@ def evaluate(
     Returns:
         A line per row and task, and for each row's average over tasks: `score` in percent, its
         95% interval `low` to `high`, `change` from full precision in points on the same items with
-        its interval, items `n`, `state` (finished, failed, missing, partial), seeds, hash and
-        commit of the runs. `attrs["notes"]` says what to know before numbers are compared.
+        its interval, `to_right` and `to_wrong` the items in percent that flipped, items `n`,
+        `state` (finished, failed, missing, partial), seeds, hash and commit of the runs.
+        `attrs["notes"]` says what to know before numbers are compared.
 
     Raises:
         ConfigError: any model's settings; nothing runs then.

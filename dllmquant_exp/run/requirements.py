@@ -45,7 +45,7 @@ def check_jobs(jobs: Iterable[Experiment]) -> None:
             asked = (tuple(sampler.texts), sampler.least_texts, job.model.embedded, root)
             checks["texts", *asked] = partial(check_texts, *asked, seed=common.seed)
         for task in job.tasks:
-            if root is not None and task.speed is None:
+            if task.speed is None and root is not None:
                 settings = task.settings
                 rows = (settings.harness_task, settings.include_path, settings.shots, root)
                 checks[rows] = partial(check_local_data, settings, root)

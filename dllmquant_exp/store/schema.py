@@ -22,13 +22,14 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import is_dataclass
-from typing import (, cast
+from typing import (
     Annotated,
     Any,
     ClassVar,
     Literal,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
