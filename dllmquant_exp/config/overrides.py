@@ -7,10 +7,10 @@ calibration.samples=8   a setting
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import yaml
@@ -213,6 +213,7 @@ class Overrides:
             group = word.name.removeprefix("hydra.")
             if group == word.name:
                 self._check_options(word)
+                self._check_setting(word)
             else:
                 _check_hydras(group)
         for name in {*self.names} - {*Folders().groups()}:
@@ -225,6 +226,24 @@ class Overrides:
         for value in word.values if options else ():
             if re.fullmatch(r"\w+", value) and value not in (*options, "null", "all"):
                 raise ConfigError(no_option(value, word.name, options))
+
+    def _check_setting(self, word: Word) -> None:
+        """Refuse a setting that no option of its group has (ConfigError).
+
+        A user's options may put settings anywhere, so with a folder of theirs it is left to Hydra.
+        """
+        where, *keys = word.name.split(".")
+        paths = [] if self.folders.theirs else (config_folder() / where).rglob("*.yaml")
+        if not word.changes or not keys:
+            return
+        files = [read_mapping(path) for path in paths]
+        stated: list[Any] = [*files, *(file.get(where) for file in files)]  # global ones name it
+        for key in keys:
+            groups = [value for value in stated if isinstance(value, Mapping)]
+            known = {str(name) for value in groups for name in value} - {"defaults"}
+            if groups and key not in known:
+                raise ConfigError(unknown_key(key, known, where))
+            stated, where = [value.get(key) for value in groups], f"{where}.{key}"
 
 
 def _check_hydras(name: str) -> None:

@@ -12,8 +12,8 @@ from dllmquant_exp.calibration.sampler import Sampler
 from dllmquant_exp.calibration.weighting import TokenWeighting
 from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import Layout
 from dllmquant_exp.models.embedded.outliers import OutlierSettings
+from dllmquant_exp.models.formats import Layout
 from dllmquant_exp.models.transformer import Architecture
 from dllmquant_exp.quantization import method as steps
 from dllmquant_exp.quantization.iaaq import Iaaq
@@ -75,7 +75,7 @@ class QuantizedModel:
 
 
 def read_model(config: Mapping[str, Any]) -> ModelSettings:
-    return read(ModelSettings, config["model"], "model", ignore=["calibration"])
+    return read(ModelSettings, config["model"], "model", ignore=["calibration", "same_as"])
 
 
 def read_method(config: Mapping[str, Any]) -> Method:

@@ -15,8 +15,7 @@ from dllmquant_exp.config.quantized_model import (
     read_method,
 )
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.checkpoints import CheckpointError
-from dllmquant_exp.models.formats import joined
+from dllmquant_exp.models.formats import CheckpointError, joined
 from dllmquant_exp.quantization.export import unsupported
 from dllmquant_exp.quantization.iaaq import Iaaq
 from dllmquant_exp.quantization.saving import SavedModel, read_saved
@@ -69,7 +68,7 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
     folder = section.get("checkpoint")
     if not isinstance(folder, str):
         raise ConfigError("model=saved needs model.checkpoint=FOLDER, a folder that save=... wrote")
-    unknown = sorted(set(section) - {"name", "checkpoint", "calibration"})
+    unknown = sorted(set(section) - {"name", "checkpoint", "same_as", "calibration"})
     if unknown:
         raise ConfigError(f"model.{unknown[0]} is the saved model's own; leave it out")
     try:

@@ -22,7 +22,6 @@ from rich.text import Text
 from dllmquant_exp.store.names import markdown_text, spreadsheet_text
 from dllmquant_exp.store.results import ResultError, write_whole
 
-AVERAGE = "Avg."
 NAME_WIDTH = 14  # letters of a row's name in a terminal
 PROSE = 34  # letters; longer texts are sentences
 LOPSIDED = 1.0  # points by which ± may misplace an end of an interval

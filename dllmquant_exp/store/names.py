@@ -5,6 +5,7 @@ from typing import Any
 
 from dllmquant_exp.errors import ConfigError
 
+AVERAGE = "Avg."  # column of the averages over tasks: no task has this label
 LONGEST_NAME = 100  # bytes
 LONGEST_FOLDER = 255  # bytes that file systems take
 _NAME = re.compile(r"\w[\w.+-]*")

@@ -29,6 +29,7 @@ from typing import (
     Literal,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -148,7 +149,7 @@ def build(section: Any, base: type[T], where: str, *, ignore: Iterable[str] = ()
         return made
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not is_outside(cls):
             raise
         raise ConfigError(f"{where}.{TARGET} = {full_name(cls)}: {fault(error)}") from error
@@ -183,7 +184,7 @@ def unknown_key(key: str, known: Iterable[str], where: str) -> str:
     near = [name for name in known if key in name.split("_")]  # bits: none of several is meant
     near = near if len(near) > 1 else difflib.get_close_matches(key, known, n=1)
     meant = f"did you mean {' or '.join(map(repr, near))}?"
-    hint = meant if near else f"known here: {', '.join(known)}"
+    hint = meant if near else f"known here: {', '.join(known) or 'none'}"
     return f"{where}.{key} is not a setting ({hint})"
 
 
@@ -209,10 +210,10 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
     if inspect.isabstract(found):
         lacking = ", ".join(sorted(found.__abstractmethods__))
         raise ConfigError(f"{name} lacks {lacking}, which every {wanted} defines")
-    if getattr(sys.modules.get(found.__module__), "__file__", None) is None:
-        raise ConfigError(f"{name} is of no file; define the class in a module of your own")
-    result: type[T] = found
-    return result
+    home = sys.modules.get(found.__module__)  # whose source identifies the class
+    if getattr(home, "__file__", None) is None or getattr(home, found.__name__, None) is not found:
+        raise ConfigError(f"{name} is of no file; define it by `class` at the top of a module")
+    return cast(type[T], found)
 
 
 @functools.cache

@@ -30,12 +30,17 @@ from dllmquant_exp.run.sweep.composition import compose_jobs
         ("row=[awq,gptq]", "would merge these options"),
         ("task=[micro_arc,micro_piqa]", "would merge these options"),
         ("-m method=[quarot,gptq],rtn", "would merge these options"),
+        ("task.tasks.micro_arc.label=PIQA", "task=micro_nine would ask other questions"),
+        ("task=micro_arc task.tasks.micro_arc.kind=official", "or stand in other columns"),
+        ("++task.tasks.micro_arc.settings.micro.harness_task=micro_piqa", "other questions"),
+        ("row=other_task", "row=other_task: task=micro_nine would ask other questions"),
     ],
 )
 def test_words_that_give_an_option_another_name_or_content(
     users: Users, words: str, message: str
 ) -> None:
     users("row/renamed", "model: {name: dream_7b}")
+    users("row/other_task", "task: {tasks: {micro_arc: {label: PIQA}}}")
     users("row/other_class", "method: {round: {_target_: dllmquant_exp.quantization.gptq.Gptq}}")
     with pytest.raises(ConfigError, match=message):
         compose_jobs(Overrides.read([*users.words, *words.split()]))

@@ -97,8 +97,15 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("quant/mine", BOMB, "more than 100000 values"),
         ("quant/mine", "a: &a [*a]", "more than 100000 values"),
         ("quant/mine", f"a: {'[' * 2000}", "cannot be read as YAML"),
-        ("task/mine", "tasks: {gsm8k: {label: Mine}}", "in the column of a task that is there"),
-        ("task/mine", "tasks: {mine: {label: GSM8K}}", "in the column of a task that is there"),
+        ("task/mine", "tasks: {gsm8k: {label: Mine}}", "would stand in the column of gsm8k"),
+        ("task/mine", "tasks: {mine: {label: ' gsm8K'}}", "in the column of (micro_)?gsm8k"),
+        ("task/mine", "tasks: {mine: {label: Avg.}}", "in the column of the average"),
+        ("task/mine", "tasks: {mine: {label: X}, other: {label: x}}", "in the column of mine"),
+        ("task/mine", "tasks: {mine: {label: ' '}}", "label ' ' of mine is no line of text"),
+        ("calibration/static", "name: static", "something of ours static already"),
+        ("calibration/tmas-x", "name: tmas-x", "something of ours tmas-x already"),
+        ("row/mine", "defaults: [mine]", "its defaults choose it again"),
+        ("row/mine", "defaults: [{/row: mine}]", "its defaults choose it again"),
     ],
 )
 def test_options_that_cannot_be_told_from_others(

@@ -72,9 +72,24 @@ def test_words_that_cannot_be_read_are_refused_with_a_way_out(word: str) -> None
 
 
 def test_names_are_checked_before_anything_is_imported() -> None:
+    read("quant.attention.k_bits=4 task.tasks.micro_arc.settings.micro.mc_num=8").check_names()
     read("model=saved +tmas=on cgq.score=false limit=3 hydra.mode=RUN controls=on").check_names()
     with pytest.raises(ConfigError, match=r"config.limt .*'limit'.*config.metod .*'method'"):
         read("limt=3 metod=fp").check_names()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("calibration.sample=7", "calibration.sample is not a setting .*'samples'"),
+        ("-m method=gptq,quarot method.gptq.act_oder=true", "method.gptq.act_oder .*'act_order'"),
+        ("method.gtpq.damp=1", "method.gtpq is not a setting .*'gptq'"),
+        ("launcher=joblib launcher.process=2", "launcher.process is not a setting"),
+    ],
+)
+def test_settings_that_no_option_has_are_known_at_once(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(line).check_names()
 
 
 @pytest.mark.parametrize("name", ["calibration", "limit", "method", "threads"])

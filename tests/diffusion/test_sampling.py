@@ -77,6 +77,11 @@ def test_nucleus_keeps_the_fewest_tokens_with_more_than_top_p(
         assert p[inside].sum() > top_p - 1e-12
 
 
+def test_a_token_stays_behind_exactly_top_p() -> None:
+    kept = dream_logits(torch.tensor([[0.5, 0.25, 0.25]]).log(), 0.0, 0.5)[0]
+    assert kept.isfinite().tolist() == [True, True, False]
+
+
 def test_nucleus_of_the_whole_vocabulary_changes_nothing() -> None:
     assert torch.equal(dream_logits(LOGITS[None], 0.0, 1.0)[0], LOGITS)
     assert torch.equal(dream_logits(LOGITS[None], 0.5, 1.0)[0], LOGITS * 2)

@@ -9,12 +9,13 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from dllmquant_exp.evaluation import active_guards, evaluate_task, resolve_settings
 from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
-from dllmquant_exp.evaluation.evaluate import ItemRecord, TaskResult, average_score
+from dllmquant_exp.evaluation.evaluate import ItemRecord, TaskResult, average_score, evaluate_task
 from dllmquant_exp.evaluation.harness import DiffusionLM
 from dllmquant_exp.evaluation.local_data import local_rows
+from dllmquant_exp.evaluation.sandbox import active_guards
 from dllmquant_exp.evaluation.scoring import NO_ANSWER
+from dllmquant_exp.evaluation.settings import resolve_settings
 from dllmquant_exp.models.transformer import Transformer
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -81,6 +81,7 @@ def test_a_fenced_program_is_the_first_block(response: str, passes: bool) -> Non
         (f"{BODY}\nThis explains it.", ["double"]),
         (f"{BODY}\ndef helper(x):\n    return x\nprint(1)", ["double"]),
         ("    return helper(x)\n\ndef helper(x):\n    return 2 * x\n", ["double", "helper"]),
+        (f"def show(x):\n    print(x)\n{WHOLE}    show(x)", ["double"]),
         (f"import math\n{WHOLE}\ndef unused():\n    return 1", ["double"]),
     ],
 )

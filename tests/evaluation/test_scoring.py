@@ -4,12 +4,14 @@ import math
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from dllmquant_exp.evaluation.scoring import (
     NO_ANSWER,
     extract_letter,
     extract_letters,
     first_option,
+    four_options,
     last_number,
     score_mc2,
     score_number,
@@ -55,6 +57,11 @@ def test_mc2_survives_long_answers() -> None:
 )
 def test_letters_in_free_text(text: str, letter: str) -> None:
     assert extract_letter(text) == letter
+
+
+def test_other_questions_than_those_with_four_options_are_left_out() -> None:
+    questions = [{"choices": {"text": ["a"] * count}} for count in (3, 4, 5)]
+    assert four_options(Dataset.from_list(questions))["choices"] == [{"text": ["a"] * 4}]
 
 
 def test_the_filter_keeps_the_shape() -> None:

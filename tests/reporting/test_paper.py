@@ -19,8 +19,8 @@ from dllmquant_exp.reporting.paper import (
     paper_rows,
 )
 from dllmquant_exp.reporting.paper.audit import audit
-from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.store.names import AVERAGE
 
 MODELS = ("llada_8b", "llada_1_5", "dream_7b")
 # Digest of the numbers, names, captions and quotations that were compared with the paper's own

@@ -12,6 +12,10 @@ def test_rounds_run_every_variant_once_in_changing_order():
     assert {name: len(values) for name, values in times.items()} == dict.fromkeys("abc", 20)
     rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
     assert all(set(r) == set("abc") for r in rounds) and len(set(rounds)) > 3
+    first = [*order]
+    order.clear()
+    interleaved(runs, 20, seed=1)
+    assert order != first
 
 
 def test_spreads_are_medians_and_quartiles():

@@ -98,7 +98,7 @@ def test_what_is_no_class_of_the_kind_is_refused(
 
 BROKEN = """
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from dllmquant_exp.store.schema import Settings
 @dataclass(frozen=True)
 class Abstract(Settings, ABC):
@@ -116,6 +116,15 @@ class Unknown(Settings):
 class Nowhere_(Settings):
     pass
 Nowhere_.__module__ = "builtins"
+Made = make_dataclass("Made", [], bases=(Settings,), frozen=True)
+@dataclass(frozen=True)
+class Ours(Settings):
+    pass
+Ours.__module__ = "dllmquant_exp.store.schema"
+@dataclass(frozen=True)
+class Leaving(Settings):
+    def __post_init__(self):
+        raise SystemExit(3)
 def __getattr__(name):
     raise RuntimeError(name)
 """
@@ -127,7 +136,10 @@ def __getattr__(name):
         ("users_broken.Abstract", r"lacks work, which every .*\.Settings defines"),
         ("users_broken.Failing", r"users_broken.Failing: KeyError: 3 \(.*users_broken.py, line 13"),
         ("users_broken.Unknown", "NameError: name 'Nowhere' is not defined"),
-        ("users_broken.Nowhere_", "is of no file; define the class in a module of your own"),
+        ("users_broken.Made", "is of no file"),
+        ("users_broken.Ours", "is of no file"),
+        ("users_broken.Leaving", "SystemExit: 3"),
+        ("users_broken.Nowhere_", "is of no file; define it by `class` at the top of a module"),
         ("users_broken.Lazy", "RuntimeError: Lazy .*users_broken.py"),
         ("users_syntax.Mine", r"SyntaxError: .*users_syntax.py, line 1.*mend it there"),
         ("users_raising.Mine", r"ValueError: no \(.*users_raising.py, line 2\)"),

@@ -123,3 +123,13 @@ def test_other_targets_leftovers_stay(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED_WRITER, "file", str(tmp_path / "target")])
     write("file", tmp_path / "target2", "whole")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_reader_of_the_old_content_reads_on(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_text("old content")
+    with path.open() as reader:
+        with whole_file(path) as partial:
+            partial.write_text("new")
+        assert reader.read() == "old content"
+    assert path.read_text() == "new"

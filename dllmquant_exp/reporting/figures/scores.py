@@ -14,9 +14,9 @@ from dllmquant_exp.reporting.figures.recordings import model_note
 from dllmquant_exp.reporting.figures.style import BLUE, GREEN, GREY, ORANGE, RED, canvas, letter
 from dllmquant_exp.reporting.notes import listed
 from dllmquant_exp.reporting.paper import CHAINS, paper_cell, paper_model, paper_rows
-from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import CHANGE, SCORE, table_lines
+from dllmquant_exp.store.names import AVERAGE
 
 PAPER_MODELS = {"llada_8b": BLUE, "llada_1_5": ORANGE, "dream_7b": GREEN}
 ABLATION, MAIN = 2, 1  # tables of the paper

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from dllmquant_exp.reporting.comparable import usual_samples
-from dllmquant_exp.reporting.render import AVERAGE
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS
+from dllmquant_exp.store.names import AVERAGE
 from dllmquant_exp.store.results import ResultError
 from dllmquant_exp.store.schema import read
 

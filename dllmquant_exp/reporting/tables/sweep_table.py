@@ -14,22 +14,24 @@ from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.comparable import Variant, newest, one_checkpoint
 from dllmquant_exp.reporting.frame import SPEED, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import seed_notes, setting_notes
-from dllmquant_exp.reporting.render import AVERAGE, Section, in_line
+from dllmquant_exp.reporting.render import Section, in_line
 from dllmquant_exp.reporting.samples import sample_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
+    FLIPS,
     SCORE,
     gaps,
     line_notes,
     score_grids,
     table_lines,
 )
+from dllmquant_exp.store.names import AVERAGE
 
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 LONGEST = 40  # letters of a setting's value that are shown
 COLUMNS = [
-    "table", "row", "task", "state", "n", "seeds", *SCORE, *CHANGE, "config_hash", "commit",
+    "table", "row", "task", "state", "n", "seeds", *SCORE, *CHANGE, *FLIPS, "config_hash", "commit",
 ]  # fmt: skip
 
 

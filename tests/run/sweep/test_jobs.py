@@ -131,7 +131,10 @@ def test_jobs_that_a_launcher_lost_are_missed(
         (["launcher=slurm"], "this machine has no sbatch and no srun and no sacct"),
         (["launcher=submitit_local", "launcher.requeues=9"], "starts a job 6 times"),
         (["launcher=submitit_local", "launcher.processes=0"], "processes = 0 must be at least"),
-        (["launcher=joblib", "launcher.process=2"], "Could not override 'launcher.process'"),
+        (
+            ["launcher=joblib", "launcher.process=2"],
+            "launcher.process is not a setting (did you mean 'processes'?)",
+        ),
         (["launcher=nowhere"], "Available options in 'launcher':"),
         (["shards=0"], "shards = 0 must be at least 1"),
     ],
