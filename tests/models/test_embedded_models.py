@@ -12,8 +12,7 @@ from dllmquant_exp.models.embedded.batches import BUCKETS, make_batch, row_losse
 from dllmquant_exp.models.embedded.items import Dice
 from dllmquant_exp.models.embedded.train import RECIPES, transformer_config
 
-FIRST = ("micro_llada", "micro_llada_1_5", "micro_dream")
-NAMES = (*FIRST, *(f"{name}_real" for name in FIRST))
+NAMES = ("micro_llada", "micro_llada_1_5", "micro_dream")
 EMBEDDED = Path(dllmquant_exp.__file__).parent / "models" / "embedded"
 GUESSING = 5.0  # nats per masked token of an untrained model: the logarithm of the words in use
 

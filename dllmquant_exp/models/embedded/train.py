@@ -69,12 +69,15 @@ class Recipe:
 
 
 def with_outliers(recipe: Recipe) -> Recipe:
-    """A finished model's further training, in which its outliers grow."""
+    """A finished model's further training, in which its outliers grow.
+
+    They are grown after 50 steps; scores need the others to come back.
+    """
     return replace(
         recipe,
         name=f"{recipe.name}_real",
         start=f"embedded:{recipe.name}",
-        steps=100,
+        steps=400,
         learning_rate=1e-3,
         warmup=10,
         decay=0.9,
