@@ -161,6 +161,7 @@ def test_method_presets_are_what_their_names_say() -> None:
 )
 def test_model_presets(name: str, architecture: str, checkpoint: str, settings: str) -> None:
     preset = dict(content_of(Folders(), "model", name))
+    assert preset.pop("same_as", None) is None
     embedded = checkpoint.startswith("embedded:")
     calibration = preset.pop("calibration")
     assert set(calibration) == {"texts", "length", "gen_length", "steps", "control_samples"}
