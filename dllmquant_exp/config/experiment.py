@@ -150,9 +150,9 @@ def _check_choices(
                 "--config-dir"
             )
     if option := choices.get("task"):
-        stated = dict(_columns(content_of(line.folders, "task", option).get("tasks")))
-        given = dict(_columns(config["task"].get("tasks")))
-        if given != stated and "${" not in str(stated):
+        columns = dict(_columns(content_of(line.folders, "task", option).get("tasks")))
+        asked = dict(_columns(config["task"].get("tasks")))
+        if asked and asked != columns and "${" not in str(columns):
             words = " ".join(line.touching("task")) or " ".join(line.texts)
             raise ConfigError(
                 f"{words}: task={option} would ask other questions than its name says, or stand in "
