@@ -389,20 +389,25 @@ def test_an_interruption_says_how_to_go_on(
 
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 1.5])
 def test_an_early_interruption_prints_no_traceback(tmp_path: Path, seconds: float) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import runpy, sys; print('up', flush=True);"
-         "runpy.run_module('dllmquant_exp', run_name='__main__')", "limit=500", "tracking=off"],
+    start = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "print('up', flush=True); runpy.run_module('dllmquant_exp', run_name='__main__')"
+    )  # a shell's background processes ignore the signal
+    with subprocess.Popen(
+        [sys.executable, "-c", start, "limit=500", "tracking=off"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == "up\n"
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=20)
-    except subprocess.TimeoutExpired:  # a library that was being imported took it for its own
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        time.sleep(seconds)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        try:
+            _, err = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:  # a library that was being imported took it for its own
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in err and "goes on from here" in err
 
 

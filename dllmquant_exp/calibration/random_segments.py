@@ -36,6 +36,10 @@ class RandomSegments(Sampler):
         return CalibrationSet(self.name, states, report)
 
     @property
+    def least_texts(self) -> int:
+        return self.samples
+
+    @property
     def passes(self) -> float:
         return 0
 

@@ -95,6 +95,11 @@ class Sampler(Settings, ABC):
         """
 
     @property
+    def least_texts(self) -> int:
+        """Training texts that it asks for at least, of the data sets in its setting `texts`."""
+        return 0
+
+    @property
     def passes(self) -> float | None:
         """Times that all states go through the model, at most, for plans; None where unknown."""
         return None

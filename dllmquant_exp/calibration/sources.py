@@ -122,13 +122,7 @@ def text_source(embedded: bool, data_root: Path | None, seed: int) -> TextSource
     """
 
     def texts(names: Sequence[str], count: int) -> list[CalibrationText]:
-        known = list(world.TASKS if embedded else OFFICIAL)
-        unknown = ", ".join(name for name in names if name not in known)
-        if unknown or not names:
-            raise CalibrationError(
-                f"no training data {unknown or 'given'} for calibration; there are: "
-                f"{', '.join(known)}"
-            )
+        _check_known(names, embedded)
         streams = []
         for n, name in enumerate(names):
             share = len(range(n, count, len(names)))
@@ -215,6 +209,32 @@ def official_evaluation_items(name: str, data_root: Path | None) -> list[str]:
     """
     data = OFFICIAL[name]
     return [data.item(row) for row in _rows(data, *data.evaluated, data_root)]
+
+
+def check_texts(
+    names: Sequence[str], count: int, embedded: bool, data_root: Path | None, seed: int
+) -> None:
+    """Refuse data sets that cannot give `count` texts, as far as files on this disk tell.
+
+    Raises:
+        CalibrationError: no such data set, missing files, too few rows, or evaluated ones.
+        DataError: a broken file.
+    """
+    if not embedded and data_root is not None:
+        check_files(names, data_root)
+    if count:
+        _check_known(names, embedded)
+        if not embedded and data_root is not None:
+            text_source(embedded, data_root, seed)(names, count)
+
+
+def _check_known(names: Sequence[str], embedded: bool) -> None:
+    known = list(world.TASKS if embedded else OFFICIAL)
+    unknown = ", ".join(name for name in names if name not in known)
+    if unknown or not names:
+        raise CalibrationError(
+            f"no training data {unknown or 'given'} for calibration; there are: {', '.join(known)}"
+        )
 
 
 def check_files(names: Sequence[str], data_root: Path) -> None:

@@ -127,6 +127,10 @@ class Tmas(DecodingSampler):
         return inputs.scored(CalibrationSet(self.name, tuple(D), report))
 
     @property
+    def least_texts(self) -> int:
+        return self.samples
+
+    @property
     def passes(self) -> float:
         """Passes for about as many decodes as fill the cell that they visit least for its quota."""
         in_block = self.steps / self.blocks

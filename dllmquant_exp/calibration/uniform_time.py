@@ -28,8 +28,7 @@ class UniformTime(DecodingSampler):
     steps_per_prompt: Count
 
     def sample(self, inputs: Inputs) -> CalibrationSet:
-        k = self.steps_per_prompt
-        needed = ceil(self.samples / k)
+        k, needed = self.steps_per_prompt, self.least_texts
         chosen = []
         for prompt_length, visits in self.decodes(inputs, inputs.prompts(self.texts, needed)):
             visited = list(visits)
@@ -49,6 +48,10 @@ class UniformTime(DecodingSampler):
             "prompts_used": needed,
         }
         return inputs.scored(CalibrationSet(self.name, kept, report))
+
+    @property
+    def least_texts(self) -> int:
+        return ceil(self.samples / self.steps_per_prompt)
 
     @property
     def passes(self) -> float:

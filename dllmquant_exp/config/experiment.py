@@ -18,6 +18,7 @@ from dllmquant_exp.config.overrides import NoUse, Overrides
 from dllmquant_exp.config.own_options import NAMED
 from dllmquant_exp.config.quantized_model import (
     COMPONENTS,
+    ModelSettings,
     quantized_model,
     read_method,
     read_model,
@@ -35,6 +36,7 @@ from dllmquant_exp.config.task_config import (
 )
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation.settings import DecodingOverrides
+from dllmquant_exp.models.published_shapes import SHAPES
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.store.outside import fault, place_outside
 from dllmquant_exp.store.schema import read, unknown_key
@@ -124,12 +126,28 @@ def _resolved(
         **vars(model),
         row=row,
         is_own_row=is_own,
+        same_as=_stated(config["model"], model.model),
         tasks=tasks,
         evaluation=evaluation,
         decoding=decoding,
         tracking=found["tracking"],
         common=common,
     )
+
+
+def _stated(section: Mapping[str, Any], model: ModelSettings) -> str | None:
+    """The hub id that `model.same_as` names (ConfigError: there is no use for it)."""
+    same_as = section.get("same_as")
+    if same_as is None:
+        return None
+    if model.embedded or model.checkpoint in SHAPES:
+        raise ConfigError(
+            f"model.same_as = {same_as} says what the weights in a local folder are, and "
+            f"{model.checkpoint} says it itself; leave it out"
+        )
+    if same_as not in SHAPES:
+        raise ConfigError(f"model.same_as = {same_as!r} is not one of: {', '.join(SHAPES)}")
+    return str(same_as)
 
 
 def _check_choices(

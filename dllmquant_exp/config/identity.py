@@ -86,6 +86,7 @@ class Experiment(QuantizedModel):
 
     row: Row
     is_own_row: bool  # an option of the user's folder, which was chosen
+    same_as: str | None  # hub id that the user says the weights are a copy of; changes no result
     tasks: tuple[Task, ...]
     evaluation: EvaluationSettings
     decoding: DecodingOverrides

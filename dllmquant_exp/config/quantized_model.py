@@ -75,7 +75,7 @@ class QuantizedModel:
 
 
 def read_model(config: Mapping[str, Any]) -> ModelSettings:
-    return read(ModelSettings, config["model"], "model", ignore=["calibration"])
+    return read(ModelSettings, config["model"], "model", ignore=["calibration", "same_as"])
 
 
 def read_method(config: Mapping[str, Any]) -> Method:

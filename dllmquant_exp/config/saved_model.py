@@ -68,7 +68,7 @@ def saved_model(config: Mapping[str, Any], line: Overrides) -> QuantizedModel:
     folder = section.get("checkpoint")
     if not isinstance(folder, str):
         raise ConfigError("model=saved needs model.checkpoint=FOLDER, a folder that save=... wrote")
-    unknown = sorted(set(section) - {"name", "checkpoint", "calibration"})
+    unknown = sorted(set(section) - {"name", "checkpoint", "same_as", "calibration"})
     if unknown:
         raise ConfigError(f"model.{unknown[0]} is the saved model's own; leave it out")
     try:

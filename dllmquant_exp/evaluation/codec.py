@@ -14,6 +14,16 @@ END_OF_TURN = "<|eot_id|>"  # LLaDA's
 END_TOKENS = (END_OF_TURN, "<|im_end|>", "<|endoftext|>", "</s>")
 
 
+def prompt_room(gen_length: int, max_length: int) -> int:
+    """Tokens that a prompt may have (SettingsError: none)."""
+    if gen_length >= max_length:
+        raise SettingsError(
+            f"gen_length = {gen_length} leaves no room for a prompt in the model's {max_length} "
+            "tokens; choose a shorter gen_length"
+        )
+    return max_length - gen_length
+
+
 class Codec:
     """A tokenizer as one task uses it.
 
@@ -114,12 +124,7 @@ class Codec:
 
     def encode_prompt(self, text: str, gen_length: int) -> list[int]:
         """Tokens of a prompt, cut so that a response of `gen_length` tokens fits behind it."""
-        room = self.max_length - gen_length
-        if room < 1:
-            raise SettingsError(
-                f"gen_length = {gen_length} leaves no room for a prompt in the model's "
-                f"{self.max_length} tokens; choose a shorter gen_length"
-            )
+        room = prompt_room(gen_length, self.max_length)
         room = min(room, self.settings.max_prompt_length or room)
         prompt = self._with_bos(self.encode(text)) or [self.prefix_token_id]
         self.truncated += len(prompt) > room

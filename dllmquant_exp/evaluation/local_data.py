@@ -69,8 +69,14 @@ def _targets(value: Any) -> dict[str, Any]:
 
 
 def _solution(value: Any) -> str:
-    if "####" not in _text(value):
-        raise ValueError("has no #### in front of the result")
+    if not _text(value).partition("####")[2].strip():
+        raise ValueError("has no #### in front of a result")
+    return str(value)
+
+
+def _sentence(value: Any) -> str:
+    if "_" not in _text(value):
+        raise ValueError("has no _ where the option belongs")
     return str(value)
 
 
@@ -145,7 +151,7 @@ SOURCES: dict[str, Source] = {
     ),
     "allenai/winogrande": _plain(
         {"validation": "winogrande_xl_val"},
-        sentence=_text, option1=_text, option2=_text, answer=_one_of("1", "2"),
+        sentence=_sentence, option1=_text, option2=_text, answer=_one_of("1", "2"),
     ),
     "baber/piqa": _plain(
         {"validation": "piqa_val"}, goal=_text, sol1=_text, sol2=_text, label=_one_of(0, 1)

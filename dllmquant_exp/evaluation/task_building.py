@@ -13,11 +13,18 @@ from huggingface_hub import constants as hub
 from huggingface_hub import get_session
 from lm_eval.api.task import ConfigurableTask
 
-from dllmquant_exp.evaluation.local_data import SOURCES, DataError, local_rows, split_file
+from dllmquant_exp.evaluation.local_data import (
+    SOURCES,
+    DataError,
+    check_data_root,
+    local_rows,
+    split_file,
+)
 from dllmquant_exp.evaluation.programs import score_program
 from dllmquant_exp.evaluation.scoring import four_options
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.evaluation.tasks import task_configs
+from dllmquant_exp.store.jsonl import Row
 
 
 @dataclass(frozen=True)
@@ -114,14 +121,48 @@ def _check_programs(task: ConfigurableTask) -> None:
         )
 
 
-def _from_local(
-    config: dict[str, Any], settings: TaskSettings, data_root: Path, limit: int | None
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The configuration with its data replaced; splits that the files lack are left out."""
+def check_local_data(settings: TaskSettings, data_root: Path) -> None:
+    """Read a task's files, before a model is loaded.
+
+    Raises:
+        DataError: files that are missing, rows that are malformed, or too few for the examples.
+    """
+    configs = task_configs(settings.harness_task, settings.include_path)
+    configs = [config for config in configs if config.get("dataset_path") in SOURCES]
+    check_data_root(data_root, list(dict.fromkeys(config["dataset_path"] for config in configs)))
+    for config in configs:
+        _local_splits(config, settings, data_root)
+
+
+def _local_splits(
+    config: dict[str, Any], settings: TaskSettings, data_root: Path
+) -> tuple[dict[str, list[Row]], str]:
+    """The rows of each split that the files have, and the split that is evaluated."""
     rows = local_rows(data_root, config["dataset_path"], config.get("dataset_name"))
     evaluated = config.get("test_split") or config.get("validation_split")
     if evaluated not in rows:
         raise DataError(f"task {config['task']}: data_root has no {evaluated} split of its data")
+    named = (config.get(key) for key in ("fewshot_split", "training_split"))
+    examples = next((split for split in named if split in rows), evaluated)
+    there = len(rows[examples]) - (examples == evaluated)  # without the evaluated item itself
+    if not _has_fixed_examples(config) and there < settings.shots:
+        name = SOURCES[config["dataset_path"]].files[examples]
+        raise DataError(
+            f"{split_file(data_root, name)}: {there} rows to take examples from, and "
+            f"{config['task']} shows {settings.shots}"
+        )
+    return rows, evaluated
+
+
+def _has_fixed_examples(config: dict[str, Any]) -> bool:
+    return "samples" in (config.get("fewshot_config") or {})
+
+
+def _from_local(
+    config: dict[str, Any], settings: TaskSettings, data_root: Path, limit: int | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The configuration with its data replaced; splits that the files lack are left out."""
+    rows, evaluated = _local_splits(config, settings, data_root)
     # Examples may need all rows, the evaluation only the first ones that are not left out.
     if not settings.shots and config.get("process_docs") is not four_options:
         rows[evaluated] = rows[evaluated][:limit]
@@ -130,16 +171,7 @@ def _from_local(
     for key in ("training_split", "validation_split", "fewshot_split"):
         if config.get(key) not in splits:
             config[key] = None
-    fixed = "samples" in (config.get("fewshot_config") or {})
-    examples = config["fewshot_split"] or config["training_split"] or evaluated
-    there = len(rows[examples]) - (examples == evaluated)  # without the evaluated item itself
-    if not fixed and there < settings.shots:
-        name = SOURCES[config["dataset_path"]].files[examples]
-        raise DataError(
-            f"{split_file(data_root, name)}: {there} rows to take examples from, and "
-            f"{config['task']} shows {settings.shots}"
-        )
-    if fixed or config["fewshot_split"] or config["training_split"]:
+    if _has_fixed_examples(config) or config["fewshot_split"] or config["training_split"]:
         return config, ()
     # lm-eval leaves the evaluated item out of its own examples where both come from the test split
     config |= {"test_split": evaluated, "fewshot_split": evaluated}

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.models.transformer import Block, Transformer
+from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
 from dllmquant_exp.quantization.blockwise import BlockBatch
 from dllmquant_exp.quantization.quant_settings import QuantSettings
 from dllmquant_exp.quantization.quantizers import QuantizationError, QuantizedWeight, Quantizer
@@ -67,6 +67,9 @@ class Step(Settings):
     def online(self) -> bool:
         """Whether it leaves anything to be done while the model runs."""
         return type(self).restore is not Step.restore
+
+    def check_shape(self, config: TransformerConfig) -> None:
+        """Raise QuantizationError if it cannot change a model of this shape."""
 
     def check_order(self, before: Sequence["Step"]) -> None:
         """Raise QuantizationError if the step cannot follow those before it."""

@@ -24,7 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from dllmquant_exp.models.invariance import blocks_of
-from dllmquant_exp.models.transformer import Block, Transformer, at_least_float32
+from dllmquant_exp.models.transformer import (
+    Block,
+    Transformer,
+    TransformerConfig,
+    at_least_float32,
+)
 from dllmquant_exp.quantization.attention import QuantizedAttention, fix_alphas, set_attention
 from dllmquant_exp.quantization.blockwise import (
     BlockBatch,
@@ -104,6 +109,26 @@ def quantize(
         return QuantReport(method.name, None, (), 0, None)
     with torch.no_grad():
         return _quantize(model, method, settings, calibration, iaaq, work_folder)
+
+
+def check_shape(config: TransformerConfig, method: Method, settings: QuantSettings) -> None:
+    """Raise QuantizationError if a model of this shape cannot be quantized so."""
+    for step in method.steps.values():
+        step.check_shape(config)
+    size = settings.group_size or 1
+    for name in BLOCK_LINEARS:
+        inputs = config.d_ffn if name == "down_proj" else config.d_model
+        if inputs % size:
+            raise QuantizationError(
+                f"group_size = {size} does not divide the {inputs} inputs of {name}; choose a "
+                "divisor of every layer's inputs"
+            )
+    attention, head = settings.attention, config.head_dim
+    if attention is not None and attention.k_bits < OFF and head % min(attention.k_group, head):
+        raise QuantizationError(
+            f"k_group = {attention.k_group} does not divide the {head} channels of a head; choose "
+            "a divisor, or at least as many"
+        )
 
 
 def _quantize(
@@ -295,11 +320,4 @@ def _check(
         raise QuantizationError(
             f"method {method.name!r} needs calibration states, and there are none"
         )
-    size = settings.group_size or 1
-    for name in BLOCK_LINEARS:
-        inputs = model.get_parameter(f"blocks.0.{name}.weight").shape[1]
-        if inputs % size:
-            raise QuantizationError(
-                f"group_size = {size} does not divide the {inputs} inputs of {name}; choose a "
-                "divisor of every layer's inputs"
-            )
+    check_shape(model.config, method, settings)

@@ -30,7 +30,7 @@ from dllmquant_exp.models.invariance import (
     fuse_norms,
     rotate_residual,
 )
-from dllmquant_exp.models.transformer import Block, Transformer
+from dllmquant_exp.models.transformer import Block, Transformer, TransformerConfig
 from dllmquant_exp.quantization.attention import RotatedAttention
 from dllmquant_exp.quantization.hadamard import OnlineHadamard, split
 from dllmquant_exp.quantization.linear import RotatedLinear
@@ -49,6 +49,9 @@ class Rotation(ModelStep):
 
     seed: int = 0
     keys: bool = False
+
+    def check_shape(self, config: TransformerConfig) -> None:
+        _sizes(config)
 
     def transform(self, model: Transformer) -> Report:
         return asdict(rotate(model, self.seed, keys=self.keys))
@@ -96,7 +99,7 @@ def rotate(model: Transformer, seed: int, *, keys: bool = False) -> RotationRepo
         QuantizationError: a size without a Hadamard matrix, or a model that is rotated already.
             The model is then untouched.
     """
-    sizes = _sizes(model)
+    sizes = _sizes(model.config)
     _check(model)
     fuse_norms(model)
     with torch.no_grad():
@@ -115,8 +118,7 @@ def rotate(model: Transformer, seed: int, *, keys: bool = False) -> RotationRepo
     )
 
 
-def _sizes(model: Transformer) -> dict[str, tuple[int, int]]:
-    config = model.config
+def _sizes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
     return {
         name: split(getattr(config, name), name)
         for name in ("d_model", "n_heads", "head_dim", "d_ffn")

@@ -17,6 +17,7 @@ import yaml
 from dllmquant_exp.config.folder import config_folder
 from dllmquant_exp.reporting.frame import SPEED, Bits, Cell, first, flat, grouped, lines_of
 from dllmquant_exp.reporting.notes import setting_notes
+from dllmquant_exp.reporting.paper import paper_name
 from dllmquant_exp.reporting.samples import MISSING, Sample, sample_of
 from dllmquant_exp.reporting.tables import REFERENCE
 
@@ -96,6 +97,16 @@ class ModelResults:
     def cells(self) -> list[Cell]:
         """The finished results behind all samples."""
         return [cell for of in self.rows.values() for variant in of for cell in variant.cells]
+
+    @property
+    def same_as(self) -> str:
+        """Hub id that the user states the weights are a copy of; empty where none is stated."""
+        return next((cell.same_as for cell in self.cells if cell.same_as), "")
+
+    @property
+    def paper_name(self) -> str:
+        """Our name of the paper's model that this is stated to be; else its own."""
+        return paper_name(self.model, self.same_as)
 
     @property
     def title(self) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dllmquant_exp.errors import printable
-from dllmquant_exp.reporting.paper import paper_metric
+from dllmquant_exp.reporting.paper import paper_metric, paper_name
 from dllmquant_exp.store.names import check_name
 from dllmquant_exp.store.results import FIGURES_FOLDER, RESULT_FILE, ResultError, load_json
 
@@ -63,6 +63,7 @@ class Cell(NamedTuple):
     scores: NDArray[np.float64]  # of the items, in [0, 1]
     speed: Mapping[str, Any]  # of a speed task, see speed.py
     hardware: Mapping[str, Any]
+    diagnostics: Mapping[str, float]  # shares of outputs that may have gone wrong
     calibrated_on: tuple[int, int] | None  # states and tokens that were collected
     bits: Bits | None  # see `bits_of`; None where nothing is quantized
     config: Mapping[str, Any]  # resolved
@@ -72,6 +73,7 @@ class Cell(NamedTuple):
     comparable: str  # the same as a text
     evaluation: str = PUBLISHED  # whose settings: the option of that group
     metric: str = ""  # that scores were read by, where it is not the result's own
+    same_as: str = ""  # hub id that the user says the weights are a copy of; empty: not stated
 
 
 COLUMNS = list(Cell._fields)
@@ -200,6 +202,7 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         scores=scores,
         speed=speed,
         hardware=value.get("hardware", {}),
+        diagnostics={name: float(of) for name, of in value.get("diagnostics", {}).items()},
         calibrated_on=calibrated and (int(calibrated["states"]), int(calibrated["tokens"])),
         bits=bits_of(config),
         config=config,
@@ -210,6 +213,7 @@ def line_of(folder: Path, value: Mapping[str, Any]) -> Cell:
         comparable=_text(conditions),
         evaluation=_evaluation(cell),
         metric=metric,
+        same_as=printable(cell.get("same_as") or ""),
     )
 
 
@@ -283,7 +287,7 @@ def _fitting(
 ) -> tuple[str, Sequence[float] | None]:
     """The metric that the paper's row of this model fits, and each item's score by it, where the
     result has them besides its own; else an empty name and None."""
-    wanted = paper_metric(cell["model"], cell["label"])
+    wanted = paper_metric(paper_name(cell["model"], cell.get("same_as") or ""), cell["label"])
     kept = value.get("other_scores") or {}
     return (wanted, kept[wanted]) if wanted in kept else ("", None)
 

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 from dllmquant_exp.reporting.frame import PUBLISHED, Cell
 from dllmquant_exp.reporting.render import in_line
 
+FEW = 0.01  # a share below is not worth a word, except of prompts that were cut
+CUT = "of prompts cut"
+OUTPUTS = {"cut_prompts": CUT}  # the other shares are called as in results
+
 
 def setting_notes(cell: Cell) -> list[str]:
     """Facts to know before these numbers are compared with any that are printed elsewhere."""
@@ -18,7 +22,8 @@ def setting_notes(cell: Cell) -> list[str]:
             f"{model['outliers']['strength']:g}) without changing its function."
         )
     if not model["checkpoint"].startswith("embedded:"):
-        notes.append(f"checkpoint: {model['checkpoint']}")
+        stated = f", which the user states is {cell.same_as}" if cell.same_as else ""
+        notes.append(f"checkpoint: {model['checkpoint']}{stated}")
     if cell.kind == "official":
         whose = "the authors' own" if cell.evaluation == PUBLISHED else "see conf/README.md"
         notes.append(f"settings: evaluation={cell.evaluation} ({whose}).")
@@ -27,6 +32,21 @@ def setting_notes(cell: Cell) -> list[str]:
     if cell.config.get("limit") is not None:
         notes.append(f"limit={cell.config['limit']}: a part of each task's items.")
     return notes
+
+
+def output_notes(row: str, tasks: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One note on a row's outputs by task, where any went wrong.
+
+    Args:
+        tasks: shares by name, see evaluation's diagnostics.
+    """
+    parts = []
+    for task, shares in tasks.items():
+        told = {OUTPUTS.get(name, name): of for name, of in shares.items()}
+        told = {words: of for words, of in told.items() if of >= FEW or (of and words == CUT)}
+        named = (f"{'<1%' if of < FEW else f'{of:.0%}'} {words}" for words, of in told.items())
+        parts += [f"{task} {', '.join(named)}"] if told else []
+    return [f"{in_line(row)}, outputs: {'; '.join(parts)}."] if parts else []
 
 
 def source_notes(commits: Iterable[str], what: str = "results") -> list[str]:

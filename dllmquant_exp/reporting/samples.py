@@ -7,6 +7,7 @@ anything else, and with several seeds the interval counts them as a random sampl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,15 @@ class Sample:
             (cell.seed, cell.error.partition("\n")[0] or "its seeds saw different items")
             for cell in self.failed
         ]
+
+    @property
+    def diagnostics(self) -> dict[str, float]:
+        """Shares of outputs that may have gone wrong, averaged over the runs that have them."""
+        known = dict.fromkeys(name for cell in self.cells for name in cell.diagnostics)
+        return {
+            name: fmean(of.diagnostics[name] for of in self.cells if name in of.diagnostics)
+            for name in known
+        }
 
     @cached_property
     def score(self) -> SeededAverage | None:
@@ -110,6 +120,22 @@ def difference(
         return None
     own, other = map(list, zip(*pairs, strict=True))
     return average_over_seeds(own, other, weights)
+
+
+def flips(
+    samples: Sequence[Sample], references: Sequence[Sample]
+) -> tuple[float, float] | tuple[None, None]:
+    """Shares of items that went right and that went wrong, against a reference's same items.
+
+    Right is a score of at least one half. Averaged over seeds, which are paired as in `difference`,
+    and over tasks; None where nothing is paired.
+    """
+    pairs = [(own >= 0.5, other >= 0.5) for own, other in _paired(samples, references)]
+    if not pairs:
+        return None, None
+    to_right = fmean(float((own & ~other).mean()) for own, other in pairs)
+    to_wrong = fmean(float((other & ~own).mean()) for own, other in pairs)
+    return to_right, to_wrong
 
 
 def _paired(samples: Sequence[Sample], references: Sequence[Sample]) -> list[tuple[Array, Array]]:

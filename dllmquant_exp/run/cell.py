@@ -21,7 +21,12 @@ from dllmquant_exp.run.prepare import Prepared
 from dllmquant_exp.speed.machine import abilities
 from dllmquant_exp.store import provenance
 from dllmquant_exp.store.paths import expanded
-from dllmquant_exp.store.results import SCHEMA_VERSION, config_hash, finished_result
+from dllmquant_exp.store.results import (
+    SCHEMA_VERSION,
+    config_hash,
+    finished_result,
+    write_result,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,10 @@ class Cell:
     def folder(self) -> Path:
         return self.experiment.cell_folder(self.task)
 
+    @cached_property
+    def hash(self) -> str:
+        return config_hash(self.config)
+
     def is_finished(self, digest: str | None) -> bool:
         """Whether there is a result of this configuration and checkpoint.
 
@@ -50,7 +59,7 @@ class Cell:
         Args:
             digest: see `local_digest`.
         """
-        result = finished_result(self.folder, config_hash(self.config))
+        result = finished_result(self.folder, self.hash)
         if result is None:
             return False
         if digest is not None and result["checkpoint_digest"] != digest:
@@ -67,6 +76,12 @@ class Cell:
                 ", ".join(f"{name} {now}" for name, _, now in changed),
             )
         return not changed
+
+    def restate(self) -> None:
+        """Put what the user says of the weights into a finished result that says otherwise."""
+        said, result = self.experiment.same_as, finished_result(self.folder, self.hash)
+        if said is not None and result is not None and result["cell"].get("same_as") != said:
+            write_result(self.folder, result | {"cell": {**result["cell"], "same_as": said}})
 
     def scored(
         self, prepared: Prepared, measured: TaskResult, timing: Mapping[str, Any]
@@ -143,10 +158,11 @@ class Cell:
                 "decoding": experiment.decoding.name,
                 "decoding_overrides": overrides,
                 "settings_source": task.settings.source,
+                **({} if experiment.same_as is None else {"same_as": experiment.same_as}),
             },
             "row": asdict(experiment.row),
             "config": self.config,
-            "config_hash": config_hash(self.config),
+            "config_hash": self.hash,
             "versions": provenance.versions(),
             "source": provenance.source(),
             "hardware": provenance.hardware(check_device(experiment.common.device)),

@@ -21,18 +21,11 @@ from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError, Refusal
 from dllmquant_exp.evaluation.diagnostics import diagnostic_warnings
 from dllmquant_exp.evaluation.evaluate import evaluate_task
-from dllmquant_exp.evaluation.local_data import check_data_root
 from dllmquant_exp.evaluation.shards import answer_shard
-from dllmquant_exp.evaluation.tasks import task_configs
 from dllmquant_exp.run.cell import Cell, cells_of, local_digest, timing
-from dllmquant_exp.run.machine import (
-    FULL,
-    check_device,
-    check_texts,
-    explain_unwritten,
-    torch_threads,
-)
+from dllmquant_exp.run.machine import FULL, check_device, explain_unwritten, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared
+from dllmquant_exp.run.requirements import check_jobs
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.speed_cell import measure_speed_cell
 from dllmquant_exp.store import provenance, tracking
@@ -72,10 +65,10 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
     job = _Job(experiment, digest, keep_going, Preparation(experiment))
     cells = cells_of(experiment)
     waiting = [cell for cell in cells if not cell.is_finished(digest)]
+    for cell in (cell for cell in cells if cell not in waiting):
+        cell.restate()
     if not keep_going:
-        _check_data(waiting)
-        if waiting:
-            check_texts(experiment)
+        check_jobs([experiment] if waiting else [])
     _announce(experiment, len(waiting))
     outcomes = {c.task.name: Outcome(c.folder, "skipped") for c in cells if c not in waiting}
     with torch_threads(common.threads):
@@ -90,16 +83,6 @@ def run(experiment: Experiment, *, keep_going: bool) -> list[Outcome]:
         for warning in outcomes[cell.task.name].warnings:
             logger.warning("%s, %s: %s", experiment.model.name, cell.task.name, warning)
     return [outcomes[cell.task.name] for cell in cells]
-
-
-def _check_data(cells: list[Cell]) -> None:
-    """Name every missing data file before hours go into the tasks that have theirs (DataError)."""
-    folder = cells[0].experiment.common.data_folder if cells else None
-    if folder is None:
-        return
-    settings = [cell.task.settings for cell in cells if cell.task.speed is None]
-    configs = [c for s in settings for c in task_configs(s.harness_task, s.include_path)]
-    check_data_root(folder, list(dict.fromkeys(str(c.get("dataset_path")) for c in configs)))
 
 
 def _announce(experiment: Experiment, waiting: int) -> None:

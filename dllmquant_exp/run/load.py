@@ -17,7 +17,12 @@ from dllmquant_exp.store.paths import expanded
 
 
 def load(
-    model: Folder, *, like: str | None = None, config_dir: Folder | None = None, **settings: Any
+    model: Folder,
+    *,
+    like: str | None = None,
+    same_as: str | None = None,
+    config_dir: Folder | None = None,
+    **settings: Any,
 ) -> Model:
     """A model in full precision, or one that was saved.
 
@@ -29,6 +34,8 @@ def load(
             with a checkpoint or with a model that was saved.
         like: the option whose published settings a checkpoint is evaluated with; not needed where
             an option has this very hub id.
+        same_as: the hub id that a folder's weights are a copy of; tables then compare them with the
+            paper.
         config_dir: a folder with options of your own.
         settings: of the command line, as `seed=1`, `device="cuda"`, `dtype="bfloat16"`,
             `threads=4`, `runs_dir="runs"`, `sweep="default"`, `data_root="FOLDER"`.
@@ -57,7 +64,9 @@ def load(
         chosen = {"model": like, "model.checkpoint": str(model)}
         embedded = options[like].get("embedded", False)
     suite = {} if embedded else {"task": "nine"}
-    return Model((*folders.words, *to_words({**chosen, **suite, **settings})), recipe)
+    stated = {} if same_as is None else {"model.same_as": same_as}
+    words = to_words({**chosen, **stated, **suite, **settings})
+    return Model((*folders.words, *words), recipe)
 
 
 def _saved(place: Path) -> Mapping[str, Any] | None:

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from dllmquant_exp.calibration.sources import check_files
-from dllmquant_exp.calibration.states import CalibrationError
 from dllmquant_exp.config.experiment import Experiment
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.quantization.kernels.library import allowed_levels
@@ -36,8 +34,8 @@ def check_surroundings(jobs: Iterable[Experiment], *, remote: bool = False) -> N
     jobs = list(jobs)
     checks: dict[Any, Callable[[], object]] = {"kernels": allowed_levels}
     for job in jobs:
-        if not remote:
-            checks[job.common.device] = partial(check_device, job.common.device)
+        named = named_device if remote else check_device
+        checks[job.common.device] = partial(named, job.common.device)
         checks[job.common.data_folder] = partial(_check_data_folder, job.common.data_folder)
         checks[job.tracking] = partial(check_tracking, job.tracking, os.environ)
     problems = []
@@ -50,17 +48,6 @@ def check_surroundings(jobs: Iterable[Experiment], *, remote: bool = False) -> N
         raise ConfigError("; ".join(problems))
     for folder in dict.fromkeys(job.sweep_folder for job in jobs):
         check_writable(folder)
-
-
-def check_texts(experiment: Experiment) -> None:
-    """Refuse calibration texts that a `data_root` lacks, before a model is loaded (ConfigError)."""
-    sampler, root = experiment.calibration, experiment.common.data_folder
-    if sampler is None or root is None or experiment.model.embedded:
-        return
-    try:
-        check_files(getattr(sampler, "texts", ()), root)
-    except CalibrationError as error:
-        raise ConfigError(str(error)) from error
 
 
 @contextmanager
@@ -76,9 +63,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 def check_device(device: str) -> torch.device:
     """The torch device of a `device` setting; ConfigError when this machine does not have it."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device = {device!r} is not one of: cpu, cuda, cuda:N")
-    wanted = torch.device(device)
+    wanted = named_device(device)
     if wanted.type == "cpu":
         return wanted
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -89,6 +74,13 @@ def check_device(device: str) -> torch.device:
             + (f" or cuda:0 to cuda:{count - 1}" if count else "")
         )
     return wanted
+
+
+def named_device(device: str) -> torch.device:
+    """The torch device of a `device` setting, on whatever machine (ConfigError: there is none)."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device = {device!r} is not one of: cpu, cuda, cuda:N")
+    return torch.device(device)
 
 
 def _check_data_folder(folder: Path | None) -> None:

@@ -35,6 +35,7 @@ from dllmquant_exp.run import job
 from dllmquant_exp.run.cell import local_digest
 from dllmquant_exp.run.machine import check_surroundings, torch_threads
 from dllmquant_exp.run.prepare import Preparation, Prepared, calibration_set, prepare
+from dllmquant_exp.run.requirements import check_left
 from dllmquant_exp.run.save_model import save_model
 from dllmquant_exp.run.sweep.composition import experiment_of
 from dllmquant_exp.run.sweep.refusals import explain
@@ -238,8 +239,9 @@ def evaluate(
     Returns:
         A line per row and task, and for each row's average over tasks: `score` in percent, its
         95% interval `low` to `high`, `change` from full precision in points on the same items with
-        its interval, items `n`, `state` (finished, failed, missing, partial), seeds, hash and
-        commit of the runs. `attrs["notes"]` says what to know before numbers are compared.
+        its interval, `to_right` and `to_wrong` the items in percent that flipped, items `n`,
+        `state` (finished, failed, missing, partial), seeds, hash and commit of the runs.
+        `attrs["notes"]` says what to know before numbers are compared.
 
     Raises:
         ConfigError: any model's settings; nothing runs then.
@@ -261,6 +263,7 @@ def evaluate(
             "speed has no scores; run task=speed as a sweep, and read table('table4')"
         )
     check_surroundings(experiments)
+    check_left(experiments)
     for experiment in experiments:
         folders |= dict.fromkeys(cell.folder for cell in job.run(experiment, keep_going=False))
     cells, problems = read_cells(folders)

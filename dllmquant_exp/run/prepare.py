@@ -35,7 +35,7 @@ from dllmquant_exp.models.transformer import Transformer
 from dllmquant_exp.quantization.blockwise import TokenBatch
 from dllmquant_exp.quantization.kept_blocks import all_intact
 from dllmquant_exp.quantization.packed import pack_model
-from dllmquant_exp.quantization.pipeline import quantize
+from dllmquant_exp.quantization.pipeline import check_shape, quantize
 from dllmquant_exp.quantization.saving import SavedModel, load_quantized, load_saved_tokenizer
 from dllmquant_exp.run.machine import check_device
 from dllmquant_exp.store import provenance
@@ -94,6 +94,8 @@ def prepare(experiment: Experiment) -> Prepared:
     if experiment.saved is not None:
         return _restore(experiment, experiment.saved, device, start)
     model, tokenizer, digest = _load(experiment, device)
+    if experiment.quant is not None:  # before the calibration set is collected
+        check_shape(model.config, experiment.method, experiment.quant)
     loaded = time.perf_counter()
     calibration = _collect(experiment, model, tokenizer, digest)
     calibrated = time.perf_counter()

@@ -29,6 +29,7 @@ from typing import (
     Literal,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -213,8 +214,7 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
     at_home = getattr(home, found.__name__, None) is found
     if getattr(home, "__file__", None) is None or not at_home:
         raise ConfigError(f"{name} is of no file; define it by `class` at the top of a module")
-    result: type[T] = found
-    return result
+    return cast(type[T], found)
 
 
 @functools.cache

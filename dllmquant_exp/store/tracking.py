@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["offline", "online", "off"]
 DEFAULT_SERVER = "https://api.wandb.ai"
-START_SECONDS, END_SECONDS = 30, 120  # for a server to take a new run, and the rest of its data
+# Seconds for a server to take a new run, and the rest of its data.
+INIT_TIMEOUT, FINISH_TIMEOUT = ("WANDB_INIT_TIMEOUT", 30), ("WANDB_FINISH_TIMEOUT", 120)
 logger = logging.getLogger(__name__)
 
 
@@ -122,12 +123,16 @@ def measurements(result: Mapping[str, Any]) -> dict[str, float | int]:
 
 
 def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -> None:
-    """Refuse online tracking without a key, before anything is computed.
+    """Refuse online tracking without a key, and limits that are no numbers, before anything runs.
 
     Raises:
         TrackingError: says where a key was looked for.
     """
-    if settings.mode != "online":
+    if settings.mode == "off":
+        return
+    for limit in (INIT_TIMEOUT, FINISH_TIMEOUT):
+        _seconds(environment, *limit)
+    if settings.mode == "offline":
         return
     host = urlparse(environment.get("WANDB_BASE_URL", DEFAULT_SERVER)).hostname or ""
     if environment.get("WANDB_API_KEY") or _netrc_key(host, environment):
@@ -137,6 +142,14 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
         "the netrc file. Run `wandb login`, set WANDB_API_KEY, or use tracking=offline (the "
         "record can be sent later with `wandb sync`)"
     )
+
+
+def _seconds(environment: Mapping[str, str], name: str, usual: int) -> float:
+    text = environment.get(name, usual)
+    try:
+        return float(text)
+    except ValueError:
+        raise TrackingError(f"{name} = {text!r} is no number of seconds; unset it") from None
 
 
 def _netrc_key(host: str, environment: Mapping[str, str]) -> bool:
@@ -251,6 +264,9 @@ def _wandb() -> Any:
     before, tempfile.tempdir = tempfile.tempdir, scratch
     try:
         import wandb
+
+        shared = wandb.setup().settings
+        shared.sweep_id, shared.launch = None, False  # as either, WANDB_RUN_ID names every run
     finally:
         tempfile.tempdir = before
     return wandb
@@ -286,8 +302,8 @@ def _open_run(
                 disable_git=True,  # the result file names the commit
                 disable_code=True,
                 # not W&B's own limits: a server that is gone would hold every cell up
-                init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", START_SECONDS)),
-                finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", END_SECONDS)),
+                init_timeout=_seconds(os.environ, *INIT_TIMEOUT),
+                finish_timeout=_seconds(os.environ, *FINISH_TIMEOUT),
                 finish_timeout_raises=True,
             ),
         )

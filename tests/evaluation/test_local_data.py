@@ -141,7 +141,8 @@ def test_labels_are_read_as_what_they_mean(
         *(("ceval/ceval-exam", "answer", value) for value in ("", "E", 0)),
         *(("allenai/ai2_arc", "gold", value) for value in (4, -1, None, "A")),
         ("allenai/ai2_arc", "choices", "wxyz"),
-        *(("openai/gsm8k", "answer", value) for value in ("", "4", 4)),
+        *(("openai/gsm8k", "answer", value) for value in ("", "4", 4, "4 ####")),
+        ("allenai/winogrande", "sentence", "no blank"),
         *(("truthfulqa/truthful_qa", "mc1_targets", {"choices": ["a", "b"], "labels": value})
           for value in ([0, 0], [1], [1, 2], None)),
     ],

@@ -40,7 +40,7 @@ def rounding() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 8, generator=generator)
     weight = torch.randn(4, 8, generator=generator)
-    gptq(weight, x.T @ x, Quantizer(4, True, "per_channel"), Gptq())
+    gptq([weight], x.T @ x, Quantizer(4, True, "per_channel"), Gptq())
 
 
 @pytest.mark.parametrize(("name", "work"), [("eigh", components), ("cholesky_ex", rounding)])

@@ -57,8 +57,8 @@ TOKENIZER = toy_tokenizer()
 TOKENS = torch.randint(VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(9))
 
 
-def make(architecture, method, quant):
-    model = small_model(architecture)
+def make(architecture, method, quant, seed=0):
+    model = small_model(architecture, seed=seed)
     states = calibration() if needs_calibration(method, quant) else []
     quantize(model, method, quant, calibration=states)
     return model
@@ -114,6 +114,12 @@ def nearest_tie(model):
     return min(found, default=0.5)
 
 
+def without_ties(architecture, method, quant):
+    """The first model with no activation so close to a tie that a last bit could decide it."""
+    models = (make(architecture, method, quant, seed) for seed in range(40))
+    return next(model for model in models if nearest_tie(model) > 1e-5)
+
+
 RUNS = [*((case, "llada") for case in CASES), ("W4A4", "dream"), ("static, ends", "dream")]
 
 
@@ -121,7 +127,8 @@ RUNS = [*((case, "llada") for case in CASES), ("W4A4", "dream"), ("static, ends"
 @pytest.mark.parametrize(("case", "architecture"), RUNS)
 def test_transformers_reads_the_same_model(case, architecture, tmp_path, monkeypatch):
     method, quant = CASES[case]
-    model = make(architecture, method, quant)
+    asymmetric = not quant.activation_symmetric  # on the others' grids every token has a tie
+    model = (without_ties if asymmetric else make)(architecture, method, quant)
     export_compressed_tensors(
         model, tmp_path / "m", method=method, quant=quant, tokenizer=TOKENIZER,
         max_shard_bytes=8_000,
@@ -129,8 +136,7 @@ def test_transformers_reads_the_same_model(case, architecture, tmp_path, monkeyp
     assert len(list((tmp_path / "m").glob("model-0*.safetensors"))) > 2
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
     found = loaded(input_ids=TOKENS).logits
-    if not quant.activation_symmetric:  # has a tie in every token, which the last bit decides
-        assert nearest_tie(model) > 1e-5
+    if asymmetric:
         torch.testing.assert_close(found, before_the_shift(model), rtol=0, atol=1e-5)
     # With the reader's products of values, rotary tables and attention for both, every sum has the
     # same terms in the same order. Weights, grids, norms and the blocks' wiring are left.

@@ -138,7 +138,7 @@ def test_the_command_writes_table_4(
     assert "Table 4." in out and "llada_8b (its shape, random weights)" in out
     folder = tmp_path / "runs" / "tables" / "report"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "table4.csv", "table4.md", "table4.tex", "table4_cells.csv",
+        "table4.csv", "table4.html", "table4.md", "table4.tex", "table4_cells.csv",
     ]  # fmt: skip
     with (folder / "table4_cells.csv").open(encoding="utf-8") as file:
         written = list(csv.DictReader(file))

@@ -11,6 +11,7 @@ import torch
 from made_experiments import option, small_config
 
 from dllmquant_exp.config.experiment import Experiment, resolve
+from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.evaluation.local_data import DataError
 from dllmquant_exp.models.checkpoints import CheckpointError, random_checkpoint
 from dllmquant_exp.reporting.frame import read_result
@@ -235,7 +236,7 @@ def test_missing_data_files_are_named_before_anything_is_computed(
     (tmp_path / "data").mkdir()
     experiment = make(task={"name": "two", "tasks": tasks}, data_root=str(tmp_path / "data"))
     forbid(monkeypatch, preparation, "load_model")
-    with pytest.raises(DataError, match=r"piqa_val\.jsonl.*gsm8k_test\.jsonl"):
+    with pytest.raises(ConfigError, match=r"(?s)piqa_val\.jsonl.*gsm8k_test\.jsonl"):
         run(experiment, keep_going=False)
     assert not (tmp_path / "runs").exists()
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+import wandb
 
 from dllmquant_exp.store import tracking
 from dllmquant_exp.store.tracking import TrackingError, TrackingSettings, check_tracking
@@ -88,6 +89,8 @@ def test_the_environment_does_not_make_one_run_of_all_cells(
     said = {"RUN_ID": "abc123", "RESUME": "must", "NAME": "x", "RUN_GROUP": "x"}
     for name, value in said.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.setup().settings.sweep_id = "s1"  # as WANDB_SWEEP_ID says when W&B is loaded
+    wandb.setup().settings.run_id = "abc123"
     for cell in ("a", "b"):
         with tracking.start(OFFLINE, tmp_path / cell, name=cell, group="s", config={}) as tracker:
             tracker.log_result(RESULT)
@@ -182,6 +185,12 @@ def test_online_without_a_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"WANDB_API_KEY.*api\.wandb\.ai.*tracking=offline"):
         check_tracking(ONLINE, {"HOME": str(tmp_path)})
     check_tracking(OFFLINE, {"HOME": str(tmp_path)})
+
+
+def test_a_limit_that_is_no_number_is_refused_before_anything_runs() -> None:
+    with pytest.raises(TrackingError, match="WANDB_INIT_TIMEOUT = 'soon' is no number"):
+        check_tracking(OFFLINE, {"WANDB_INIT_TIMEOUT": "soon"})
+    check_tracking(TrackingSettings("off", "p", None), {"WANDB_INIT_TIMEOUT": "soon"})
 
 
 @pytest.mark.parametrize(

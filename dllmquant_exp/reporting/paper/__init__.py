@@ -95,6 +95,12 @@ def paper_checkpoint(model: str) -> str:
     return str(read_paper("tables.yaml")["checkpoints"][model])
 
 
+def paper_name(model: str, same_as: str) -> str:
+    """Our name of the model that weights are: by the hub id that a user stated, else their own."""
+    checkpoints: dict[str, str] = read_paper("tables.yaml")["checkpoints"]
+    return next((name for name, hub_id in checkpoints.items() if hub_id == same_as), model)
+
+
 def paper_metric(model: str, column: str) -> str:
     """The accuracy that a model's row can only be, acc or acc_norm; empty where nothing tells."""
     metrics: dict[str, dict[str, str]] = read_paper("tables.yaml")["metrics"]

@@ -12,14 +12,15 @@ from typing import Any
 import pandas as pd
 
 from dllmquant_exp.reporting.comparable import Variant
-from dllmquant_exp.reporting.notes import listed, source_notes
+from dllmquant_exp.reporting.notes import listed, output_notes, source_notes
 from dllmquant_exp.reporting.render import Grid, grid, in_line, points
-from dllmquant_exp.reporting.samples import Sample, average, difference, shared_seeds
+from dllmquant_exp.reporting.samples import Sample, average, difference, flips, shared_seeds
 from dllmquant_exp.reporting.statistics import SeededAverage
 from dllmquant_exp.reporting.tables import REFERENCE
 from dllmquant_exp.store.names import AVERAGE
 
 SCORE, CHANGE = ("score", "low", "high"), ("change", "change_low", "change_high")
+FLIPS = ("to_right", "to_wrong")
 STATES = ("failed", "missing", "partial", "finished")  # the worst first
 Gap = tuple[str, str, str, str]  # state, row, column, reason
 
@@ -31,7 +32,8 @@ def table_lines(
     reference: Variant | None,
     chance: Mapping[str, float],
 ) -> pd.DataFrame:
-    """A line per row and shown column: scores, limits and chance in percent, changes in points.
+    """A line per row and shown column: scores, limits and chance in percent, changes in points,
+    items that went right or wrong in percent.
 
     `line` and `place` say where a line's text stands. `state` is partial where seeds are missing or
     failed, and the worst of the tasks' for an average.
@@ -55,15 +57,16 @@ def table_lines(
         for i, row in enumerate(rows)
         for place in shown
     ]
-    return pd.DataFrame(lines).astype(dict.fromkeys((*SCORE, *CHANGE, "chance"), float))
+    return pd.DataFrame(lines).astype(dict.fromkeys((*SCORE, *CHANGE, *FLIPS, "chance"), float))
 
 
 def _line(row: Variant, over: Sequence[str], reference: Variant | None) -> dict[str, Any]:
     samples = row.samples(over)
     score = average(samples) if len(over) > 1 else samples[0].score
-    change = None
+    change, flipped = None, flips([], [])
     if reference is not None and not row.is_plain:
         change = difference(samples, reference.samples(over))
+        flipped = flips(samples, reference.samples(over))
     states = {_state(row, sample) for sample in samples}
     return {
         "row": row.row,
@@ -73,6 +76,7 @@ def _line(row: Variant, over: Sequence[str], reference: Variant | None) -> dict[
         **_behind(samples, score),
         **percent(SCORE, score),
         **percent(CHANGE, change),
+        **{name: of if of is None else 100 * of for name, of in zip(FLIPS, flipped, strict=True)},
         "covers": score.covers if score else "",
     }
 
@@ -112,10 +116,13 @@ def _behind(samples: Sequence[Sample], score: SeededAverage | None) -> dict[str,
 
 
 def line_notes(
-    rows: Sequence[Variant], tasks: Iterable[str], reference: Variant | None, averaged: bool
+    rows: Sequence[Variant], tasks: Mapping[str, str], reference: Variant | None, averaged: bool
 ) -> Iterator[str]:
-    """Rows of other items than the reference, seeds that no average holds, and commits."""
-    tasks = list(tasks)
+    """Rows of other items than the reference, seeds that no average holds, outputs, and commits.
+
+    Args:
+        tasks: heading by column, without the average.
+    """
     for row in rows if reference else ():
         pairs = zip(row.samples(tasks), reference.samples(tasks), strict=True)  # type: ignore[union-attr]
         if any(a.seeds and b.seeds and a.items != b.items for a, b in pairs):
@@ -130,6 +137,9 @@ def line_notes(
                 f"{in_line(row.name)}: its average is of seed {listed(used)}; seed {listed(left)} "
                 "is not there on every task."
             )
+    for row in rows:
+        shares = zip(tasks.values(), row.samples(tasks), strict=True)
+        yield from output_notes(row.name, {task: of.diagnostics for task, of in shares})
     behind = {id(s): s for row in (*rows, reference) if row for s in row.samples(tasks)}
     yield from source_notes(cell.commit for sample in behind.values() for cell in sample.cells)
 

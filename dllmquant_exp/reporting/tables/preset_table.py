@@ -25,6 +25,7 @@ from dllmquant_exp.reporting.statistics import ALPHA, holm
 from dllmquant_exp.reporting.tables import REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
+    FLIPS,
     SCORE,
     gaps,
     line_notes,
@@ -37,7 +38,7 @@ from dllmquant_exp.store.names import AVERAGE
 
 COLUMNS = [  # of a section's lines
     "table", "model", "embedded", "row", "name", "variant", "task", "column", "state", "n", "seeds",
-    *SCORE, *CHANGE, "covers", "best", "best_p", "paper", "paper_difference", "config_hash",
+    *SCORE, *CHANGE, *FLIPS, "covers", "best", "best_p", "paper", "paper_difference", "config_hash",
     "commit",
 ]  # fmt: skip
 
@@ -80,7 +81,9 @@ def _section(preset: TablePreset, results: ModelResults, labels: Mapping[str, st
         faults = [f"missing: {results.model}: every cell of {preset.title}"]
     elif found:
         notes.append(f"incomplete: {'; '.join(f'{state}: {text}' for state, text in found)}.")
-    return Section(results.title, _grids(lines), tuple(notes), _long(lines), tuple(faults))
+    return Section(
+        results.title, _grids(lines, results.paper_name), tuple(notes), _long(lines), tuple(faults)
+    )
 
 
 def _rows(preset: TablePreset, results: ModelResults, labels: Mapping[str, str]) -> list[Variant]:
@@ -166,21 +169,23 @@ def _printed(number: int | None, results: ModelResults) -> dict[tuple[str, str, 
         (row, "", cell.column): cell
         for row, theirs in paper_rows(number).items()
         for cell in paper_cells(number)
-        if (cell.model, cell.row) == (results.model, theirs)
+        if (cell.model, cell.row) == (results.paper_name, theirs)
     }
 
 
 def _unlike(preset: TablePreset, results: ModelResults) -> str:
     """Reason why a model with a name of the paper's was not run as there; empty if it was.
 
-    A local checkpoint may be the published one, but nothing in a result says so.
+    A local checkpoint counts as the published one where the user states that it is a copy of it.
     """
     cell = next(iter(results.cells), None)
     if cell is None:
         return ""
-    checkpoint, published = cell.config["model"]["checkpoint"], paper_checkpoint(results.model)
+    published = paper_checkpoint(results.paper_name)
+    checkpoint = results.same_as or cell.config["model"]["checkpoint"]
+    advice = f"for a copy of it, state model.same_as={published}"
     reasons = {
-        f"its checkpoint is {checkpoint}, not {published}": checkpoint != published,
+        f"its checkpoint is {checkpoint}, not {published} ({advice})": checkpoint != published,
         f"decoding={cell.decoding}": cell.decoding != "published",
         preset.unlike: bool(preset.unlike),
     }
@@ -224,7 +229,7 @@ def _remarks(
         yield f"no quantized row is marked as the best of a column: in no complete one {test}"
 
 
-def _grids(lines: pd.DataFrame) -> dict[str, Grid]:
+def _grids(lines: pd.DataFrame, model: str) -> dict[str, Grid]:
     """The grids score, change (from full precision), and paper, difference (from the paper).
 
     The last two are there for the paper's models alone, the last where they were run as such.
@@ -232,7 +237,7 @@ def _grids(lines: pd.DataFrame) -> dict[str, Grid]:
     found = score_grids(lines)
     printed = lines["printed"] != ""
     if printed.any():
-        title = f"what the paper prints for {paper_model(lines['model'].iloc[0])}, in %"
+        title = f"what the paper prints for {paper_model(model)}, in %"
         found["paper"] = pivot(lines, title, lambda line: line.printed, printed)
     if lines["paper_difference"].notna().any():
         title = "ours - the paper's, in points"

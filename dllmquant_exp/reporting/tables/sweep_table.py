@@ -19,6 +19,7 @@ from dllmquant_exp.reporting.samples import sample_of
 from dllmquant_exp.reporting.tables import PAPER_COLUMNS, REFERENCE
 from dllmquant_exp.reporting.tables.lines import (
     CHANGE,
+    FLIPS,
     SCORE,
     gaps,
     line_notes,
@@ -30,7 +31,7 @@ from dllmquant_exp.store.names import AVERAGE
 METHOD_ORDER = (REFERENCE, "rtn", "awq", "gptq", "awq_gptq", "quarot_rtn", "quarot")
 LONGEST = 40  # letters of a setting's value that are shown
 COLUMNS = [
-    "table", "row", "task", "state", "n", "seeds", *SCORE, *CHANGE, "config_hash", "commit",
+    "table", "row", "task", "state", "n", "seeds", *SCORE, *CHANGE, *FLIPS, "config_hash", "commit",
 ]  # fmt: skip
 
 

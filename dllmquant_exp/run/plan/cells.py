@@ -7,18 +7,18 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from dllmquant_exp.config.experiment import Experiment
-from dllmquant_exp.config.quantized_model import DEFAULT_QUANT, ModelSettings
+from dllmquant_exp.config.quantized_model import DEFAULT_QUANT
 from dllmquant_exp.evaluation.chunks import CACHE_NAME, shard_caches
-from dllmquant_exp.models.checkpoints import Layout, load_config, load_tokenizer, resolve_checkpoint
+from dllmquant_exp.models.checkpoints import Layout, load_config, load_tokenizer
 from dllmquant_exp.models.published_shapes import published_shape
 from dllmquant_exp.models.transformer import TransformerConfig
-from dllmquant_exp.run.cell import Cell, cells_of, is_on_this_disk
+from dllmquant_exp.run.cell import Cell, cells_of
 from dllmquant_exp.run.plan.forward import Finished, Forwards, Place, keys_of, parameters
 from dllmquant_exp.run.plan.requests import Demand, demand, hub_data
+from dllmquant_exp.run.requirements import local_folder
 from dllmquant_exp.store.results import config_hash, finished_result
 
 PROCESS = 5e8  # bytes of a process with its libraries, or of a CUDA context
@@ -137,19 +137,6 @@ def make_plan(
         plan.jobs.add(frozenset(mine))
         _add_stages(plan, job, config, forwards.finished(job), mine)
     return plan
-
-
-def local_folder(settings: ModelSettings) -> Path | None:
-    """The checkpoint's folder where it is on this disk, else None; nothing is downloaded.
-
-    Raises:
-        CheckpointError: an embedded model or a folder that does not exist.
-    """
-    checkpoint = settings.checkpoint
-    if is_on_this_disk(checkpoint) or checkpoint.count("/") != 1:  # no hub id either, and refused
-        return resolve_checkpoint(checkpoint, settings.revision)
-    found = try_to_load_from_cache(checkpoint, "config.json", revision=settings.revision)
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _counts_data(cell: Cell, told: set[str]) -> bool:

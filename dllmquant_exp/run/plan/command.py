@@ -14,9 +14,10 @@ from dllmquant_exp.config.overrides import Overrides
 from dllmquant_exp.config.tables import sweeps
 from dllmquant_exp.config.task_config import SPEED
 from dllmquant_exp.errors import ConfigError
-from dllmquant_exp.run.machine import check_device
+from dllmquant_exp.run.machine import check_device, named_device
 from dllmquant_exp.run.plan.cells import Forecast, Plan, make_plan, row_name
 from dllmquant_exp.run.plan.forward import GPUS, HERE, Place
+from dllmquant_exp.run.requirements import check_jobs
 from dllmquant_exp.run.sweep.composition import compose_jobs
 
 SOURCES = {
@@ -53,8 +54,8 @@ def plan(
     place = Place(
         on or ("a100" if no_gpu else HERE), common.device, utilisation, slowdown, throughput
     )
-    if place.on == HERE:
-        check_device(common.device)
+    (check_device if place.on == HERE else named_device)(common.device)
+    check_jobs(jobs)
     logging.getLogger("dllmquant_exp").setLevel(logging.WARNING)
     with console.status("counting") as status:
         found = make_plan(jobs, place, lambda what: status.update(f"counting {what}"))

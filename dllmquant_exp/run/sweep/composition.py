@@ -7,9 +7,10 @@ for is refused.
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from dllmquant_exp.config.experiment import Experiment, resolve, to_mapping
 from dllmquant_exp.config.folder import SEARCH_PATH, config_folder
 from dllmquant_exp.config.overrides import NoUse, Overrides
+from dllmquant_exp.config.quantized_model import COMPONENTS
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.run.sweep.refusals import explain
 from dllmquant_exp.store.schema import unknown_key
@@ -126,8 +128,34 @@ def sweep_jobs(
     problems |= _refused(unused, len(lines), beside_others)
     if problems:
         raise ConfigError(_of_other_models(given) or _all_problems(lines, problems))
+    found = list(jobs.values())
+    _check_launcher(config, {job.experiment.common.device for job in found})
     _say(lines, unused)
-    return list(jobs.values())
+    return found
+
+
+def _check_launcher(config: DictConfig, devices: Iterable[str]) -> None:
+    """Refuse GPUs that a launcher gives no job, and a folder that it would call otherwise."""
+    launcher = config.get("launcher") or {}
+    gpus = launcher.get("gpus_per_node")
+    if gpus is None:  # this process's own machine
+        return
+    folder = Path(config.hydra.sweep.dir).absolute()
+    if "%" in str(folder):
+        raise ConfigError(
+            f"runs_dir: {folder.parent.parent.parent} holds a %, which the launcher reads as a "
+            "place for a job's number; choose another folder, or launcher=local"
+        )
+    if "gpu" in str(launcher.get("extra", "")):  # asked for in Slurm's own words
+        return
+    for device in sorted(devices):
+        number = re.fullmatch(r"cuda:?(\d*)", device)
+        wanted = 0 if number is None else int(number[1] or 0) + 1
+        if wanted > gpus:
+            raise ConfigError(
+                f"device = {device}, but launcher.gpus_per_node = {gpus} is all that a job gets; "
+                f"set launcher.gpus_per_node={wanted}"
+            )
 
 
 def _refused(
@@ -219,7 +247,9 @@ def _absent(config: DictConfig, name: str) -> str | None:
         if not isinstance(node, DictConfig) or node._is_none():
             return f"{where} holds no settings here, so not {name}"
         if key not in node:
-            return unknown_key(key, [str(known) for known in node if known != "hydra"], where)
+            known = [str(name) for name in node if name != "hydra"]
+            is_off = not where and key in COMPONENTS
+            return f"{key} is off here" if is_off else unknown_key(key, known, where or "config")
         where = f"{where}.{key}".lstrip(".")
         node = node._get_node(key)
     return None

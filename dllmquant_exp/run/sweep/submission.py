@@ -17,7 +17,8 @@ from dllmquant_exp.config.identity import saved_parts
 from dllmquant_exp.errors import ConfigError
 from dllmquant_exp.models.formats import CheckpointError
 from dllmquant_exp.run.cell import cells_of, local_digest
-from dllmquant_exp.run.machine import check_surroundings, check_texts
+from dllmquant_exp.run.machine import check_surroundings
+from dllmquant_exp.run.requirements import check_jobs
 from dllmquant_exp.run.save_model import is_kept, save_folder
 from dllmquant_exp.run.sweep.callbacks import write_outcome
 from dllmquant_exp.run.sweep.composition import Job
@@ -63,23 +64,29 @@ def to_submit(jobs: Sequence[Job]) -> tuple[list[Submission], list[Path]]:
     A job is left where a cell is, or the model that it is to save; of shards, the first one saves.
 
     Raises:
-        ConfigError: a job that would save where something else is, or lacks calibration texts.
+        ConfigError: a job that would save where something else is, or see `check_jobs`.
     """
     submitted: list[Submission] = []
     finished: list[Path] = []
+    started: list[Experiment] = []
     for job in jobs:
         experiment, common = job.experiment, job.experiment.common
         digest = local_digest(experiment, keep_going=True)
         left: list[Path] = []
         for cell in cells_of(experiment):
-            (finished if cell.is_finished(digest) else left).append(cell.folder.resolve())
+            if cell.is_finished(digest):
+                finished.append(cell.folder.resolve())
+                cell.restate()
+            else:
+                left.append(cell.folder.resolve())
         if not left and not _has_to_save(experiment, digest):
             continue
-        check_texts(experiment)
+        started.append(experiment)
         whole = common.shards == 1 or common.shard is not None
         shards = [] if whole else [f"shard={k}" for k in range(common.shards if left else 1)]
         lines = [[*job.words, shard] for shard in shards] or [job.words]
         submitted += [Submission(line, left) for line in lines]
+    check_jobs(started)
     return submitted, finished
 
 

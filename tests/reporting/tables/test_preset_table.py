@@ -246,7 +246,11 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
         config["model"]["checkpoint"] = "random_llada"
 
     for changes, reason in (
-        ({"change": local}, "its checkpoint is random_llada, not GSAI-ML/LLaDA-8B-Base"),
+        (
+            {"change": local},
+            "its checkpoint is random_llada, not GSAI-ML/LLaDA-8B-Base (for a copy of it, state "
+            "model.same_as=GSAI-ML/LLaDA-8B-Base)",
+        ),
         ({"decoding": "smoke"}, "decoding=smoke"),
     ):
         table = built(6, table_6(made, model="llada_8b", embedded=False, **changes))
@@ -256,6 +260,36 @@ def test_another_checkpoint_or_decoding_is_not_subtracted_from_the_paper(made: M
         assert table.frame["paper"].notna().all()
         notes = [note for note in block.notes if note.startswith("not subtracted")]
         assert len(notes) == 1 and notes[0].endswith(f"of another run: {reason}.")
+
+
+@pytest.mark.parametrize(
+    ("model", "same_as", "compared"),
+    [
+        ("llada_8b", "GSAI-ML/LLaDA-8B-Base", True),
+        ("my_llada", "GSAI-ML/LLaDA-8B-Base", True),
+        ("llada_8b", "GSAI-ML/LLaDA-8B-Instruct", False),
+        ("my_llada", "GSAI-ML/LLaDA-8B-Instruct", None),
+        ("my_llada", "", None),
+    ],
+)
+def test_weights_are_compared_with_the_paper_as_what_a_user_states(
+    made: Made, model: str, same_as: str, compared: bool | None
+) -> None:
+    """None: the paper's numbers are not even shown."""
+
+    def local(config: dict[str, Any]) -> None:
+        config["model"]["checkpoint"] = "a/folder/of/mine"
+
+    cells = table_6(made, model=model, embedded=False, change=local)
+    (block,) = built(6, [cell._replace(same_as=same_as) for cell in cells]).parts
+    assert ("difference" in block.grids, "paper" in block.grids) == (
+        compared is True,
+        compared is not None,
+    )
+    stated = f", which the user states is {same_as}" if same_as else ""
+    assert f"checkpoint: a/folder/of/mine{stated}" in block.notes
+    if compared:
+        assert first_line(block, "paper") == ("RTN + Random calib", ["16.56", "14.02"])
 
 
 def test_a_limit_is_said_where_the_papers_numbers_are(made: Made) -> None:

@@ -18,7 +18,7 @@ from dllmquant_exp.reporting.render import Section
 from dllmquant_exp.reporting.reports import sweep_report
 from dllmquant_exp.reporting.statistics.intervals import Estimate, average, wilson
 from dllmquant_exp.reporting.statistics.paired import paired_difference
-from dllmquant_exp.reporting.tables.lines import CHANGE, SCORE
+from dllmquant_exp.reporting.tables.lines import CHANGE, FLIPS, SCORE
 from dllmquant_exp.reporting.tables.sweep_table import sweep_sections
 
 FP = (1, 1, 1, 0, 1, 1, 0, 1, 1, 1)
@@ -254,6 +254,25 @@ def test_the_long_form_has_every_number() -> None:
     assert tuple(rows.loc["fp", "average"][["n", "config_hash"]]) == (20, both)
     average = rows.loc["rtn w4a4", "average"]
     assert (average["state"], average["n"]) == ("missing", 0)
+
+
+def test_flips_and_outputs_that_went_wrong_stand_beside_the_change() -> None:
+    """An item is right from a score of one half on; below 1% only cut prompts are told."""
+    rtn = [
+        cell("rtn", scores=RTN, seed=seed)._replace(
+            diagnostics={"cut_prompts": 0.002, "empty": 0.0, "truncated": 0.004, "unparsed": share}
+        )
+        for seed, share in ((0, 0.2), (1, 0.3))
+    ]
+    mc2 = [cell("fp", "gsm8k", (0.4, 0.6)), cell("rtn", "gsm8k", (0.5, 0.55))]
+    (section,) = sweep_sections(to_frame([cell("fp"), *rtn, *mc2]))
+    lines = section.lines.set_index(["row", "task"])[[*CHANGE[:1], *FLIPS]]
+    assert lines.loc["rtn w4a4", "piqa"].tolist() == pytest.approx([-30, 10, 40])
+    assert lines.loc["rtn w4a4", "gsm8k"].tolist() == pytest.approx([2.5, 50, 0])
+    assert lines.loc["rtn w4a4", "average"].tolist()[1:] == pytest.approx([30, 20])
+    assert lines.loc["fp"].isna().all(axis=None)
+    told = [note for note in section.notes if "outputs" in note]
+    assert told == ["rtn w4a4, outputs: PIQA <1% of prompts cut, 25% unparsed."]
 
 
 def test_seeds_are_named_and_those_that_a_task_lacks_are_missing() -> None:
