@@ -168,9 +168,9 @@ def _check_choices(
                 "--config-dir"
             )
     if option := choices.get("task"):
-        own_columns = dict(_columns(content_of(line.folders, "task", option).get("tasks")))
-        columns = dict(_columns(config["task"].get("tasks")))
-        if columns != own_columns and "${" not in str(own_columns):
+        columns = dict(_columns(content_of(line.folders, "task", option).get("tasks")))
+        asked = dict(_columns(config["task"].get("tasks")))
+        if asked and asked != columns and "${" not in str(columns):
             words = " ".join(line.touching("task")) or " ".join(line.texts)
             raise ConfigError(
                 f"{words}: task={option} would ask other questions than its name says, or stand in "

@@ -223,9 +223,10 @@ class Overrides:
     def _check_options(self, word: Word) -> None:
         """Refuse an option that a group does not have (ConfigError)."""
         options = self.folders.options(word.name)
-        for value in word.values if options else ():
-            if re.fullmatch(r"\w+", value) and value not in (*options, "null", "all"):
-                raise ConfigError(no_option(value, word.name, options))
+        words = [value for value in word.values if options and re.fullmatch(r"\w+", value)]
+        unknown = [value for value in words if value not in (*options, "null", "all")]
+        if unknown:
+            raise ConfigError("; ".join(no_option(v, word.name, options) for v in unknown))
 
     def _check_setting(self, word: Word) -> None:
         """Refuse a setting that no option of its group has (ConfigError).

@@ -94,7 +94,7 @@ def targets(section: Mapping[str, Any]) -> list[str]:
 
 
 def part_of_label(group: str, value: Any) -> str:
-    """What labels call a component: `cgq`, or `cgq-mine` where it is an option of a user's."""
+    """Name of a component in labels: `cgq`, or `cgq-mine` where it is an option of a user's."""
     cls = type(value)
     name = getattr(value, "name", full_name(cls) if is_outside(cls) else group)
     return group if name == group else f"{group}-{name}"

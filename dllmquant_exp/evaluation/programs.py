@@ -35,8 +35,8 @@ def fenced(doc: Row, response: str) -> str:
 def sanitized(doc: Row, response: str) -> str:
     """Dream's reading: prompt and code, reduced to the functions that the entry point needs.
 
-    The code is what stands in the response's Python fence, or before any fence. Of prompt and code,
-    the longest run of lines that is valid Python counts.
+    The code is what stands in the response's Python fence, or before any fence. The longest run of
+    lines of prompt and code that is valid Python counts.
     """
     code = response.split("```python\n", 1)[-1].split("```")[0]
     text = f"{doc['prompt']}\n{code}".replace("\t", "    ").replace("\r\n", "\n")

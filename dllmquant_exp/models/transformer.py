@@ -114,7 +114,7 @@ LANES = 16  # numbers of float32 in the widest vector of a CPU
 def whole_lanes(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keys, values and mask with masked keys at the end, up to a multiple of LANES; on the CPU.
 
-    A vector unit sums the softmax of a row lane by lane, and what is left over in another way. Of
+    A vector unit sums the softmax of a row lane by lane, and what is left over in another way. In
     whole vectors, masked keys add zeros only: a row's sums are then the same ones, in the same
     order, however far its batch is padded. k, v: [B, kv_heads, T, D]; mask: [B, 1, 1, T] or None.
     """

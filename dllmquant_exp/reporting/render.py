@@ -167,36 +167,53 @@ def show(document: Document, console: Console, name_width: int = NAME_WIDTH) -> 
         console.print(Text(section.title, style="bold underline"))
         for part in section.grids.values():
             console.print(Text(part.title, style="bold"))
-            _print_whole(_to_rich(part, name_width), console)
+            _print_whole(part, name_width, console)
         for note in section.notes:
             console.print(Text(note, style="yellow"))
         console.print()
 
 
-def _to_rich(grid: Grid, name_width: int) -> Table:
-    """Narrow enough for nine tasks and the average in 80 columns: ± stands under its value."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+def _to_rich(grid: Grid, name_width: int, padding: int = 1, tall: bool = False) -> Table:
+    """Narrow enough for nine tasks and the average in 80 columns: ± stands under its value.
+
+    tall: whether intervals and headings go on in the next line too.
+    """
+
+    def narrow(text: str) -> str:
+        return re.sub(r" (?=to [-+\d])", "\n", text) if tall else text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, padding, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("", no_wrap=True)
     for column, prose in zip(grid.texts.columns, grid.prose, strict=True):
-        table.add_column(column, justify="left" if prose else "right", no_wrap=True)
+        heading = column.replace(" ", "\n") if tall else column
+        table.add_column(heading, justify="left" if prose else "right", no_wrap=True)
     first_below = len(grid.texts) - grid.footer
     for i, (name, *texts) in enumerate(grid.texts.itertuples(name=None)):
         if i == first_below:
             table.add_section()
         cells = [
-            Text(_stacked(text), style="bold underline" if (i, j) in grid.best else "")
+            Text(narrow(_stacked(text)), style="bold underline" if (i, j) in grid.best else "")
             for j, text in enumerate(texts)
         ]
-        named = Text(_wrapped(name, name_width))
+        named = Text(_wrapped(_breakable(name, name_width), name_width))
         table.add_row(named, *cells, style="dim" if i >= first_below else "")
     return table
 
 
 def _stacked(text: str) -> str:
-    """A number over its interval; sentences on lines of their own."""
+    """A number over its interval, whose last line has the star; sentences on lines of their own."""
     if len(text) > PROSE:
         return _wrapped(text, PROSE)
-    return re.sub(r" (?=[±(])|(?<=[\d*]) (?=[-+]\d)", "\n", text)
+    last = re.sub(r"^(\S*\d)\* (.*[±+-][\d.]+)$", r"\1 \2*", text)
+    return re.sub(r" (?=[±(])|(?<=\d) (?=[-+]\d)", "\n", last)
+
+
+def _breakable(name: str, width: int) -> str:
+    """Settings that are longer than a line may go on in the next one after their dots."""
+    lines = name.split("\n")
+    return "\n".join(
+        re.sub(r"\.(?=[a-z])", ". ", line) if len(line) > width else line for line in lines
+    )
 
 
 def _wrapped(text: str, width: int) -> str:
@@ -204,13 +221,22 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(part for line in lines for part in line)
 
 
-def _print_whole(part: Table, console: Console) -> None:
-    """A line that the terminal wraps is better than a number cut short."""
+def _print_whole(grid: Grid, name_width: int, console: Console) -> None:
+    """Columns stand closer where the terminal is narrow, then intervals and names take more lines.
+    A line that it wraps even so is better than a number cut short."""
     before = console.width
     unbounded = console.options.update(max_width=10_000)
-    console.width = max(before, console.measure(part, options=unbounded).maximum)
+    wanted = before + 1
+    for padding, tall in ((1, False), (0, False), (0, True)):
+        if wanted > before:
+            table = _to_rich(grid, name_width, padding, tall=tall)
+            wanted = console.measure(table, options=unbounded).maximum
+    if wanted > before and name_width > NAME_WIDTH:
+        table = _to_rich(grid, max(NAME_WIDTH, name_width - wanted + before), 0, tall=True)
+        wanted = console.measure(table, options=unbounded).maximum
+    console.width = max(before, wanted)
     try:
-        console.print(part, crop=False)
+        console.print(table, crop=False)
     finally:
         console.width = before
 

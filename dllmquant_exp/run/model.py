@@ -128,7 +128,7 @@ class Model:
         return self.experiment().row.label
 
     def states(self) -> CalibrationSet:
-        """What it is calibrated on: states with tokens and masks, and the sampler's report.
+        """The calibration set: states with tokens and masks, and the sampler's report.
 
         Raises:
             ConfigError: nothing is calibrated.
@@ -202,7 +202,7 @@ class Model:
         return split_folders(self.words)[0]
 
     def _composed(self, line: Overrides) -> DictConfig:
-        """What Hydra composes of a line, with the user's own steps in it."""
+        """The configuration that Hydra composes of a line, with the user's own steps in it."""
         words = [*line.folders.words, *line.texts]
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             try:

@@ -95,7 +95,7 @@ def place_outside(error: BaseException) -> str | None:
 
 
 def fault(error: BaseException) -> str:
-    """What went wrong in a user's own code, where, and what to do."""
+    """Message about an error in a user's own code: what, where, and what to do."""
     place = place_outside(error)
     said = f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
     return f"{said}; this is code from outside the package, mend it there"
@@ -118,7 +118,7 @@ def _package(path: Path) -> Path | None:
 
 
 def _imports(tree: ast.AST, path: Path) -> Iterator[tuple[Path, str]]:
-    """What a module imports: where it is looked for first, and its dotted name."""
+    """Imports of a module: where each is looked for first, and its dotted name."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((path.parent, alias.name) for alias in node.names)

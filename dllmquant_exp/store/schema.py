@@ -211,7 +211,8 @@ def _class(target: Any, base: type[T], where: str) -> type[T]:
         lacking = ", ".join(sorted(found.__abstractmethods__))
         raise ConfigError(f"{name} lacks {lacking}, which every {wanted} defines")
     home = sys.modules.get(found.__module__)  # whose source identifies the class
-    if getattr(home, "__file__", None) is None or getattr(home, found.__name__, None) is not found:
+    at_home = getattr(home, found.__name__, None) is found
+    if getattr(home, "__file__", None) is None or not at_home:
         raise ConfigError(f"{name} is of no file; define it by `class` at the top of a module")
     return cast(type[T], found)
 

@@ -84,7 +84,7 @@ def whole_folder(
 def scratch_folder(name: str) -> Path:
     """A folder in the system's temporary one, removed when this process ends.
 
-    What a killed process leaves of it is removed by the next process that asks for one.
+    A killed process leaves it behind; the next process that asks for one removes it.
     """
     path = Path(tempfile.gettempdir()) / name
     _clear_leftovers(path)

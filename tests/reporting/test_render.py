@@ -21,6 +21,7 @@ from dllmquant_exp.reporting.render import (
     to_markdown,
     write_document,
 )
+from dllmquant_exp.reporting.tables import PAPER_COLUMNS
 from dllmquant_exp.store.results import ResultError
 
 GRID = grid(
@@ -75,13 +76,31 @@ def test_intervals_stand_under_their_values() -> None:
     assert lines[row + 1].split() == ["±2", "±4"]
 
 
-def test_two_distances_stand_under_their_value_starred_or_not() -> None:
-    for value in ("98.0", "-95.0*"):
-        lines = printed(grid("t", ("PIQA",), [("AWQ", (f"{value} -5.0 +35.0",))]))
-        row = next(i for i, line in enumerate(lines) if "AWQ" in line)
-        assert [line.split() for line in lines[row : row + 3]] == [
-            ["AWQ", value], ["-5.0"], ["+35.0"]
-        ]  # fmt: skip
+@pytest.mark.parametrize(("value", "star"), [("98.0", ""), ("-95.0", "*")])
+def test_two_distances_stand_under_their_value_and_the_star_behind_the_last(
+    value: str, star: str
+) -> None:
+    lines = printed(grid("t", ("PIQA",), [("AWQ", (f"{value}{star} -5.0 +35.0",))]))
+    row = next(i for i, line in enumerate(lines) if "AWQ" in line)
+    assert [line.split() for line in lines[row : row + 3]] == [
+        ["AWQ", value], ["-5.0"], [f"+35.0{star}"]
+    ]  # fmt: skip
+
+
+def test_ten_columns_of_changes_fit_80_letters() -> None:
+    columns = [*PAPER_COLUMNS, "Avg."]
+    changes = ["-17.7* ±4.0", "-95.3* -2.9 +5.4", *["-32.0* ±8.0"] * 8]
+    part = grid("t", columns, [("AWQ\ncalibration.samples=512", changes)])
+    lines = printed(part, name_width=14)
+    assert max(map(len, lines)) <= 80
+    assert "samples=512" in "\n".join(lines) and "-95.3" in "\n".join(lines)
+
+
+def test_what_is_too_wide_takes_more_lines() -> None:
+    cells = ("(0.639 to 0.676)",) * 6
+    lines = printed(grid("t", ("Speed Up",) * 6, [("DLLMQuant++ of many words " * 2, cells)]))
+    assert max(map(len, lines)) <= 80
+    assert sum("to 0.676)" in line for line in lines) == 1
 
 
 def test_long_names_go_on_below_and_sentences_too() -> None:

@@ -67,6 +67,13 @@ def test_all_that_a_lone_module_imports_and_reads_is_in_its_digest(lone: Path) -
         (lone / name).write_text(f"{text}\n")
         assert source_digest(type(made)) != before, name
         (lone / name).write_text(text)
+    table = lone / "lone/table.json"
+    long = "[" + "1, " * 50 + "1]"
+    table.write_text(long)
+    before_same_size = source_digest(type(made))
+    table.write_text(long.replace("1]", "2]"))
+    assert source_digest(type(made)) != before_same_size
+    table.write_text("[1]")
     for name in UNREAD:
         (lone / name).write_text("other")
     assert source_digest(type(made)) == before

@@ -34,10 +34,6 @@ class Estimate:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
 
 def z_quantile(alpha: float = ALPHA) -> float:
     """Two-sided quantile of the normal distribution, 1.96 at 5%."""
