@@ -71,7 +71,7 @@ class Recipe:
 def with_outliers(recipe: Recipe) -> Recipe:
     """A finished model's further training, in which its outliers grow.
 
-    They are grown after 50 steps; scores need the others to come back.
+    Outliers have their size after 50 steps. Scores need longer to recover.
     """
     return replace(
         recipe,
