@@ -105,7 +105,7 @@ def test_a_figure_takes_what_changes_its_recording_and_nothing_else(
             check_read([figure], [name], architecture)
             check_read(["figure7", figure], [name], architecture)
         else:
-            with pytest.raises(ConfigError, match=f"{name}: figure {figure[-1]} would not change"):
+            with pytest.raises(ConfigError, match=f"{name}: figure {figure[6:]} would not change"):
                 check_read([figure], [name], architecture)
 
 
