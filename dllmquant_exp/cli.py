@@ -247,7 +247,7 @@ COMMANDS = {
         "the same row took; where there are none, what a part of the model takes now, or what is\n"
         "stated. No checkpoint is downloaded; tasks whose rows are read from the hub are named.\n"
         "All other words are the sweep's.",
-        {"on": Setting("here: this machine; or a named GPU: a100, h100, a6000 "
+        {"on": Setting("here: this machine; or a GPU by its name, such as h100 "
                        "(default: here, and a100 where device=cuda and this machine has no GPU)"),
          "utilisation": Setting("of a named GPU's dense peak", 0.4, float),
          "slowdown": Setting("time of a quantized forward on a named GPU over one in full "

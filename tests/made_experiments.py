@@ -8,7 +8,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from dllmquant_exp.config.folder import config_folder
+from dllmquant_exp.evaluation.settings import TaskSettings
 from dllmquant_exp.models.checkpoints import random_checkpoint
+
+GENERATION = TaskSettings(  # twelve tokens in blocks of six, two a step
+    harness_task="test",
+    variant="generation",
+    metric="exact_match",
+    source="test",
+    gen_length=12,
+    steps=6,
+    block_length=6,
+    remasking="low_confidence",
+)
 
 
 def option(group: str, name: str) -> Any:

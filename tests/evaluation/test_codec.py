@@ -4,22 +4,13 @@ import copy
 from dataclasses import replace
 
 import pytest
+from made_experiments import GENERATION
 from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.evaluation.codec import END_OF_TURN, Codec
 from dllmquant_exp.evaluation.settings import SettingsError, TaskSettings
 from dllmquant_exp.models.transformer import Transformer
 
-GENERATION = TaskSettings(
-    harness_task="test",
-    variant="generation",
-    metric="exact_match",
-    source="test",
-    gen_length=12,
-    steps=6,
-    block_length=6,
-    remasking="low_confidence",
-)
 DREAM = TaskSettings(
     harness_task="test",
     variant="likelihood",

@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
+from made_experiments import GENERATION
 from transformers import PreTrainedTokenizerFast
 
 from dllmquant_exp.diffusion import LikelihoodRequest, generate, log_likelihoods
@@ -29,16 +30,6 @@ LIKELIHOOD = TaskSettings(
     estimator="llada",
     mc_num=4,
     mc_batch_size=4,
-)
-GENERATION = TaskSettings(
-    harness_task="test",
-    variant="generation",
-    metric="exact_match",
-    source="test",
-    gen_length=12,
-    steps=6,
-    block_length=6,
-    remasking="low_confidence",
 )
 BEGIN = 258
 

@@ -15,6 +15,9 @@ they grow, in three steps:
    as norms of large models have it. In each down projection's input, channels come nearer to one
    another in size, one becomes large at most tokens, and a few that fire rarely become larger, so
    that few tokens are massive.
+
+No model made so ships yet: with 100 steps of training the statistics were right, but full precision
+of micro_llada fell from 89.6 to 80.3 points on nine tasks (150 items each). More steps are untried.
 """
 
 import math

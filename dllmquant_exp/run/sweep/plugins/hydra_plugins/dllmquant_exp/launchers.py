@@ -4,6 +4,7 @@ hydra-submitit-launcher stops waiting at the first job that is lost, while the o
 starts all jobs at once on the machine itself. Here every job is waited for, so many at a time.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,9 +63,9 @@ class _SubmititLauncher(Launcher):
         except (utils.FailedJobError, utils.FailedSubmissionError) as error:
             raise ConfigError(f"the jobs could not be submitted: {error}") from error
 
+    @abstractmethod
     def calls(self, executor: Any, *jobs: Sequence[Any]) -> list[Call]:
         """The submissions: `jobs` are the words, numbers and singletons of all of them."""
-        raise NotImplementedError
 
     def __call__(
         self, words: list[str], number: int, singletons: dict[type, Singleton]
